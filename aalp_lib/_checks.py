@@ -1,0 +1,60 @@
+"""Bad input ends at the door: the checks that public functions share, each with one clear sentence."""
+
+import difflib
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+
+class InputError(ValueError):
+    """An argument that cannot be used; the message names the value and what is allowed."""
+
+
+def known(kind: str, name: str, names: Iterable[str]) -> str:
+    """Return `name` if it is among `names`; otherwise raise, listing them and suggesting the nearest."""
+    names = list(names)
+    if name in names:
+        return name
+    near = difflib.get_close_matches(str(name), names, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    raise InputError(f"unknown {kind} '{name}'; known are {', '.join(names)}.{hint}")
+
+
+def images(x: Tensor) -> None:
+    """Raise unless `x` is a floating-point batch (N, C, H, W), or any (N, ...), with values in [0, 1]."""
+    if not torch.is_floating_point(x):
+        raise InputError(f"images must be floating point in [0, 1], got {x.dtype}; divide uint8 images by 255")
+    if x.ndim < 2:
+        raise InputError(f"images must be a batch (N, C, H, W), got shape {tuple(x.shape)}")
+    if x.numel() and not (x.min() >= 0 and x.max() <= 1):  # also false for NaN
+        raise InputError(f"images must lie in [0, 1], got values in [{x.min():.4g}, {x.max():.4g}]")
+
+
+def labels(y: Tensor, count: int, classes: int) -> None:
+    """Raise unless `y` holds `count` integer labels in [0, classes)."""
+    if y.dtype != torch.int64 or y.shape != (count,):
+        raise InputError(f"labels must be int64 of shape ({count},), got {y.dtype} of shape {tuple(y.shape)}")
+    if count and not (y.min() >= 0 and y.max() < classes):
+        raise InputError(
+            f"labels must lie in [0, {classes - 1}], got values in [{int(y.min())}, {int(y.max())}]"
+        )
+
+
+def positive(name: str, value: float) -> None:
+    """Raise unless `value` is a finite number above 0."""
+    if not 0 < value < float("inf"):
+        raise InputError(f"{name} must be above 0, got {value}")
+
+
+def device(name: str | torch.device) -> torch.device:
+    """Return the torch device called `name` ("auto" takes CUDA where there is one), or say what is missing."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(name)
+        torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"device '{name}' cannot be used here ({reason}); 'cpu' and 'auto' always can") from error
+    return found

@@ -1,0 +1,271 @@
+"""One loop that ascends a loss inside an L∞ ball; FGSM, PGD-k, CW-k and the inner loop of TRADES are settings of it."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from aalp_lib import _checks, losses
+from aalp_lib.models import evaluating
+
+Reading = Literal["any", "last"]
+Forward = Callable[[Tensor], Tensor]
+# Called with the iterate's number k, the logits there and their labels; returns which rows to go on with, or None.
+Visit = Callable[[int, Tensor, Tensor], Tensor | None]
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cross_entropy": losses.cross_entropy,
+    "margin": losses.margin,
+    "trades_kl": losses.trades_kl,  # its second argument is not the label but the clean image's logits
+}
+STARTS = ("clean", "uniform", "gaussian")
+GAUSSIAN_SCALE = 0.001  # of the start of TRADES, in units of [0, 1]
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Projected sign-gradient ascent in the L∞ ball around each image, cut to [0, 1] (Madry et al. 2018).
+
+    `x <- clip(x + step * sign(dLoss/dx))`, `steps` times. The model is seen in evaluation mode and left as it was:
+    modes, buffers, `requires_grad` and gradients of the weights.
+
+    Attributes
+    ----------
+    eps, step : float
+        Radius of the ball and length of a step, in units of [0, 1].
+    steps : int
+        Number of gradients taken.
+    loss : "cross_entropy", "margin" or "trades_kl"
+        What is ascended. Beyond a margin of about 18, float32 cross-entropy has a gradient of exactly 0; the margin
+        loss still moves.
+    start : "clean", "uniform" or "gaussian"
+        The image itself; uniform in the ball; a normal step of 0.001.
+    restarts : int
+        Runs from that many starts; an image that one run fools is not attacked again.
+
+    Raises
+    ------
+    InputError
+        If a number is not above 0, or `loss` or `start` is unknown.
+
+    Warns
+    -----
+    UserWarning
+        If `steps * step < eps`: the attack cannot reach the ball's surface from its centre.
+
+    Examples
+    --------
+    >>> Attack(eps=0.3, step=0.01, steps=40)
+    Attack(eps=0.3, step=0.01, steps=40, loss='cross_entropy', start='uniform', restarts=1)
+    """
+
+    eps: float
+    step: float
+    steps: int
+    loss: str = "cross_entropy"
+    start: str = "uniform"
+    restarts: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("eps", "step", "steps", "restarts"):
+            _checks.positive(name, getattr(self, name))
+        _checks.known("attack loss", self.loss, LOSSES)
+        _checks.known("attack start", self.start, STARTS)
+        if self.steps * self.step < self.eps * (1 - 1e-9):
+            warnings.warn(
+                f"{self.steps} steps of {self.step:g} move at most {self.steps * self.step:g}, "
+                f"less than eps = {self.eps:g}: the attack is weaker than its ball suggests",
+                stacklevel=3,
+            )
+
+    def __call__(
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """Return the adversarial images, the last iterate of each, shape (N, C, H, W).
+
+        Parameters
+        ----------
+        model : nn.Module
+            Maps images in [0, 1] to logits (N, K).
+        x, y : (N, C, H, W) floating point in [0, 1], and (N,) int64
+            Images and labels.
+        generator : torch.Generator, optional
+            For the random start, on any device; by default torch's global one.
+        start : (N, C, H, W), optional
+            First iterate of the first run instead of a random one; cut to the ball.
+
+        Raises
+        ------
+        InputError
+            If images leave [0, 1] or are not floating point, or labels are out of range.
+        """
+        _checks.images(x)
+        with evaluating(model):
+            if len(x):
+                with torch.no_grad():
+                    _checks.labels(y, len(x), model(x[:1]).shape[1])
+            return self.perturb(model, x, y, generator=generator, start=start)
+
+    def perturb(
+        self,
+        forward: Forward,
+        x: Tensor,
+        y: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """Do what a call does, unchecked, on any function from images to logits; modes are the caller's affair."""
+        if self.restarts == 1:
+            return self._ascend(forward, x, y, self._first(x, generator) if start is None else start)
+        result, rows = x.clone(), torch.arange(len(x), device=x.device)
+        for _ in range(self.restarts):
+            first, start = (self._first(x, generator) if start is None else start), None
+            result[rows] = self._ascend(forward, x[rows], y[rows], first[rows])
+            with torch.no_grad():
+                rows = rows[forward(result[rows]).argmax(1) == y[rows]]
+            if not len(rows):
+                break
+        return result
+
+    def survivors(
+        self,
+        forward: Forward,
+        x: Tensor,
+        y: Tensor,
+        at: Sequence[int],
+        *,
+        among: Tensor | None = None,
+        reading: Reading = "any",
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Which images are still classified correctly after k steps, for each k of `at`: bool (len(at), N).
+
+        One trajectory serves all k. Images outside `among` (bool (N,), by default all) are not attacked and count as
+        lost; the others start where they would start without it. With `reading` "any", an image counts as fooled at k
+        once any iterate up to k, the start included, fools it, and leaves the batch; with "last", only iterate k
+        counts.
+        """
+        alive = torch.ones(len(at), len(x), dtype=torch.bool, device=x.device)
+        if among is not None:
+            alive &= among
+        read = self._read_any if reading == "any" else self._read_last
+        for _ in range(self.restarts):
+            start, rows = self._first(x, generator), alive.any(0).nonzero()[:, 0]
+            alive[:, rows] &= read(forward, x[rows], y[rows], at, start[rows])
+        return alive
+
+    def _read_any(self, forward: Forward, x: Tensor, y: Tensor, at: Sequence[int], start: Tensor) -> Tensor:
+        rows = torch.arange(len(x), device=x.device)  # of the images still in the batch
+        fooled = torch.full((len(x),), self.steps + 1, device=x.device)  # number of the first iterate that fools
+
+        def visit(k: int, logits: Tensor, labels: Tensor) -> Tensor | None:
+            nonlocal rows
+            right = logits.argmax(1) == labels
+            if bool(right.all()):
+                return None
+            fooled[rows[~right]] = k
+            rows = rows[right]
+            return right
+
+        self._ascend(forward, x, y, start, visit)
+        return fooled > torch.tensor(at, device=x.device)[:, None]
+
+    def _read_last(self, forward: Forward, x: Tensor, y: Tensor, at: Sequence[int], start: Tensor) -> Tensor:
+        right = torch.empty(len(at), len(x), dtype=torch.bool, device=x.device)
+
+        def visit(k: int, logits: Tensor, labels: Tensor) -> None:
+            if k in at:
+                right[at.index(k)] = logits.argmax(1) == labels
+
+        self._ascend(forward, x, y, start, visit)
+        return right
+
+    def _ascend(self, forward: Forward, x: Tensor, y: Tensor, start: Tensor, visit: Visit | None = None) -> Tensor:
+        """The loop. `visit` sees every iterate, the first and the last too, and may drop rows from the batch."""
+        x = x.detach()
+        low, high = (x - self.eps).clamp_(min=0), (x + self.eps).clamp_(max=1)
+        x_adv = start.detach().clamp(low, high)
+        target = self._target(forward, x, y)
+        for k in range(self.steps):
+            if not len(x_adv):
+                return x_adv
+            logits, gradient = self._gradient(forward, x_adv, target)
+            kept = visit(k, logits, y) if visit else None
+            if kept is not None:
+                x_adv, gradient, low, high, y, target = (t[kept] for t in (x_adv, gradient, low, high, y, target))
+            x_adv = x_adv.add(gradient.sign_(), alpha=self.step).clamp_(low, high)
+        if visit and len(x_adv):
+            with torch.no_grad():
+                visit(self.steps, forward(x_adv), y)
+        return x_adv
+
+    def _gradient(self, forward: Forward, x_adv: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits (N, K), detached, and the loss's gradient (N, C, H, W); the weights get none."""
+        with torch.enable_grad():
+            x_adv = x_adv.detach().requires_grad_()
+            logits = forward(x_adv)
+            loss = LOSSES[self.loss](*((target, logits) if self.loss == "trades_kl" else (logits, target)))
+            (gradient,) = torch.autograd.grad(loss.sum(), x_adv)
+        return logits.detach(), gradient
+
+    def _target(self, forward: Forward, x: Tensor, y: Tensor) -> Tensor:
+        """What the loss compares with: the label, or for TRADES the clean image's logits, computed once."""
+        if self.loss != "trades_kl":
+            return y
+        with torch.no_grad():
+            return forward(x)
+
+    def _first(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """The first iterate, before it is cut to the ball; drawn on the generator's device."""
+        if self.start == "clean":
+            return x
+        draw = torch.rand if self.start == "uniform" else torch.randn
+        device = generator.device if generator else x.device
+        noise = draw(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
+        return x + (self.eps * (2 * noise - 1) if self.start == "uniform" else GAUSSIAN_SCALE * noise)
+
+
+def FGSM(eps: float) -> Attack:  # noqa: N802 - reads as the attack's name
+    """Fast gradient sign method: one step of length eps from the clean image (Goodfellow et al. 2015).
+
+    Examples
+    --------
+    >>> FGSM(8 / 255).steps
+    1
+    """
+    return Attack(eps, step=eps, steps=1, start="clean")
+
+
+def PGD(eps: float, step: float, steps: int, *, restarts: int = 1) -> Attack:  # noqa: N802
+    """Projected gradient descent on the cross-entropy, uniform random start (Madry et al. 2018)."""
+    return Attack(eps, step, steps, restarts=restarts)
+
+
+def CW(eps: float, step: float, steps: int, *, restarts: int = 1) -> Attack:  # noqa: N802
+    """The same loop on the margin loss of Carlini and Wagner (2017), as Madry et al. (2018) use it."""
+    return Attack(eps, step, steps, loss="margin", restarts=restarts)
+
+
+def trades_inner(attack: Attack) -> Attack:
+    """The inner attack of TRADES with the ball and steps of `attack`: KL to the clean prediction, small normal start."""
+    return replace(attack, loss="trades_kl", start="gaussian")
+
+
+def scaled(attack: Attack, fraction: float) -> Attack:
+    """`attack` with radius and step both multiplied by `fraction`, above 0; for the ramp at the start of training."""
+    return replace(attack, eps=attack.eps * fraction, step=attack.step * fraction)
+
+
+def shortened(attack: Attack, steps: int) -> Attack:
+    """`attack` with `steps` steps, made so long that they reach the ball's surface as safely as the usual 2.5 eps."""
+    return replace(attack, steps=steps, step=max(attack.step, 2.5 * attack.eps / steps), restarts=1)

@@ -1,0 +1,103 @@
+"""Weights and training state on disk: safetensors files that a kill never leaves half written."""
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from aalp_lib import models
+from aalp_lib._checks import InputError
+from aalp_lib.models import Classifier
+
+FORMAT = "aalp_lib checkpoint 1"
+LAST, BEST = "last.safetensors", "best.safetensors"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What one file holds: tensors by name, and a JSON-able description.
+
+    The weights are named "model.*"; a file that training can go on from holds "optimizer.*" as well.
+    """
+
+    tensors: dict[str, Tensor]
+    meta: dict[str, Any]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors whose name starts with `prefix.`, without that prefix."""
+        return {k.removeprefix(prefix + "."): v for k, v in self.tensors.items() if k.startswith(prefix + ".")}
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` so that `path` holds either the old bytes or the new ones, whenever the process is killed."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint atomically."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    write_atomically(path, save(tensors, {"format": FORMAT, "meta": json.dumps(checkpoint.meta)}))
+
+
+def read(path: Path) -> Checkpoint:
+    """Read a checkpoint; a missing one raises FileNotFoundError, a damaged or foreign one InputError, naming it."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise InputError(f"{path} is not a readable checkpoint ({error})") from error
+    if header.get("format") != FORMAT:
+        raise InputError(f"{path} was not written by this version of aalp_lib ('{FORMAT}')")
+    return Checkpoint(tensors, json.loads(header["meta"]))
+
+
+def load_weights(model: Classifier, checkpoint: Checkpoint, path: Path) -> None:
+    """Put the weights of a checkpoint into `model`; names and shapes must fit, otherwise InputError naming `path`."""
+    try:
+        model.load_state_dict(checkpoint.part("model"))
+    except RuntimeError as error:
+        raise InputError(f"{path} holds another network than this one: {str(error).splitlines()[-1].strip()}") from error
+
+
+def load_model(path: str | Path, which: str = "last") -> Classifier:
+    """Make the network that a run has trained, with its weights, in evaluation mode.
+
+    Parameters
+    ----------
+    path : path
+        The folder that `fit` wrote to, or a checkpoint file.
+    which : "last" or "best"
+        In a folder: after the last epoch, or the best on the validation split.
+
+    Raises
+    ------
+    FileNotFoundError, InputError
+        Missing, damaged or foreign file; a network that was wrapped and so cannot be made from its description.
+    """
+    path = Path(path)
+    file = path / {"last": LAST, "best": BEST}[which] if path.is_dir() else path
+    checkpoint = read(file)
+    config = checkpoint.meta["model"]
+    if not config:
+        raise InputError(f"{file} holds a wrapped network: build it yourself, then use load_weights")
+    model = models.build(config)
+    load_weights(model, checkpoint, file)
+    return model.eval()

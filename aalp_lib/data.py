@@ -1,0 +1,347 @@
+"""Whole data sets as tensors on a device: sources, splits, batches, augmentation."""
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+from PIL import Image
+from torch import Tensor
+
+from aalp_lib import _checks
+from aalp_lib._checks import InputError
+
+VAL_FRACTION = 0.1
+MNIST_VAL = 6000  # the first training images: every digit of mnist-sample is among them
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images and labels that belong together.
+
+    Attributes
+    ----------
+    images : uint8 tensor (N, C, H, W), values 0 to 255
+    labels : int64 tensor (N,)
+
+    Raises
+    ------
+    InputError
+        If the split is empty or shapes and dtypes are others.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
+            raise InputError(
+                "the images of a split must be uint8 of shape (N, C, H, W), "
+                f"got {self.images.dtype} of shape {tuple(self.images.shape)}"
+            )
+        if not len(self.images):
+            raise InputError("a split must hold at least one image, got none")
+        _checks.labels(self.labels, len(self.images), 2**31)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, rows: Tensor | slice) -> "Split":
+        return Split(self.images[rows], self.labels[rows])
+
+    def to(self, device: str | torch.device) -> "Split":
+        """Return the split on `device`."""
+        return Split(self.images.to(device), self.labels.to(device))
+
+    def batches(self, size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (images (n, C, H, W) float32 in [0, 1], labels (n,)), `size` at a time, the last one shorter.
+
+        `order` (int64, any length) says which images and in which order; by default all, as they stand.
+        """
+        _checks.positive("the batch size", size)
+        if order is None:
+            order = torch.arange(len(self), device=self.labels.device)
+        for rows in order.split(size):
+            yield to_float(self.images[rows]), self.labels[rows]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A named data set in three splits.
+
+    Attributes
+    ----------
+    name : str
+    classes : tuple of str, one for each label
+    train, val, test : Split
+        `val` is carved out of the official training set; the test set chooses nothing.
+
+    Raises
+    ------
+    InputError
+        If a label has no class.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    val: Split
+    test: Split
+
+    def __post_init__(self) -> None:
+        for split in (self.train, self.val, self.test):
+            _checks.labels(split.labels, len(split), len(self.classes))
+
+    def to(self, device: str | torch.device) -> "Dataset":
+        """Return the data set on `device`."""
+        return Dataset(self.name, self.classes, *(s.to(device) for s in (self.train, self.val, self.test)))
+
+
+def load(
+    name: str | Path,
+    *,
+    root: str | Path | None = None,
+    device: str | torch.device = "cpu",
+    image_size: int | tuple[int, int] | None = None,
+) -> Dataset:
+    """Load a whole data set onto a device.
+
+    Parameters
+    ----------
+    name : str or path
+        "mnist-sample" (shipped with the package), "mnist", "svhn", "cifar10", or a folder of the layout
+        `train/CLASS/*.png`, `test/CLASS/*.png`, with an optional `val/`.
+    root : path, optional
+        Folder that holds the files in torchvision's layout; what is missing there is downloaded. By default the
+        user's cache, `$AALP_DATA` or `~/.cache/aalp_lib`.
+    device : str or torch.device
+        Where the tensors live; "auto" takes CUDA where there is one.
+    image_size : int or (height, width), optional
+        Resize the images of a folder (bilinear, antialiased).
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    InputError
+        Unknown name, unusable folder, an image that cannot be read (named), damaged bundled file.
+    OSError
+        A download that fails; the message says what to do offline.
+
+    Examples
+    --------
+    >>> data = load("mnist-sample")
+    >>> data.train.images.shape, len(data.val), len(data.test)
+    (torch.Size([3600, 1, 28, 28]), 400, 1000)
+    """
+    target = _checks.device(device)
+    if str(name) in SOURCES:
+        if image_size is not None:
+            raise InputError(f"image_size is for a folder of images, not for '{name}'")
+        return SOURCES[str(name)](Path(root).expanduser() if root else None).to(target)
+    if Path(name).is_dir():
+        return load_folder(Path(name), image_size).to(target)
+    try:
+        _checks.known("data set", str(name), SOURCES)
+    except InputError as error:
+        raise InputError(f"{error} A folder with train/CLASS/*.png and test/CLASS/*.png will do too.") from None
+    raise AssertionError("unreachable")
+
+
+def cache() -> Path:
+    """Folder for downloads: `$AALP_DATA`, or `aalp_lib` in the user's cache."""
+    home = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache"))
+    return Path(os.environ.get("AALP_DATA", home / "aalp_lib")).expanduser()
+
+
+def to_float(images: Tensor) -> Tensor:
+    """Turn uint8 images into float32 in [0, 1], same shape."""
+    return images.float().div_(255)
+
+
+def stratified(labels: Tensor, fraction: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Divide rows into (rest, part), `part` holding `fraction` of every class, at least one image; sorted int64.
+
+    Raises
+    ------
+    InputError
+        If a class has fewer than two images.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    part = []
+    for label in labels.unique():
+        rows = torch.nonzero(labels == label)[:, 0]
+        if len(rows) < 2:
+            raise InputError(f"class {int(label)} has {len(rows)} training image; a validation split needs two")
+        count = max(1, round(fraction * len(rows)))
+        part.append(rows[torch.randperm(len(rows), generator=generator)[:count]])
+    chosen = torch.cat(part).sort().values
+    rest = torch.ones(len(labels), dtype=torch.bool)
+    rest[chosen] = False
+    return torch.nonzero(rest)[:, 0], chosen
+
+
+def random_crop(images: Tensor, padding: int, generator: torch.Generator | None = None) -> Tensor:
+    """Pad every image (N, C, H, W) with `padding` zeros on each side and cut it out at a place of its own."""
+    n, _, height, width = images.shape
+    padded = F.pad(images, (padding,) * 4)
+    corner = torch.randint(2 * padding + 1, (2, n, 1), generator=generator).to(images.device)
+    rows = corner[0] + torch.arange(height, device=images.device)  # (N, H)
+    columns = corner[1] + torch.arange(width, device=images.device)  # (N, W)
+    image = torch.arange(n, device=images.device)[:, None, None]
+    return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)  # from (N, H, W, C)
+
+
+def random_flip(images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Mirror each image (N, C, H, W) left to right with probability one half, each by a draw of its own."""
+    flip = torch.randint(2, (len(images), 1, 1, 1), generator=generator).to(images.device) == 1
+    return torch.where(flip, images.flip(3), images)
+
+
+# --- sources ---------------------------------------------------------------------------------------------------------
+
+
+def _load_sample(root: Path | None) -> Dataset:
+    assets = resources.files("aalp_lib") / "assets"
+    content = (assets / "mnist-sample.npz").read_bytes()
+    if hashlib.sha256(content).hexdigest() != (assets / "mnist-sample.sha256").read_text().split()[0]:
+        raise InputError("the bundled mnist-sample.npz is damaged (its checksum differs); reinstall aalp_lib")
+    with np.load(io.BytesIO(content), allow_pickle=False) as stored:
+        images, labels, part = (torch.from_numpy(stored[key]) for key in ("images", "labels", "part"))
+    whole = Split(images[:, None], labels.long())
+    return Dataset("mnist-sample", _DIGITS, *(whole[part == code] for code in range(3)))
+
+
+def _load_mnist(root: Path | None) -> Dataset:
+    train, test = (
+        _from_arrays(d.data, d.targets) for d in _torchvision(torchvision.datasets.MNIST, root, "train", (True, False))
+    )
+    return Dataset("mnist", _DIGITS, train[MNIST_VAL:], train[:MNIST_VAL], test)
+
+
+def _load_svhn(root: Path | None) -> Dataset:
+    source = torchvision.datasets.SVHN if root is None else _OwnSVHN
+    train, test = (
+        _from_arrays(d.data, d.labels) for d in _torchvision(source, root, "split", ("train", "test"))
+    )
+    return _with_val("svhn", _DIGITS, train, test)
+
+
+def _load_cifar10(root: Path | None) -> Dataset:
+    parts = _torchvision(torchvision.datasets.CIFAR10, root, "train", (True, False))
+    train, test = (_from_arrays(d.data.transpose(0, 3, 1, 2), d.targets) for d in parts)
+    return _with_val("cifar10", tuple(parts[0].classes), train, test)
+
+
+_DIGITS = tuple("0123456789")
+SOURCES: dict[str, Callable[[Path | None], Dataset]] = {
+    "mnist-sample": _load_sample,
+    "mnist": _load_mnist,
+    "svhn": _load_svhn,
+    "cifar10": _load_cifar10,
+}
+
+
+class _OwnSVHN(torchvision.datasets.SVHN):  # type: ignore[misc]
+    """SVHN from `.mat` files that the reader put under `root`: whether they are the official ones is theirs to say."""
+
+    def _check_integrity(self) -> bool:
+        return (Path(self.root) / self.filename).is_file()
+
+
+def _torchvision(source: Any, root: Path | None, key: str, parts: tuple[Any, Any]) -> tuple[Any, Any]:
+    """Both parts of a torchvision data set, from `root` (default: the cache), downloaded where they are missing."""
+    folder = root or cache()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        first, second = (source(str(folder), **{key: part}, download=True) for part in parts)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise OSError(
+            f"{source.__name__.removeprefix('_Own')} is not in {folder} and could not be downloaded ({error}). Without a "
+            "network, copy its files there in torchvision's layout, name their folder with root=... (--root), or use "
+            "'mnist-sample', which needs no download"
+        ) from error
+    return first, second
+
+
+def _from_arrays(images: Any, labels: Any) -> Split:
+    pixels = torch.as_tensor(np.ascontiguousarray(images))
+    return Split(pixels[:, None] if pixels.ndim == 3 else pixels, torch.as_tensor(np.asarray(labels)).long())
+
+
+def _with_val(name: str, classes: tuple[str, ...], train: Split, test: Split) -> Dataset:
+    rest, val = stratified(train.labels, VAL_FRACTION)
+    return Dataset(name, classes, train[rest], train[val], test)
+
+
+# --- a folder of images ----------------------------------------------------------------------------------------------
+
+
+def load_folder(folder: Path, image_size: int | tuple[int, int] | None = None) -> Dataset:
+    """Load `train/CLASS/*`, `test/CLASS/*` and, where it exists, `val/CLASS/*`; see `load`.
+
+    Images stay grey if all of them are, and are RGB otherwise. Without `val/`, a tenth of every class of `train/` is
+    carved out.
+    """
+    parts = {part: _list_images(folder / part) for part in ("train", "val", "test") if part != "val" or (folder / part).is_dir()}
+    classes = parts["train"].classes
+    for part, listing in parts.items():
+        if listing.classes != classes:
+            raise InputError(f"{folder / part} has the classes {listing.classes}, but train has {classes}")
+    paths = [Path(path) for listing in parts.values() for path, _ in listing.samples]
+    pixels = _read_images(paths, image_size)
+    labels = torch.tensor([label for listing in parts.values() for _, label in listing.samples])
+    sizes = [len(listing.samples) for listing in parts.values()]
+    splits = dict(zip(parts, map(Split, pixels.split(sizes), labels.split(sizes)), strict=True))
+    if "val" not in splits:
+        return _with_val(folder.resolve().name, tuple(classes), splits["train"], splits["test"])
+    return Dataset(folder.resolve().name, tuple(classes), splits["train"], splits["val"], splits["test"])
+
+
+def _list_images(folder: Path) -> Any:
+    if not folder.is_dir():
+        raise InputError(f"{folder} is missing; a folder of images needs train/CLASS/*.png and test/CLASS/*.png")
+    try:
+        return torchvision.datasets.ImageFolder(str(folder))
+    except FileNotFoundError as error:
+        raise InputError(f"{folder} is without images: {str(error).splitlines()[0]}") from error
+
+
+def _read_images(paths: list[Path], image_size: int | tuple[int, int] | None) -> Tensor:
+    """All images as uint8 (N, C, H, W), C = 1 if every one of them is grey, else 3."""
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    with ThreadPoolExecutor() as pool:
+        arrays = list(pool.map(lambda path: _read_image(path, size), paths))
+    for path, array in zip(paths, arrays, strict=True):
+        if array.shape[:2] != arrays[0].shape[:2]:
+            raise InputError(
+                f"images differ in size: {paths[0]} is {arrays[0].shape[:2]}, {path} is {array.shape[:2]} "
+                "(height, width); pass image_size to resize them"
+            )
+    if any(array.ndim == 3 for array in arrays):
+        arrays = [array if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2) for array in arrays]
+    stacked = torch.from_numpy(np.stack(arrays))
+    return stacked[:, None] if stacked.ndim == 3 else stacked.permute(0, 3, 1, 2).contiguous()
+
+
+def _read_image(path: Path, size: tuple[int, int] | None) -> np.ndarray:
+    """One image as uint8 (H, W) if it is grey, else (H, W, 3)."""
+    try:
+        with Image.open(path) as image:
+            pixels = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"cannot read the image {path}: {error}") from error
+    if size is not None:
+        pixels = pixels.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+    return np.asarray(pixels)

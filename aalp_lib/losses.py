@@ -1,0 +1,64 @@
+"""Losses, one value for each sample, shape (N,), computed in float32 or wider."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def cross_entropy(z: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy of logits (N, K) and labels (N,), shape (N,), in nats."""
+    return F.cross_entropy(_wide(z), y, reduction="none")
+
+
+def alp(z_clean: Tensor, z_adv: Tensor) -> Tensor:
+    """Eq. 1, the logit-pairing loss: squared L2 distance of logits (N, K), summed over classes, shape (N,).
+
+    Examples
+    --------
+    >>> alp(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 5.0]]))
+    tensor([9.])
+    """
+    return (_wide(z_clean) - _wide(z_adv)).square().sum(1)
+
+
+def confidence(z: Tensor, y: Tensor) -> Tensor:
+    """Softmax probability of the true class, from logits (N, K) and labels (N,), shape (N,), in [0, 1]."""
+    return (-cross_entropy(z, y)).exp()
+
+
+def adaptive_alp(z_clean: Tensor, z_adv: Tensor, y: Tensor, *, detach: bool = True) -> Tensor:
+    """Eq. 9: the logit-pairing loss weighted by the clean confidence in the true class, shape (N,).
+
+    Parameters
+    ----------
+    z_clean, z_adv : logits (N, K)
+    y : labels (N,)
+    detach : bool
+        Let no gradient flow through the weight. Otherwise the loss can be lowered by being less sure.
+    """
+    weight = confidence(z_clean, y)
+    return (weight.detach() if detach else weight) * alp(z_clean, z_adv)
+
+
+def margin(z: Tensor, y: Tensor) -> Tensor:
+    """Largest wrong logit minus the true one, `max_{j != y} z_j - z_y`, unclamped, from (N, K) and (N,), shape (N,).
+
+    Positive when misclassified (Carlini and Wagner 2017, their f6 without the clamp).
+
+    Examples
+    --------
+    >>> margin(torch.tensor([[-5.0, -2.0, -9.0]]), torch.tensor([0]))
+    tensor([3.])
+    """
+    z, true = _wide(z), y[:, None]
+    return z.scatter(1, true, float("-inf")).amax(1) - z.gather(1, true)[:, 0]
+
+
+def trades_kl(z_clean: Tensor, z_adv: Tensor) -> Tensor:
+    """KL(p_clean || p_adv) of the softmax of logits (N, K), in nats, shape (N,) (Zhang et al. 2019)."""
+    log_clean, log_adv = F.log_softmax(_wide(z_clean), 1), F.log_softmax(_wide(z_adv), 1)
+    return F.kl_div(log_adv, log_clean, reduction="none", log_target=True).sum(1)
+
+
+def _wide(z: Tensor) -> Tensor:
+    return z.float() if z.dtype in (torch.bfloat16, torch.float16) else z

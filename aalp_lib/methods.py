@@ -1,0 +1,172 @@
+"""The rows of Table 2 and 3 as data: which terms of the training loss are on."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from aalp_lib import _checks, losses
+from aalp_lib.attacks import Attack, trades_inner
+from aalp_lib.contributions import Rule, guided_dropout_mask, sample_scores
+from aalp_lib.models import Classifier
+
+
+@dataclass(frozen=True)
+class GuidedDropout:
+    """How Eq. 7 and 8 are used in training.
+
+    Attributes
+    ----------
+    rule : "median" or "half"
+        See `contributions.guided_dropout_mask`.
+    scope : "batch", "branch" or "sample"
+        One mask from all samples of the step, clean and adversarial; one from each kind for itself; one a sample.
+    rescale : bool
+        Divide what is kept by the kept fraction, as ordinary dropout does.
+    in_attack : bool
+        Let the training attack see the model through the mask of the clean batch.
+    """
+
+    rule: Rule = "median"
+    scope: Literal["batch", "branch", "sample"] = "batch"
+    rescale: bool = False
+    in_attack: bool = False
+
+    def __post_init__(self) -> None:
+        _checks.known("mask scope", self.scope, ("batch", "branch", "sample"))
+
+    def factors(self, model: Classifier, features: Tensor, y: Tensor, branches: int) -> Tensor:
+        """What multiplies features (branches·N, F) with labels (branches·N,): shape (1 or branches·N, F)."""
+        scores = sample_scores(model.head, features, y)  # (branches·N, F)
+        groups = {"batch": 1, "branch": branches, "sample": len(scores)}[self.scope]
+        averaged = torch.stack([part.mean(0) for part in scores.chunk(groups)]) if groups < len(scores) else scores
+        kept = guided_dropout_mask(averaged, self.rule).to(features.dtype)  # (groups, F)
+        if self.rescale:
+            kept = kept / kept.mean(1, keepdim=True)
+        return kept if groups == 1 else kept.repeat_interleave(len(scores) // groups, 0)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of Table 2 or 3: `mean(cross-entropy) + weight * mean(pairing)`.
+
+    Attributes
+    ----------
+    name, label : str
+        As in code and as in tables and figures.
+    classify : "clean", "adversarial" or "joint"
+        The samples whose cross-entropy counts; "joint" is the mean over both kinds (Eq. 10).
+    pairing : None, "alp", "adaptive_alp" or "trades_kl"
+        What ties a clean sample to its adversarial one.
+    weight : float
+        The paper's alpha; beta for TRADES.
+    guided_dropout : GuidedDropout, optional
+        On in training only.
+    detach_weight : bool
+        Whether Eq. 9's weight is a constant to the gradient.
+    """
+
+    name: str
+    label: str
+    classify: Literal["clean", "adversarial", "joint"] = "joint"
+    pairing: Literal["alp", "adaptive_alp", "trades_kl"] | None = None
+    weight: float = 1.0
+    guided_dropout: GuidedDropout | None = None
+    detach_weight: bool = True
+
+    def __post_init__(self) -> None:
+        _checks.known("classification term", self.classify, ("clean", "adversarial", "joint"))
+        if self.pairing is not None:
+            _checks.known("pairing term", self.pairing, ("alp", "adaptive_alp", "trades_kl"))
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether training needs adversarial images."""
+        return self.classify != "clean" or self.pairing is not None
+
+    def training_attack(self, attack: Attack) -> Attack:
+        """The attack that this method trains against: TRADES ascends its own loss."""
+        return trades_inner(attack) if self.pairing == "trades_kl" else attack
+
+
+_GD = GuidedDropout()
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("raw", "RAW", classify="clean"),
+        Method("adv", "Madry", classify="adversarial"),
+        Method("alp", "ALP", pairing="alp"),
+        Method("trades", "TRADES", classify="clean", pairing="trades_kl", weight=6.0),
+        Method("aalp_gd", "AALP (gd)", pairing="alp", guided_dropout=_GD),
+        Method("aalp_sw", "AALP (sw)", pairing="adaptive_alp"),
+        Method("aalp", "AALP", pairing="adaptive_alp", guided_dropout=_GD),
+        Method("raw_gd", "RAW + gd", classify="clean", guided_dropout=_GD),
+        Method("adv_gd", "Madry + gd", classify="adversarial", guided_dropout=_GD),
+    )
+}
+TABLE_2 = ("raw", "adv", "alp", "trades", "aalp_gd", "aalp_sw", "aalp")
+
+
+def method(name: str | Method) -> Method:
+    """The row called `name`, or `name` itself where it is a Method; an unknown name raises InputError."""
+    return name if isinstance(name, Method) else METHODS[_checks.known("method", name, METHODS)]
+
+
+class Terms(NamedTuple):
+    """The parts of one step's loss, scalars; `kept` is the fraction of features that Guided Dropout kept."""
+
+    total: Tensor
+    classification: Tensor
+    pairing: Tensor
+    kept: Tensor
+
+
+def training_loss(method: Method, model: Classifier, x: Tensor, x_adv: Tensor | None, y: Tensor) -> Terms:
+    """Eq. 10 and its relatives on one batch, after one pass through the network, clean and adversarial together.
+
+    Parameters
+    ----------
+    method : Method
+    model : Classifier
+        In the mode in which it is to be trained.
+    x, x_adv : (N, C, H, W)
+        Images in [0, 1]; `x_adv` may be None where `method.adversarial` is False.
+    y : (N,)
+        Labels.
+    """
+    branches = [x] if method.classify != "adversarial" or method.pairing else []
+    branches += [x_adv] if method.adversarial and x_adv is not None else []
+    features = model.features(torch.cat(branches))  # (branches·N, F)
+    labels = y.repeat(len(branches))
+    kept = features.new_ones(())
+    if method.guided_dropout:
+        factors = method.guided_dropout.factors(model, features, labels, len(branches))
+        features, kept = features * factors, (factors > 0).float().mean()
+    z = model.head(features)  # (branches·N, K)
+    z_clean, z_adv = z[: len(y)], z[-len(y) :]
+    chosen = {"clean": (z_clean, y), "adversarial": (z_adv, y), "joint": (z, labels)}[method.classify]
+    classification = losses.cross_entropy(*chosen).mean()
+    pairing = _pairing(method, z_clean, z_adv, y).mean() if method.pairing else classification.new_zeros(())
+    return Terms(classification + method.weight * pairing, classification, pairing, kept)
+
+
+def _pairing(method: Method, z_clean: Tensor, z_adv: Tensor, y: Tensor) -> Tensor:
+    """The pairing loss of each sample, shape (N,)."""
+    terms: dict[str | None, Callable[[], Tensor]] = {
+        "alp": lambda: losses.alp(z_clean, z_adv),
+        "adaptive_alp": lambda: losses.adaptive_alp(z_clean, z_adv, y, detach=method.detach_weight),
+        "trades_kl": lambda: losses.trades_kl(z_clean, z_adv),
+    }
+    return terms[method.pairing]()
+
+
+def attacked_view(method: Method, model: Classifier, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
+    """What the training attack sees, in evaluation mode: the model, or with `in_attack` the model through the mask."""
+    dropout = method.guided_dropout
+    if dropout is None or not dropout.in_attack:
+        return model
+    with torch.no_grad():
+        factors = dropout.factors(model, model.features(x), y, branches=1)
+    return lambda images: model.head(model.features(images) * factors)

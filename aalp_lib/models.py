@@ -1,0 +1,323 @@
+"""Classifiers split at the layer the paper looks at: features (N, F), its `A_fc`, and a linear head on top."""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+
+from aalp_lib import _checks
+from aalp_lib._checks import InputError
+
+
+class Classifier(nn.Module):
+    """A network that maps images in [0, 1] to logits through features and a linear head.
+
+    Parameters
+    ----------
+    body : nn.Module
+        Maps normalised images (N, C, H, W) to features (N, F).
+    head : nn.Module
+        Maps features (N, F) to logits (N, K).
+    mean, std : sequences of float, one for each channel
+        Normalisation, part of the model: attacks work in [0, 1].
+    config : dict, optional
+        What `build` needs to make the network again; stored with checkpoints.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        body: nn.Module,
+        head: nn.Module,
+        mean: tuple[float, ...] = (0.0,),
+        std: tuple[float, ...] = (1.0,),
+        config: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.body = body
+        self.head = head
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.config = config or {}
+
+    def features(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) in [0, 1] to features (N, F), the paper's `A_fc`."""
+        features: Tensor = self.body((x - self.mean) / self.std)
+        return features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (N, C, H, W) in [0, 1] to logits (N, K)."""
+        logits: Tensor = self.head(self.features(x))
+        return logits
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put every module of `model` into evaluation mode; afterwards each one has its own mode back.
+
+    Restoring only the top module's mode would un-freeze frozen children.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    for module, _ in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+# --- the paper's networks --------------------------------------------------------------------------------------------
+
+
+def lenet(
+    width: tuple[int, int, int] = (16, 32, 256),
+    *,
+    in_channels: int = 1,
+    image_size: int = 28,
+    classes: int = 10,
+    mean: tuple[float, ...] = (0.1307,),
+    std: tuple[float, ...] = (0.3081,),
+) -> Classifier:
+    """LeNet with two 5×5 convolutions, each with 2×2 max-pooling, and one hidden layer; 417,482 weights by default.
+
+    Parameters
+    ----------
+    width : (int, int, int)
+        Channels of the two convolutions and number of features. Madry et al. (2018) use (32, 64, 1024).
+    in_channels, image_size, classes : int
+        Images are (N, in_channels, image_size, image_size), `image_size` a multiple of 4; logits are (N, classes).
+    mean, std : sequences of float
+        Normalisation; by default MNIST's.
+
+    Raises
+    ------
+    InputError
+        If `image_size` is not a multiple of 4.
+
+    Examples
+    --------
+    >>> model = lenet()
+    >>> model.features(torch.rand(2, 1, 28, 28)).shape, model(torch.rand(2, 1, 28, 28)).shape
+    (torch.Size([2, 256]), torch.Size([2, 10]))
+    """
+    if image_size % 4:
+        raise InputError(f"lenet halves the image twice: image_size must be a multiple of 4, got {image_size}")
+    first, second, hidden = width
+    body = nn.Sequential(
+        nn.Conv2d(in_channels, first, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),  # (N, first, H/2, W/2)
+        nn.Conv2d(first, second, 5, padding=2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),  # (N, second, H/4, W/4)
+        nn.Flatten(),
+        nn.Linear(second * (image_size // 4) ** 2, hidden),
+        nn.ReLU(),
+    )
+    config = _config("lenet", locals(), "width", "in_channels", "image_size", "classes", "mean", "std")
+    return Classifier(body, nn.Linear(hidden, classes), mean, std, config)
+
+
+CIFAR10_MEAN, CIFAR10_STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+
+
+def resnet9(
+    width: int = 64,
+    *,
+    in_channels: int = 3,
+    classes: int = 10,
+    mean: tuple[float, ...] = CIFAR10_MEAN,
+    std: tuple[float, ...] = CIFAR10_STD,
+) -> Classifier:
+    """ResNet9, the fast nine-layer network with two residual blocks; 8 × `width` features (512 by default).
+
+    Parameters
+    ----------
+    width : int
+        Channels of the first convolution; later ones have 2, 4 and 8 times as many.
+    in_channels, classes : int
+        Images are (N, in_channels, H, W), H and W at least 8; logits are (N, classes).
+    mean, std : sequences of float
+        Normalisation; by default CIFAR-10's.
+    """
+    body = nn.Sequential(
+        _conv_norm_relu(in_channels, width),
+        _conv_norm_relu(width, 2 * width),
+        nn.MaxPool2d(2),  # (N, 2w, H/2, W/2)
+        _Residual(nn.Sequential(_conv_norm_relu(2 * width, 2 * width), _conv_norm_relu(2 * width, 2 * width))),
+        _conv_norm_relu(2 * width, 4 * width),
+        nn.MaxPool2d(2),  # (N, 4w, H/4, W/4)
+        _conv_norm_relu(4 * width, 8 * width),
+        nn.MaxPool2d(2),  # (N, 8w, H/8, W/8)
+        _Residual(nn.Sequential(_conv_norm_relu(8 * width, 8 * width), _conv_norm_relu(8 * width, 8 * width))),
+        nn.AdaptiveMaxPool2d(1),
+        nn.Flatten(),
+    )
+    config = _config("resnet9", locals(), "width", "in_channels", "classes", "mean", "std")
+    return Classifier(body, nn.Linear(8 * width, classes), mean, std, config)
+
+
+def resnet32(
+    *,
+    in_channels: int = 3,
+    classes: int = 10,
+    mean: tuple[float, ...] = CIFAR10_MEAN,
+    std: tuple[float, ...] = CIFAR10_STD,
+) -> Classifier:
+    """ResNet-32 for small images (He et al. 2016, section 4.2): 16, 32, 64 channels, 64 features, 0.46 M weights.
+
+    Shortcuts that change the shape subsample and fill with zeros (their option A).
+
+    Parameters
+    ----------
+    in_channels, classes : int
+        Images are (N, in_channels, H, W), H and W at least 4; logits are (N, classes).
+    mean, std : sequences of float
+        Normalisation; by default CIFAR-10's.
+    """
+    stages = [(16, 16, 1), *[(16, 16, 1)] * 4, (16, 32, 2), *[(32, 32, 1)] * 4, (32, 64, 2), *[(64, 64, 1)] * 4]
+    body = nn.Sequential(
+        _conv_norm_relu(in_channels, 16),
+        *(_BasicBlock(fan_in, fan_out, stride) for fan_in, fan_out, stride in stages),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+    )
+    for module in body.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    config = _config("resnet32", locals(), "in_channels", "classes", "mean", "std")
+    return Classifier(body, nn.Linear(64, classes), mean, std, config)
+
+
+MODELS = {"lenet": lenet, "resnet9": resnet9, "resnet32": resnet32}
+
+
+def build(config: dict[str, Any]) -> Classifier:
+    """Make the network that `config` describes: its "name" and the arguments of that function.
+
+    Examples
+    --------
+    >>> build({"name": "lenet", "width": (8, 16, 64)}).head
+    Linear(in_features=64, out_features=10, bias=True)
+    """
+    arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key != "name"}
+    model: Classifier = MODELS[_checks.known("model", config.get("name", ""), MODELS)](**arguments)
+    return model
+
+
+def _config(name: str, arguments: dict[str, Any], *keys: str) -> dict[str, Any]:
+    return copy.deepcopy({"name": name} | {key: arguments[key] for key in keys})
+
+
+def _conv_norm_relu(fan_in: int, fan_out: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(fan_in, fan_out, 3, stride, padding=1, bias=False), nn.BatchNorm2d(fan_out), nn.ReLU()
+    )
+
+
+class _Residual(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.inner(x)  # type: ignore[no-any-return]
+
+
+class _BasicBlock(nn.Module):
+    """Two 3×3 convolutions and a shortcut without weights: (N, fan_in, H, W) -> (N, fan_out, H/stride, W/stride)."""
+
+    def __init__(self, fan_in: int, fan_out: int, stride: int) -> None:
+        super().__init__()
+        self.first = _conv_norm_relu(fan_in, fan_out, stride)
+        self.second = nn.Sequential(
+            nn.Conv2d(fan_out, fan_out, 3, padding=1, bias=False), nn.BatchNorm2d(fan_out)
+        )
+        self.stride, self.extra = stride, fan_out - fan_in
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x
+        if self.extra:
+            shortcut = nn.functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, 0, self.extra))
+        return torch.relu(self.second(self.first(x)) + shortcut)
+
+
+# --- any other network -----------------------------------------------------------------------------------------------
+
+
+class _Wrapped(Classifier):
+    """Any network that ends in a Linear; its features are what flows into that Linear."""
+
+    def __init__(self, module: nn.Module, last: str, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__(module, nn.Identity(), mean, std)
+        del self.head  # found inside the body: registered once, trained once
+        self._last = last
+
+    def __getattr__(self, name: str) -> Any:
+        return self.body.get_submodule(self._last) if name == "head" else super().__getattr__(name)
+
+    def features(self, x: Tensor) -> Tensor:
+        seen: list[Tensor] = []
+        hook = self.head.register_forward_hook(lambda _, inputs, output: seen.extend((inputs[0], output)))
+        try:
+            logits = self.body((x - self.mean) / self.std)
+        finally:
+            hook.remove()
+        if not (len(seen) == 2 and seen[1] is logits and seen[0].ndim == 2):
+            raise InputError(
+                f"cannot split {type(self.body).__name__}: its output is not that of its last Linear, '{self._last}', "
+                "on features (N, F), called once"
+            )
+        return seen[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.body((x - self.mean) / self.std)
+        return logits
+
+
+def wrap(module: nn.Module, mean: tuple[float, ...] = (0.0,), std: tuple[float, ...] = (1.0,)) -> Classifier:
+    """Split any classifier that ends in a Linear into features and head. The weights are shared, nothing is copied.
+
+    Parameters
+    ----------
+    module : nn.Module
+        Maps images (N, C, H, W) to logits (N, K); the last thing it does is an `nn.Linear` on features (N, F).
+    mean, std : sequences of float, one for each channel
+        Normalisation that `module` expects; by default none.
+
+    Returns
+    -------
+    Classifier
+
+    Raises
+    ------
+    InputError
+        If the module does not end in a Linear. Where its code cannot be traced, `features` finds out at the first call.
+
+    Examples
+    --------
+    >>> model = wrap(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)))
+    >>> model.features(torch.rand(5, 1, 2, 2)).shape
+    torch.Size([5, 3])
+    """
+    if isinstance(module, Classifier):
+        return module
+    linears = [name for name, child in module.named_modules() if isinstance(child, nn.Linear)]
+    try:
+        graph = torch.fx.symbolic_trace(module).graph
+        result = next(iter(reversed(graph.nodes))).args[0]
+        target = getattr(result, "target", None) if getattr(result, "op", "") == "call_module" else None
+    except Exception:  # tracing runs the module's own code, which may raise anything
+        target = linears[-1] if linears else None
+    if target not in linears:
+        raise InputError(
+            f"cannot split {type(module).__name__}: it does not end in an nn.Linear; wrap needs logits = Linear(features)"
+        )
+    return _Wrapped(module, str(target), mean, std)

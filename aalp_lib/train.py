@@ -1,0 +1,486 @@
+"""The training loop: ramp and schedule, precision, history, checkpoints, interruption and resume."""
+
+import contextlib
+import dataclasses
+import json
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from aalp_lib import _checks, checkpoints, data
+from aalp_lib._checks import InputError
+from aalp_lib.attacks import Attack, scaled, shortened
+from aalp_lib.checkpoints import BEST, LAST, Checkpoint
+from aalp_lib.data import Dataset, Split
+from aalp_lib.methods import Method, attacked_view, method, training_loss
+from aalp_lib.models import Classifier, evaluating
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+Progress = Callable[[int, int, str], None]  # steps done, steps in all, what is going on
+VAL_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a method is trained; held equal across the methods that are compared.
+
+    Attributes
+    ----------
+    epochs, batch_size : int
+    lr : float
+        Adam's learning rate; the peak of a one-cycle schedule.
+    schedule : "constant" or "one-cycle"
+        One-cycle rises linearly over the first 30 % of the steps and falls linearly to 0.
+    ramp : float
+        Fraction of the run over which eps and step of the training attack rise linearly from 0. Without it, training
+        at MNIST's eps = 0.3 sticks at a constant prediction.
+    weight_decay : float
+        Adam's, an L2 penalty.
+    crop : int
+        Padding of random crops in pixels, 0 for none.
+    flip : bool
+        Random horizontal flips.
+    precision : "float32" or "bfloat16"
+        bfloat16 is autocast: weights, images and losses stay float32.
+    channels_last : bool
+        Memory format of images and weights; never changes results beyond rounding.
+
+    Raises
+    ------
+    InputError
+        If a number is out of range or a name unknown.
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    lr: float = 1e-3
+    schedule: Literal["constant", "one-cycle"] = "one-cycle"
+    ramp: float = 0.3
+    weight_decay: float = 0.0
+    crop: int = 0
+    flip: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: bool = True
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "lr"):
+            _checks.positive(name, getattr(self, name))
+        if not 0 <= self.ramp <= 1:
+            raise InputError(f"ramp is a fraction of the run and must lie in [0, 1], got {self.ramp}")
+        _checks.known("schedule", self.schedule, ("constant", "one-cycle"))
+        _checks.known("precision", self.precision, ("float32", "bfloat16"))
+
+    def eps_fraction(self, progress: float) -> float:
+        """Fraction of the attack's full radius at `progress` in (0, 1] of the run."""
+        return min(1.0, progress / self.ramp) if self.ramp else 1.0
+
+    def lr_at(self, progress: float) -> float:
+        """Learning rate at `progress` in (0, 1] of the run."""
+        if self.schedule == "constant":
+            return self.lr
+        return self.lr * max(0.01, min(progress / 0.3, (1 - progress) / 0.7))
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """One line of a history: means over the epoch's steps, then accuracies on the validation split after it.
+
+    `clean` and `robust` are fractions, None without a validation split; `robust` is PGD-10 at full eps, None without
+    an attack. `eps` and `lr` are those of the last step.
+    """
+
+    epoch: int
+    loss: float
+    classification: float
+    pairing: float
+    kept: float
+    eps: float
+    lr: float
+    clean: float | None
+    robust: float | None
+    seconds: float
+
+
+@dataclass
+class History:
+    """What training left behind: one `Epoch` a line, and the number of the best one on the validation split.
+
+    Examples
+    --------
+    >>> history = History([Epoch(1, 2.3, 2.3, 0.0, 1.0, 0.1, 1e-3, 0.5, 0.2, 1.0)], best=1)
+    >>> history["robust"]
+    [0.2]
+    """
+
+    epochs: list[Epoch] = field(default_factory=list)
+    best: int | None = None
+
+    def __getitem__(self, name: str) -> list[Any]:
+        return [getattr(epoch, name) for epoch in self.epochs]
+
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+
+class Interrupted(KeyboardInterrupt):
+    """Training was asked to stop and has saved its state; the message says how to go on."""
+
+
+def fit(
+    model: Classifier,
+    data: Dataset | Batches,
+    method: str | Method,
+    attack: Attack | None = None,
+    *,
+    epochs: int | None = None,
+    seed: int = 0,
+    recipe: Recipe | None = None,
+    val: Split | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> History:
+    """Train `model` in place, where its weights are, and return the history.
+
+    Parameters
+    ----------
+    model : Classifier
+    data : Dataset, or any iterable of (images in [0, 1] (N, C, H, W), labels (N,)) with a length
+        A DataLoader, say; it is gone through once an epoch.
+    method : str or Method
+        A row of `METHODS`.
+    attack : Attack, optional
+        What is trained against at full eps, and, shortened to ten steps, watched on the validation split. Only methods
+        without adversarial images can do without.
+    epochs : int, optional
+        Instead of the recipe's.
+    seed : int
+        Fixes order, augmentation and starts. Every step draws from a seed of its own, so that a resumed run sees what
+        an uninterrupted one would have seen. torch's global generators are left as they were.
+    recipe : Recipe, optional
+    val : Split, optional
+        Validation split; by default the data set's.
+    out : path, optional
+        Folder for `run.json`, `last.safetensors` (after every epoch, with what resuming needs) and `best.safetensors`
+        (highest robust accuracy on the validation split; for methods without adversarial images, clean accuracy).
+    resume : bool
+        Go on with the run in `out` if there is one. On the same machine and number of threads this gives bit for bit
+        the weights of an uninterrupted run (for a loader, as far as it repeats its own order).
+    progress : callable, optional
+        Called after every step with steps done, steps in all, and a word on the state.
+
+    Returns
+    -------
+    History
+
+    Raises
+    ------
+    InputError
+        Bad arguments, or a run in `out` that was started with other settings.
+    FileExistsError
+        `out` already holds a run and `resume` is False.
+    OSError
+        `out` cannot be written.
+    FloatingPointError
+        The loss is no longer finite; the message names the last good checkpoint.
+    Interrupted
+        After Ctrl-C, with `out`: the state is saved first.
+
+    Examples
+    --------
+    >>> import aalp_lib as aalp
+    >>> sample = aalp.load("mnist-sample")
+    >>> history = aalp.fit(aalp.models.lenet((4, 8, 16)), sample, "raw", epochs=1)
+    >>> len(history), history["clean"][0] > 0.2
+    (1, True)
+    """
+    recipe = recipe or Recipe()
+    if epochs is not None:
+        recipe = dataclasses.replace(recipe, epochs=epochs)
+    run = _Run(model, data, _method(method), attack, recipe, seed, val, Path(out) if out is not None else None)
+    run.open(resume)
+    with torch.random.fork_rng(), _asked_to_stop(run.out is not None) as asked:
+        for inputs in run.steps():
+            run.step(*inputs)
+            if progress:
+                progress(run.done, run.total, run.status())
+            if asked.is_set() and run.done < run.total:
+                run.save()
+                raise Interrupted(f"stopped after step {run.done} of {run.total}; saved in {run.out}, resume to go on")
+    return run.history
+
+
+_method = method  # `fit` has an argument of this name
+
+
+@contextlib.contextmanager
+def _asked_to_stop(wanted: bool) -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets, instead of stopping in the middle of a step; the second one stops."""
+    asked = threading.Event()
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def ask(*_: object) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class _Run:
+    """The state of one training and what moves it on by a step."""
+
+    def __init__(
+        self,
+        model: Classifier,
+        source: Dataset | Batches,
+        method: Method,
+        attack: Attack | None,
+        recipe: Recipe,
+        seed: int,
+        val: Split | None,
+        out: Path | None,
+    ) -> None:
+        self.device = next(model.parameters()).device
+        self.model, self.method, self.recipe, self.seed, self.out = model, method, recipe, seed, out
+        self.train = source.train.to(self.device) if isinstance(source, Dataset) else source
+        self.val = val or (source.val if isinstance(source, Dataset) else None)
+        if method.adversarial and attack is None:
+            raise InputError(f"method '{method.name}' trains on adversarial images: pass an attack, PGD(...) say")
+        self.watched = attack
+        self.attack = method.training_attack(attack) if attack is not None and method.adversarial else None
+        self.per_epoch = _batches_per_epoch(self.train, recipe.batch_size)
+        self.total = self.per_epoch * recipe.epochs
+        self.done = 0
+        self.history = History()
+        self.format = torch.channels_last if recipe.channels_last else torch.contiguous_format
+        model.to(memory_format=self.format)
+        fused = self.device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.Adam(
+            model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused
+        )
+        self._start_epoch()
+
+    def _start_epoch(self) -> None:
+        self.sums = torch.zeros(4, dtype=torch.float64)
+        self.seconds = 0.0
+
+    # --- the loop
+
+    def steps(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the remaining batches of the run, each after seeding torch for its own step."""
+        while self.done < self.total:
+            epoch, skipped = divmod(self.done, self.per_epoch)
+            torch.manual_seed(_mix(self.seed, epoch, stream=1))
+            for index, (images, labels) in enumerate(self._epoch()):
+                if index < skipped:
+                    continue
+                torch.manual_seed(_mix(self.seed, self.done, stream=2))
+                yield self._prepared(images.to(self.device), labels.to(self.device))
+
+    def _epoch(self) -> Batches:
+        if isinstance(self.train, Split):
+            order = torch.randperm(len(self.train)).to(self.device)
+            return self.train.batches(self.recipe.batch_size, order)
+        return self.train
+
+    def _prepared(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if not isinstance(self.train, Split):
+            _checks.images(images)
+        if self.recipe.crop:
+            images = data.random_crop(images, self.recipe.crop)
+        if self.recipe.flip:
+            images = data.random_flip(images)
+        return images.contiguous(memory_format=self.format), labels
+
+    def step(self, x: Tensor, y: Tensor) -> None:
+        """One step of the optimiser on a batch; after the last of an epoch, its line in the history and a checkpoint."""
+        began = time.perf_counter()
+        progress = (self.done + 1) / self.total
+        with self._autocast():
+            x_adv = self._adversarial(x, y, progress)
+            self.model.train()
+            terms = training_loss(self.method, self.model, x, x_adv, y)
+        self._check_finite(terms.total)
+        self.optimizer.zero_grad(set_to_none=True)
+        terms.total.backward()  # type: ignore[no-untyped-call]
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.lr_at(progress)
+        self.optimizer.step()
+        self.done += 1
+        self.sums += torch.stack([term.detach() for term in terms]).double().cpu()
+        self.seconds += time.perf_counter() - began
+        if self.done % self.per_epoch == 0:
+            self._finish_epoch(progress)
+
+    def _adversarial(self, x: Tensor, y: Tensor, progress: float) -> Tensor | None:
+        if self.attack is None:
+            return None
+        attack = scaled(self.attack, self.recipe.eps_fraction(progress))
+        with evaluating(self.model):
+            return attack.perturb(attacked_view(self.method, self.model, x, y), x, y)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
+
+    def _check_finite(self, loss: Tensor) -> None:
+        if not torch.isfinite(loss):
+            saved = self.out is not None and (self.out / LAST).exists()
+            good = f"the last good checkpoint is {self.out / LAST}" if self.out and saved else "nothing was saved"
+            raise FloatingPointError(
+                f"the loss became {float(loss)} in step {self.done + 1} of {self.total}; {good}. Try a lower lr than "
+                f"{self.recipe.lr:g} or a longer ramp than {self.recipe.ramp:g}"
+            )
+
+    # --- after an epoch
+
+    def _finish_epoch(self, progress: float) -> None:
+        clean, robust = self._validate()
+        means = (self.sums / self.per_epoch).tolist()
+        eps = self.attack.eps * self.recipe.eps_fraction(progress) if self.attack else 0.0
+        line = Epoch(
+            len(self.history) + 1, *means, eps, self.recipe.lr_at(progress), clean, robust, self.seconds
+        )
+        self.history.epochs.append(line)
+        self._start_epoch()
+        self._check_weights()
+        if self._is_best():
+            self.history.best = line.epoch
+            self._write(BEST, {})
+        self.save()
+
+    def _validate(self) -> tuple[float | None, float | None]:
+        """Clean and robust accuracy on the validation split."""
+        if self.val is None:
+            return None, None
+        split = self.val.to(self.device)
+        attack = shortened(self.watched, VAL_STEPS) if self.watched else None
+        clean = robust = 0
+        with evaluating(self.model), self._autocast():
+            for x, y in split.batches(512):
+                x = x.contiguous(memory_format=self.format)
+                with torch.no_grad():
+                    right = self.model(x).argmax(1) == y
+                clean += int(right.sum())
+                if attack:
+                    robust += int(attack.survivors(self.model, x, y, [attack.steps], among=right).sum())
+        return clean / len(split), robust / len(split) if attack else None
+
+    def _is_best(self) -> bool:
+        """Whether the last epoch is the best so far; ties go to the later one."""
+        name = "robust" if self.method.adversarial else "clean"
+        values = self.history[name]
+        return values[-1] is None or values[-1] >= max(values)
+
+    def _check_weights(self) -> None:
+        for name, weight in self.model.named_parameters():
+            if not torch.isfinite(weight).all():
+                raise FloatingPointError(f"weight {name} is no longer finite after step {self.done}; nothing was saved")
+
+    def status(self) -> str:
+        """A word on the state: the epoch, and the latest accuracies."""
+        text = f"epoch {min(self.done // self.per_epoch + 1, self.recipe.epochs)}/{self.recipe.epochs}"
+        if self.history.epochs and self.history.epochs[-1].robust is not None:
+            text += f" val {self.history.epochs[-1].clean:.0%} robust {self.history.epochs[-1].robust:.0%}"
+        return text
+
+    # --- on disk
+
+    def settings(self) -> dict[str, Any]:
+        """What makes this run the run that it is; a resumed one must have the same."""
+        return {
+            "method": dataclasses.asdict(self.method),
+            "attack": dataclasses.asdict(self.watched) if self.watched else None,
+            "recipe": dataclasses.asdict(self.recipe),
+            "seed": self.seed,
+            "model": self.model.config,
+            "steps": self.total,
+        }
+
+    def open(self, resume: bool) -> None:
+        """Take possession of the folder: refuse one that holds a run, or take up that run's state."""
+        if self.out is None:
+            return
+        self.out.mkdir(parents=True, exist_ok=True)
+        settings = json.loads(json.dumps(self.settings()))
+        path = self.out / "run.json"
+        if path.exists() and not resume:
+            raise FileExistsError(f"{self.out} already holds a run; resume it, or name another folder")
+        if path.exists():
+            _same(json.loads(path.read_text()), settings, self.out)
+        checkpoints.write_atomically(path, json.dumps(settings, indent=2).encode())
+        if (self.out / LAST).exists():
+            self._take_up(checkpoints.read(self.out / LAST))
+
+    def save(self) -> None:
+        """Write everything that going on needs."""
+        if self.out is None:
+            return
+        names = [name for name, _ in self.model.named_parameters()]
+        state = self.optimizer.state_dict()["state"]
+        moments = {f"optimizer.{names[i]}.{key}": v for i, moment in state.items() for key, v in moment.items()}
+        self._write(LAST, moments | {"sums": self.sums})
+
+    def _write(self, name: str, extra: dict[str, Tensor]) -> None:
+        if self.out is None:
+            return
+        weights = {f"model.{key}": value for key, value in self.model.state_dict().items()}
+        meta = {
+            "model": self.model.config,
+            "done": self.done,
+            "seconds": self.seconds,
+            "best": self.history.best,
+            "history": [dataclasses.asdict(epoch) for epoch in self.history.epochs],
+        }
+        checkpoints.write(self.out / name, Checkpoint(weights | extra, meta))
+
+    def _take_up(self, saved: Checkpoint) -> None:
+        assert self.out is not None
+        checkpoints.load_weights(self.model, saved, self.out / LAST)
+        moments = saved.part("optimizer")
+        state = {
+            i: {key: moments[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+            for i, (name, _) in enumerate(self.model.named_parameters())
+        }
+        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
+        self.done, self.seconds = saved.meta["done"], saved.meta["seconds"]
+        self.sums = saved.tensors["sums"]
+        self.history = History([Epoch(**line) for line in saved.meta["history"]], saved.meta["best"])
+
+
+def _batches_per_epoch(source: Split | Batches, size: int) -> int:
+    if isinstance(source, Split):
+        return -(-len(source) // size)
+    try:
+        count = len(source)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise InputError("training data must have a length (batches an epoch); a bare generator has none") from error
+    if not count:
+        raise InputError("the training data is empty: no batches")
+    return count
+
+
+def _same(found: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
+    for key in wanted:
+        if found.get(key) != wanted[key]:
+            raise InputError(
+                f"the run in {out} was started with another {key}: {found.get(key)}, now {wanted[key]}; "
+                "resume with the same settings, or name another folder"
+            )
+
+
+def _mix(seed: int, number: int, stream: int) -> int:
+    """A seed for one step or one epoch; distinct for distinct (seed, number, stream) below 2^30 each."""
+    return (seed << 32) ^ (number << 2) ^ stream
