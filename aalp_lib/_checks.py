@@ -36,9 +36,7 @@ def labels(y: Tensor, count: int, classes: int) -> None:
     if y.dtype != torch.int64 or y.shape != (count,):
         raise InputError(f"labels must be int64 of shape ({count},), got {y.dtype} of shape {tuple(y.shape)}")
     if count and not (y.min() >= 0 and y.max() < classes):
-        raise InputError(
-            f"labels must lie in [0, {classes - 1}], got values in [{int(y.min())}, {int(y.max())}]"
-        )
+        raise InputError(f"labels must lie in [0, {classes - 1}], got values in [{int(y.min())}, {int(y.max())}]")
 
 
 def positive(name: str, value: float) -> None:

@@ -235,7 +235,7 @@ class Attack:
         return x + (self.eps * (2 * noise - 1) if self.start == "uniform" else GAUSSIAN_SCALE * noise)
 
 
-def FGSM(eps: float) -> Attack:  # noqa: N802 - reads as the attack's name
+def FGSM(eps: float) -> Attack:
     """Fast gradient sign method: one step of length eps from the clean image (Goodfellow et al. 2015).
 
     Examples
@@ -246,18 +246,18 @@ def FGSM(eps: float) -> Attack:  # noqa: N802 - reads as the attack's name
     return Attack(eps, step=eps, steps=1, start="clean")
 
 
-def PGD(eps: float, step: float, steps: int, *, restarts: int = 1) -> Attack:  # noqa: N802
+def PGD(eps: float, step: float, steps: int, *, restarts: int = 1) -> Attack:
     """Projected gradient descent on the cross-entropy, uniform random start (Madry et al. 2018)."""
     return Attack(eps, step, steps, restarts=restarts)
 
 
-def CW(eps: float, step: float, steps: int, *, restarts: int = 1) -> Attack:  # noqa: N802
+def CW(eps: float, step: float, steps: int, *, restarts: int = 1) -> Attack:
     """The same loop on the margin loss of Carlini and Wagner (2017), as Madry et al. (2018) use it."""
     return Attack(eps, step, steps, loss="margin", restarts=restarts)
 
 
 def trades_inner(attack: Attack) -> Attack:
-    """The inner attack of TRADES with the ball and steps of `attack`: KL to the clean prediction, small normal start."""
+    """The inner attack of TRADES in the ball of `attack`: KL to the clean prediction, small normal start."""
     return replace(attack, loss="trades_kl", start="gaussian")
 
 
@@ -267,5 +267,5 @@ def scaled(attack: Attack, fraction: float) -> Attack:
 
 
 def shortened(attack: Attack, steps: int) -> Attack:
-    """`attack` with `steps` steps, made so long that they reach the ball's surface as safely as the usual 2.5 eps."""
+    """`attack` with that many steps, each at least 2.5 eps / steps long, so that they reach the ball's surface."""
     return replace(attack, steps=steps, step=max(attack.step, 2.5 * attack.eps / steps), restarts=1)

@@ -74,7 +74,9 @@ def load_weights(model: Classifier, checkpoint: Checkpoint, path: Path) -> None:
     try:
         model.load_state_dict(checkpoint.part("model"))
     except RuntimeError as error:
-        raise InputError(f"{path} holds another network than this one: {str(error).splitlines()[-1].strip()}") from error
+        raise InputError(
+            f"{path} holds another network than this one: {str(error).splitlines()[-1].strip()}"
+        ) from error
 
 
 def load_model(path: str | Path, which: str = "last") -> Classifier:

@@ -79,8 +79,10 @@ def guided_dropout_mask(scores: Tensor, rule: Rule = "median") -> Tensor:
     --------
     >>> guided_dropout_mask(torch.tensor([0.1, 0.4, 0.2, 0.3]))
     tensor([False,  True, False,  True])
-    >>> guided_dropout_mask(torch.tensor([0.0, 0.0, 0.0, 0.3])), guided_dropout_mask(torch.tensor([0.0, 0.0, 0.0, 0.3]), "half")
-    (tensor([True, True, True, True]), tensor([ True, False, False,  True]))
+    >>> guided_dropout_mask(torch.tensor([0.0, 0.0, 0.0, 0.3]))
+    tensor([True, True, True, True])
+    >>> guided_dropout_mask(torch.tensor([0.0, 0.0, 0.0, 0.3]), "half")
+    tensor([ True, False, False,  True])
     """
     _checks.known("Guided Dropout rule", rule, RULES)
     dropped = scores.shape[-1] // 2

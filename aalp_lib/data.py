@@ -232,9 +232,7 @@ def _load_mnist(root: Path | None) -> Dataset:
 
 def _load_svhn(root: Path | None) -> Dataset:
     source = torchvision.datasets.SVHN if root is None else _OwnSVHN
-    train, test = (
-        _from_arrays(d.data, d.labels) for d in _torchvision(source, root, "split", ("train", "test"))
-    )
+    train, test = (_from_arrays(d.data, d.labels) for d in _torchvision(source, root, "split", ("train", "test")))
     return _with_val("svhn", _DIGITS, train, test)
 
 
@@ -268,9 +266,9 @@ def _torchvision(source: Any, root: Path | None, key: str, parts: tuple[Any, Any
         first, second = (source(str(folder), **{key: part}, download=True) for part in parts)
     except (OSError, RuntimeError, ValueError) as error:
         raise OSError(
-            f"{source.__name__.removeprefix('_Own')} is not in {folder} and could not be downloaded ({error}). Without a "
-            "network, copy its files there in torchvision's layout, name their folder with root=... (--root), or use "
-            "'mnist-sample', which needs no download"
+            f"{source.__name__.removeprefix('_Own')} is not in {folder} and could not be downloaded ({error}). "
+            "Without a network, copy its files there in torchvision's layout, name their folder with root=... (--root), "
+            "or use 'mnist-sample', which needs no download"
         ) from error
     return first, second
 
@@ -294,7 +292,11 @@ def load_folder(folder: Path, image_size: int | tuple[int, int] | None = None) -
     Images stay grey if all of them are, and are RGB otherwise. Without `val/`, a tenth of every class of `train/` is
     carved out.
     """
-    parts = {part: _list_images(folder / part) for part in ("train", "val", "test") if part != "val" or (folder / part).is_dir()}
+    parts = {
+        part: _list_images(folder / part)
+        for part in ("train", "val", "test")
+        if part != "val" or (folder / part).is_dir()
+    }
     classes = parts["train"].classes
     for part, listing in parts.items():
         if listing.classes != classes:

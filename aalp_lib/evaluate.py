@@ -14,6 +14,9 @@ from aalp_lib.models import Classifier, evaluating
 
 Suite = Mapping[str, Attack]
 TABLE_2_STEPS = (10, 20, 40, 100)
+HEADINGS = {"clean": "Clean", "fgsm": "FGSM"} | {
+    f"{kind}{steps}": f"{kind.upper()}-{steps}" for kind in ("pgd", "cw") for steps in TABLE_2_STEPS
+}
 # eps and step of the paper's evaluation, in units of [0, 1]
 BALLS = {"mnist": (0.3, 0.01), "svhn": (12 / 255, 3 / 255), "cifar10": (8 / 255, 2 / 255)}
 
@@ -153,7 +156,7 @@ def evaluate(
         An image counts as fooled at k steps once any iterate up to k fools it, or only by iterate k, as the paper
         seems to read.
     progress : callable, optional
-        Called with attacks done, attacks in all (one for each batch and trajectory), and the trajectory's name.
+        Called after each trajectory of a batch with steps done, steps in all (summed over batches), and a word on it.
 
     Returns
     -------
@@ -170,7 +173,7 @@ def evaluate(
     correct = {name: torch.zeros(len(split), dtype=torch.bool, device=device) for name in ("clean", *suite)}
     trajectories = _trajectories(suite)
     starts = [torch.Generator().manual_seed((seed << 32) + number) for number in range(len(trajectories))]
-    batches = -(-len(split) // batch_size)
+    total, done = gradients(suite) * -(-len(split) // batch_size), 0
     with evaluating(model):
         for index, (x, y) in enumerate(split.batches(batch_size)):
             rows = slice(index * batch_size, index * batch_size + len(y))
@@ -185,10 +188,15 @@ def evaluate(
                 )
                 for name, outcome in zip(steps, alive, strict=True):
                     correct[name][rows] = outcome
+                done += longest.steps * longest.restarts
                 if progress:
-                    done = index * len(trajectories) + number + 1
-                    progress(done, batches * len(trajectories), ", ".join(steps))
+                    progress(done, total, f"{HEADINGS.get(name, name)} done")
     return Report({name: Outcome(outcome.cpu()) for name, outcome in correct.items()})
+
+
+def gradients(suite: Suite) -> int:
+    """Gradients that the suite takes of an image which nothing fools: the steps of its trajectories."""
+    return sum(longest.steps * longest.restarts for longest, _ in _trajectories(suite))
 
 
 def _trajectories(suite: Suite) -> list[tuple[Attack, dict[str, int]]]:
@@ -198,6 +206,9 @@ def _trajectories(suite: Suite) -> list[tuple[Attack, dict[str, int]]]:
         key = (attack.eps, attack.step, attack.loss, attack.start, attack.restarts)
         groups.setdefault(key, []).append(name)
     return [
-        (max((suite[name] for name in names), key=lambda attack: attack.steps), {n: suite[n].steps for n in names})
+        (
+            max((suite[name] for name in names), key=lambda attack: attack.steps),
+            {n: suite[n].steps for n in names},
+        )
         for names in groups.values()
     ]

@@ -1,7 +1,7 @@
 """Classifiers split at the layer the paper looks at: features (N, F), its `A_fc`, and a linear head on top."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -182,7 +182,14 @@ def resnet32(
     mean, std : sequences of float
         Normalisation; by default CIFAR-10's.
     """
-    stages = [(16, 16, 1), *[(16, 16, 1)] * 4, (16, 32, 2), *[(32, 32, 1)] * 4, (32, 64, 2), *[(64, 64, 1)] * 4]
+    stages = [
+        (16, 16, 1),
+        *[(16, 16, 1)] * 4,
+        (16, 32, 2),
+        *[(32, 32, 1)] * 4,
+        (32, 64, 2),
+        *[(64, 64, 1)] * 4,
+    ]
     body = nn.Sequential(
         _conv_norm_relu(in_channels, 16),
         *(_BasicBlock(fan_in, fan_out, stride) for fan_in, fan_out, stride in stages),
@@ -196,7 +203,7 @@ def resnet32(
     return Classifier(body, nn.Linear(64, classes), mean, std, config)
 
 
-MODELS = {"lenet": lenet, "resnet9": resnet9, "resnet32": resnet32}
+MODELS: dict[str, Callable[..., Classifier]] = {"lenet": lenet, "resnet9": resnet9, "resnet32": resnet32}
 
 
 def build(config: dict[str, Any]) -> Classifier:
@@ -208,8 +215,7 @@ def build(config: dict[str, Any]) -> Classifier:
     Linear(in_features=64, out_features=10, bias=True)
     """
     arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key != "name"}
-    model: Classifier = MODELS[_checks.known("model", config.get("name", ""), MODELS)](**arguments)
-    return model
+    return MODELS[_checks.known("model", config.get("name", ""), MODELS)](**arguments)
 
 
 def _config(name: str, arguments: dict[str, Any], *keys: str) -> dict[str, Any]:
@@ -228,7 +234,7 @@ class _Residual(nn.Module):
         self.inner = inner
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.inner(x)  # type: ignore[no-any-return]
+        return x + self.inner(x)
 
 
 class _BasicBlock(nn.Module):
@@ -237,9 +243,7 @@ class _BasicBlock(nn.Module):
     def __init__(self, fan_in: int, fan_out: int, stride: int) -> None:
         super().__init__()
         self.first = _conv_norm_relu(fan_in, fan_out, stride)
-        self.second = nn.Sequential(
-            nn.Conv2d(fan_out, fan_out, 3, padding=1, bias=False), nn.BatchNorm2d(fan_out)
-        )
+        self.second = nn.Sequential(nn.Conv2d(fan_out, fan_out, 3, padding=1, bias=False), nn.BatchNorm2d(fan_out))
         self.stride, self.extra = stride, fan_out - fan_in
 
     def forward(self, x: Tensor) -> Tensor:
@@ -318,6 +322,7 @@ def wrap(module: nn.Module, mean: tuple[float, ...] = (0.0,), std: tuple[float, 
         target = linears[-1] if linears else None
     if target not in linears:
         raise InputError(
-            f"cannot split {type(module).__name__}: it does not end in an nn.Linear; wrap needs logits = Linear(features)"
+            f"cannot split {type(module).__name__}: it does not end in an nn.Linear; wrap needs "
+            "logits = Linear(features)"
         )
     return _Wrapped(module, str(target), mean, std)

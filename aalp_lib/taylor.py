@@ -33,7 +33,7 @@ def pairing_first_order(model: Classifier, x: Tensor, delta: Tensor) -> Tensor:
         Images in [0, 1] and any perturbation of them.
     """
     with evaluating(model):
-        _, change = jvp(model, (x,), (delta,))  # (N, K)
+        change = jvp(model, (x,), (delta,))[1]  # (N, K)
     return change.square().sum(1)
 
 
@@ -53,8 +53,8 @@ def pairing_gradient_form(model: Classifier, x: Tensor, y: Tensor, step: float) 
         The paper's alpha of Eq. 3, in units of [0, 1] over the gradient's.
     """
     with evaluating(model):
-        z, pull_back = vjp(model, x)
+        z, pull_back = vjp(model, x)[:2]
         g = z.softmax(1) - torch.nn.functional.one_hot(y, z.shape[1])  # dLoss/dz, (N, K)
         (input_gradient,) = pull_back(g.to(z.dtype))  # J^T g, (N, C, H, W)
-        _, change = jvp(model, (x,), (input_gradient,))  # J J^T g, (N, K)
+        change = jvp(model, (x,), (input_gradient,))[1]  # J J^T g, (N, K)
     return step**2 * change.square().sum(1)

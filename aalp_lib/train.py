@@ -306,7 +306,7 @@ class _Run:
         return images.contiguous(memory_format=self.format), labels
 
     def step(self, x: Tensor, y: Tensor) -> None:
-        """One step of the optimiser on a batch; after the last of an epoch, its line in the history and a checkpoint."""
+        """One step on a batch; after the last of an epoch, a line in the history and a checkpoint."""
         began = time.perf_counter()
         progress = (self.done + 1) / self.total
         with self._autocast():
@@ -315,7 +315,7 @@ class _Run:
             terms = training_loss(self.method, self.model, x, x_adv, y)
         self._check_finite(terms.total)
         self.optimizer.zero_grad(set_to_none=True)
-        terms.total.backward()  # type: ignore[no-untyped-call]
+        terms.total.backward()
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.lr_at(progress)
         self.optimizer.step()
@@ -348,11 +348,10 @@ class _Run:
 
     def _finish_epoch(self, progress: float) -> None:
         clean, robust = self._validate()
-        means = (self.sums / self.per_epoch).tolist()
+        loss, classification, pairing, kept = (self.sums / self.per_epoch).tolist()
         eps = self.attack.eps * self.recipe.eps_fraction(progress) if self.attack else 0.0
-        line = Epoch(
-            len(self.history) + 1, *means, eps, self.recipe.lr_at(progress), clean, robust, self.seconds
-        )
+        number, lr = len(self.history) + 1, self.recipe.lr_at(progress)
+        line = Epoch(number, loss, classification, pairing, kept, eps, lr, clean, robust, self.seconds)
         self.history.epochs.append(line)
         self._start_epoch()
         self._check_weights()
@@ -362,13 +361,13 @@ class _Run:
         self.save()
 
     def _validate(self) -> tuple[float | None, float | None]:
-        """Clean and robust accuracy on the validation split."""
+        """Clean and robust accuracy on the validation split, in float32 whatever the recipe's precision."""
         if self.val is None:
             return None, None
         split = self.val.to(self.device)
         attack = shortened(self.watched, VAL_STEPS) if self.watched else None
         clean = robust = 0
-        with evaluating(self.model), self._autocast():
+        with evaluating(self.model):
             for x, y in split.batches(512):
                 x = x.contiguous(memory_format=self.format)
                 with torch.no_grad():

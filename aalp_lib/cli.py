@@ -1,0 +1,405 @@
+"""The command `aalp`: demo, train, evaluate, data, info."""
+
+import argparse
+import dataclasses
+import json
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+import aalp_lib
+from aalp_lib import _checks, checkpoints, data, demo, experiments, models, plots, results
+from aalp_lib._checks import InputError
+from aalp_lib.attacks import Attack
+from aalp_lib.evaluate import HEADINGS, Report, evaluate
+from aalp_lib.methods import METHODS
+from aalp_lib.train import Interrupted, fit
+
+console = Console()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, 1 for bad input or a failed run, 130 after Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    warnings.showwarning = lambda message, *_: console.print(f"[yellow]note:[/] {escape(str(message))}")
+    try:
+        options.run(options)
+    except (InputError, OSError, FloatingPointError) as error:
+        print(f"aalp: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as error:
+        said = str(error) if isinstance(error, Interrupted) else "stopped"
+        print(f"\naalp: {said}", file=sys.stderr)
+        return 130
+    return 0
+
+
+# --- sub-commands ----------------------------------------------------------------------------------------------------
+
+
+def _demo(options: argparse.Namespace) -> None:
+    jobs = demo.jobs(options.out, options.seed, options.quick)
+    done = [job for job in jobs if experiments.finished(job)]
+    console.print(
+        f"Training and attacking {len(jobs)} methods on the bundled digits, {options.jobs} at a time on "
+        f"{experiments.cores()} cores" + (f"; {len(done)} are done already." if done else ".")
+    )
+    again = f"aalp demo --out {options.out} --seed {options.seed}{' --quick' if options.quick else ''}"
+    try:
+        records = _run_jobs(jobs, options.jobs)
+    except Interrupted as error:
+        raise Interrupted(f"{error} in {options.out}; go on with: {again}") from None
+    console.print(_table(records))
+    for path in demo.write(records, jobs, options.out):
+        console.print(f"wrote {path}", highlight=False)
+
+
+def _train(options: argparse.Namespace) -> None:
+    device = _checks.device(options.device)
+    _set_threads(options.threads)
+    dataset = data.load(options.data, root=options.root, device=device, image_size=options.image_size)
+    setting = _adjusted(experiments.setting_for(dataset, options.recipe, options.model), options)
+    torch.manual_seed(options.seed)
+    model = models.build(setting.model).to(device)
+    again = "aalp train " + " ".join(a for a in options.typed if a != "--resume") + " --resume"
+    try:
+        with _bar("training") as tell:
+            history = fit(
+                model, dataset, options.method, setting.attack, seed=options.seed, recipe=setting.recipe,
+                out=options.out, resume=options.resume, progress=tell,
+            )  # fmt: skip
+    except Interrupted as error:
+        raise Interrupted(f"{error}:\n  {again}") from None
+    except FileExistsError as error:
+        raise FileExistsError(f"{error}. To go on: {again}") from None
+    origin = {
+        "data": str(options.data),
+        "root": options.root and str(options.root),
+        "image_size": options.image_size,
+    }
+    checkpoints.write_atomically(options.out / "data.json", json.dumps(origin).encode())
+    last = history.epochs[-1]
+    robust = f", {100 * last.robust:.1f} % under PGD-10" if last.robust is not None else ""
+    console.print(f"validation: {100 * (last.clean or 0):.1f} % clean{robust}; best epoch {history.best}")
+    console.print(f"next: aalp evaluate {options.out}", highlight=False)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    device = _checks.device(options.device)
+    _set_threads(options.threads)
+    model = checkpoints.load_model(options.run_folder, options.which).to(device)
+    origin = _origin(options)
+    dataset = data.load(origin["data"], root=origin["root"], device=device, image_size=origin["image_size"])
+    test = dataset.test[: options.images or len(dataset.test)]
+    settings = json.loads((options.run_folder / "run.json").read_text())
+    attack = Attack(**settings["attack"]) if settings["attack"] else None
+    suite = experiments.suite_for(dataset.name, attack)
+    with _bar("attacking") as tell:
+        report = evaluate(
+            model,
+            test,
+            suite,
+            seed=options.seed,
+            reading=options.reading,
+            batch_size=options.batch_size,
+            progress=tell,
+        )
+    console.print(_report(report, f"{settings['method']['label']} on {dataset.name}, {options.which} epoch"))
+    target = options.run_folder / f"accuracy-{options.which}.json"
+    checkpoints.write_atomically(target, json.dumps(results.accuracies(report), indent=1).encode())
+    console.print(f"wrote {target}", highlight=False)
+
+
+def _data(options: argparse.Namespace) -> None:
+    dataset = data.load(options.data, root=options.root, image_size=options.image_size)
+    channels, height, width = dataset.train.images.shape[1:]
+    console.print(f"{dataset.name}: {len(dataset.classes)} classes, images {channels}×{height}×{width}")
+    table = Table("class", "train", "val", "test")
+    counts = [s.labels.bincount(minlength=len(dataset.classes)) for s in (dataset.train, dataset.val, dataset.test)]
+    for index, name in enumerate(dataset.classes):
+        table.add_row(name, *(str(int(count[index])) for count in counts))
+    table.add_section()
+    table.add_row("all", *(str(int(count.sum())) for count in counts))
+    console.print(table)
+
+
+def _info(_: argparse.Namespace) -> None:
+    device = _checks.device("auto")
+    for key, value in results.environment(device).items():
+        console.print(f"{key:>12}  {value}", highlight=False)
+    console.print(f"{'data sets':>12}  {', '.join(data.SOURCES)}, or a folder; downloads go to {data.cache()}")
+    console.print(f"{'methods':>12}  {', '.join(METHODS)}")
+    console.print(f"{'models':>12}  {', '.join(models.MODELS)}")
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _adjusted(setting: experiments.Setting, options: argparse.Namespace) -> experiments.Setting:
+    """The setting with what was given on the command line in its place."""
+
+    def given(target: Any, **names: Any) -> Any:
+        return dataclasses.replace(target, **{k: v for k, v in names.items() if v is not None})
+
+    recipe = given(
+        setting.recipe,
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        lr=options.lr,
+        precision=options.precision,
+    )
+    attack = given(setting.attack, eps=options.eps, step=options.step, steps=options.steps)
+    return dataclasses.replace(setting, recipe=recipe, attack=attack)
+
+
+def _origin(options: argparse.Namespace) -> dict[str, Any]:
+    """Where the run's data came from, unless the command line says otherwise."""
+    path = options.run_folder / "data.json"
+    if options.data is None and not path.exists():
+        raise InputError(f"{options.run_folder} does not say what data it was trained on; pass --data")
+    origin: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"root": None, "image_size": None}
+    given = {"data": options.data, "root": options.root, "image_size": options.image_size}
+    return origin | {key: value for key, value in given.items() if value is not None}
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is not None:
+        _checks.positive("the number of threads", threads)
+        torch.set_num_threads(threads)
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(elapsed_when_finished=False),
+        TextColumn("{task.fields[text]}"),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+@contextmanager
+def _bar(title: str) -> Iterator[Any]:
+    """A progress bar for one thing; on no terminal, nothing."""
+    with _progress() as progress:
+        task = progress.add_task(title, total=None, text="")
+        yield lambda done, total, text: progress.update(task, completed=done, total=total, text=text)
+
+
+def _run_jobs(jobs: list[experiments.Job], workers: int) -> list[results.Record]:
+    """Run jobs with a bar for each that is under way and one over all; on no terminal, a line for each that is done."""
+    records: list[results.Record] = []
+    with _progress() as progress:
+        bars = _JobBars(progress, len(jobs))
+        for record in experiments.run_jobs(jobs, workers, bars.watch):
+            records.append(record)
+            bars.finish(f"{record.data}-{record.method}-seed{record.seed}")
+            found = record.accuracy["last"]
+            progress.console.print(
+                f"{len(records)}/{len(jobs)}  {results.label(record.method)}: clean {_percent(found['clean'])}, "
+                f"PGD-40 {_percent(found['pgd40'])}; {record.seconds['training']:.0f} s training, "
+                f"{record.seconds['evaluation']:.0f} s attacks",
+                highlight=False,
+            )
+    return plots.in_table_order(records)
+
+
+class _JobBars:
+    """A bar for each job under way, and one for all, which counts a job not yet heard of as the largest so far."""
+
+    def __init__(self, progress: Progress, count: int) -> None:
+        self.progress, self.count = progress, count
+        self.done: dict[str, int] = {}
+        self.total: dict[str, int] = {}
+        self.tasks: dict[str, TaskID] = {}
+        self.overall = progress.add_task("all", total=None, text="")
+
+    def watch(self, job: experiments.Job, done: int, total: int, text: str) -> None:
+        if job.name not in self.tasks:
+            self.tasks[job.name] = self.progress.add_task(results.label(job.method), total=total, text="")
+        self.done[job.name], self.total[job.name] = done, total
+        self.progress.update(self.tasks[job.name], completed=done, text=text)
+        self._update()
+
+    def finish(self, name: str) -> None:
+        self.done[name] = self.total.setdefault(name, 0)
+        if name in self.tasks:
+            self.progress.update(self.tasks[name], visible=False)
+        self._update()
+
+    def _update(self) -> None:
+        unheard = (self.count - len(self.total)) * max(self.total.values(), default=0)
+        self.progress.update(self.overall, completed=sum(self.done.values()), total=sum(self.total.values()) + unheard)
+
+
+def _percent(found: dict[str, float]) -> str:
+    return f"{100 * found['accuracy']:.1f} %"
+
+
+def _table(records: Sequence[results.Record]) -> Table:
+    names = results.columns(records, "last")
+    count = int(next(iter(records[0].accuracy["last"].values()))["count"])
+    title = (
+        f"Correct test images in %, of {count}, with 95 % intervals (image counts as fooled once any iterate fools it)"
+    )
+    table = Table("", *(HEADINGS[name] for name in names), title=title, padding=(0, 1))
+    for record in records:
+        cells = [record.accuracy["last"][name] for name in names]
+        table.add_row(
+            results.label(record.method),
+            *(f"{100 * c['accuracy']:.1f}\n[dim]{100 * c['low']:.0f}–{100 * c['high']:.0f}[/]" for c in cells),
+        )
+    return table
+
+
+def _report(report: Report, title: str) -> Table:
+    table = Table("attack", "correct", "95 % interval", "images", title=title)
+    for name, outcome in report.items():
+        low, high = outcome.interval
+        table.add_row(
+            HEADINGS.get(name, name),
+            f"{100 * outcome.accuracy:.2f} %",
+            f"{100 * low:.2f} to {100 * high:.2f}",
+            str(outcome.count),
+        )
+    return table
+
+
+# --- arguments -------------------------------------------------------------------------------------------------------
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Defaults in every line, examples as they were written."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="aalp",
+        description="Train and attack classifiers with the methods of Adaptive Adversarial Logits Pairing.",
+        epilog="start with:\n  aalp demo",
+        formatter_class=_Help,
+    )
+    parser.add_argument("--version", action="version", version=f"aalp_lib {aalp_lib.__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_train(commands)
+    _add_evaluate(commands)
+    _add_data(commands)
+    _add(commands, "info", _info, "show versions, device, and the names that are known", "aalp info")
+    return parser
+
+
+def _add(commands: Any, name: str, run: Any, what: str, example: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=what,
+        description=what[0].upper() + what[1:] + ".",
+        epilog=f"example:\n  {example}",
+        formatter_class=_Help,
+    )
+    parser.set_defaults(run=run, typed=sys.argv[2:])
+    return parser
+
+
+def _add_demo(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "demo",
+        _demo,
+        "train the seven methods of Table 2 on bundled digits and attack them",
+        "aalp demo --out demo",
+    )
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for records, table and figures")
+    parser.add_argument("--seed", type=int, default=0, help="the same seed on the same machine gives the same numbers")
+    parser.add_argument("--jobs", type=int, default=experiments.cores(), help="methods trained at a time")
+    parser.add_argument(
+        "--quick", action="store_true", help="one epoch and 100 test images: shows that it runs, no more"
+    )
+
+
+def _add_train(commands: Any) -> None:
+    example = "aalp train --data mnist --method aalp --epochs 10 --out runs/a"
+    parser = _add(commands, "train", _train, "train one model with one method", example)
+    _add_source(parser, "mnist-sample")
+    parser.add_argument("--method", default="aalp", help=f"one of {', '.join(METHODS)}")
+    parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints; must not hold another run")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in that folder")
+    parser.add_argument("--seed", type=int, default=0, help="fixes weights, order, augmentation and starts")
+    parser.add_argument("--recipe", default="fast", help="paper (as section 4.1 gives it) or fast (ours)")
+    parser.add_argument("--model", help=f"one of {', '.join(models.MODELS)} (default: the data set's own)")
+    parser.add_argument("--precision", help="float32 or bfloat16 (default: the recipe's)")
+    for name, kind in (("epochs", int), ("batch-size", int), ("lr", float)):
+        parser.add_argument(f"--{name}", type=kind, help="(default: the recipe's)")
+    for name, kind, what in (
+        ("eps", float, "radius of the training attack"),
+        ("step", float, "its step"),
+        ("steps", int, "how many"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, help=f"{what} (default: the recipe's)")
+    _add_machine(parser)
+
+
+def _add_evaluate(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "evaluate",
+        _evaluate,
+        "attack a trained model with Table 2's attacks",
+        "aalp evaluate runs/a",
+    )
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="the folder that aalp train wrote")
+    parser.add_argument("--which", default="last", choices=("last", "best"), help="last epoch, or best on validation")
+    parser.add_argument(
+        "--reading", default="any", choices=("any", "last"), help="fooled by any iterate, or the last one"
+    )
+    parser.add_argument("--images", type=int, help="only that many test images (default: all)")
+    parser.add_argument("--batch-size", type=int, default=500, help="images attacked at a time")
+    parser.add_argument("--seed", type=int, default=0, help="fixes the random starts")
+    _add_source(parser, None)
+    _add_machine(parser)
+
+
+def _add_data(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "data",
+        _data,
+        "fetch a data set if need be, and show what is in it",
+        "aalp data --data mnist",
+    )
+    _add_source(parser, "mnist-sample")
+
+
+def _add_source(parser: argparse.ArgumentParser, default: str | None) -> None:
+    names = ", ".join(data.SOURCES)
+    note = "" if default else " (default: what the run was trained on)"
+    parser.add_argument(
+        "--data",
+        default=default,
+        help=f"{names}, or a folder with train/CLASS/*.png and test/CLASS/*.png{note}",
+    )
+    parser.add_argument("--root", type=Path, help="folder with the files in torchvision's layout (default: the cache)")
+    parser.add_argument(
+        "--image-size", type=int, help="resize the images of a folder to this side (default: as they are)"
+    )
+
+
+def _add_machine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes CUDA where there is one")
+    parser.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")

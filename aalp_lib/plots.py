@@ -1,0 +1,130 @@
+"""Figures: each a function of records or tensors that returns a matplotlib figure. One colour a method, everywhere."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from aalp_lib.evaluate import HEADINGS
+from aalp_lib.methods import METHODS, TABLE_2
+from aalp_lib.results import Record, columns, label
+
+# Okabe and Ito's palette, told apart with any colour vision; the two rows of Table 3 share their base method's colour.
+COLOURS = {
+    "raw": "#7f7f7f",
+    "adv": "#0072B2",
+    "alp": "#E69F00",
+    "trades": "#009E73",
+    "aalp_gd": "#56B4E9",
+    "aalp_sw": "#CC79A7",
+    "aalp": "#D55E00",
+    "raw_gd": "#7f7f7f",
+    "adv_gd": "#0072B2",
+}
+MARKERS = dict(zip(METHODS, "ovsD^<P*X", strict=True))
+DPI = 120
+RIGHT, WRONG = "#0072B2", "#D55E00"
+
+
+def robust_accuracy(records: Sequence[Record], which: str = "last") -> Figure:
+    """Accuracy with its 95 % interval by method and attack, one marker a record; the title says who stands where."""
+    names = columns(records, which)
+    figure, axes = plt.subplots(figsize=(9, 4.6), layout="constrained")
+    for index, record in enumerate(records):
+        found = [record.accuracy[which].get(name) for name in names]
+        place = np.array([i for i, f in enumerate(found) if f]) + (index - (len(records) - 1) / 2) * 0.8 / len(records)
+        values = np.array([[f["accuracy"], f["low"], f["high"]] for f in found if f]).T * 100
+        axes.errorbar(
+            place,
+            values[0],
+            yerr=np.clip([values[0] - values[1], values[2] - values[0]], 0, None),
+            fmt=MARKERS.get(record.method, "o"),
+            color=COLOURS.get(record.method),
+            markersize=5,
+            elinewidth=1,
+            label=label(record.method),
+        )
+    for boundary in range(1, len(names)):
+        axes.axvline(boundary - 0.5, color="0.9", linewidth=0.8, zorder=0)
+    axes.set_xticks(range(len(names)), [HEADINGS.get(name, name) for name in names])
+    axes.set(ylabel="correct test images (%)", ylim=(-3, 103), xlim=(-0.5, len(names) - 0.5))
+    axes.set_title(_claim(records, which), fontsize=11)
+    _legend(figure, axes, len(records))
+    return figure
+
+
+def _claim(records: Sequence[Record], which: str) -> str:
+    """What the figure shows at PGD-40, in words."""
+    at = {r.method: 100 * r.accuracy[which]["pgd40"]["accuracy"] for r in records if "pgd40" in r.accuracy[which]}
+    trained = [value for method, value in at.items() if METHODS[method].adversarial]
+    if "raw" not in at or not trained:
+        return "Accuracy by method and attack, 95 % intervals"
+    span = f"{min(trained):.0f}" if len(trained) == 1 else f"{min(trained):.0f} to {max(trained):.0f}"
+    return f"Under PGD-40, adversarial training keeps {span} % correct; without it, {at['raw']:.0f} % are left"
+
+
+def training_curves(records: Sequence[Record]) -> Figure:
+    """Classification loss, clean and robust validation accuracy against epochs, one line a record."""
+    panels = (
+        ("classification", 1, "classification loss (nats)"),
+        ("clean", 100, "clean validation accuracy (%)"),
+        ("robust", 100, "robust validation accuracy, PGD-10 (%)"),
+    )
+    figure, axes = plt.subplots(1, len(panels), figsize=(11, 3.8), layout="constrained")
+    for panel, (name, scale, title) in zip(axes, panels, strict=True):
+        for record in records:
+            lines = [line for line in record.history["epochs"] if line[name] is not None]
+            panel.plot(
+                [line["epoch"] for line in lines],
+                [scale * line[name] for line in lines],
+                color=COLOURS.get(record.method),
+                label=label(record.method),
+            )
+        panel.set(xlabel="epoch", ylabel=title)
+        panel.grid(color="0.92")
+    axes[0].set_yscale("log")
+    ramp = max((record.config["recipe"]["ramp"] for record in records), default=0)
+    figure.suptitle(
+        f"Robustness comes after the radius has reached full eps (ramp: first {100 * ramp:.0f} % of the run)"
+    )
+    _legend(figure, axes[0], len(records))
+    return figure
+
+
+def predictions(rows: Sequence[tuple[str, Tensor, Tensor]], labels: Tensor, classes: Sequence[str]) -> Figure:
+    """Images with prediction and confidence, a row for each (title, images (N, C, H, W), logits (N, K)).
+
+    `labels` (N,) are the true classes. A right prediction is blue with a tick, a wrong one red with a cross.
+    """
+    count = len(labels)
+    figure, axes = plt.subplots(
+        len(rows), count, figsize=(1.15 * count + 0.9, 1.6 * len(rows)), layout="constrained", squeeze=False
+    )
+    for row, (title, images, logits) in zip(axes, rows, strict=True):
+        confidences, predicted = logits.detach().float().cpu().softmax(1).max(1)
+        for i, panel in enumerate(row):
+            pixels = images[i].detach().cpu().permute(1, 2, 0).numpy()
+            panel.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=1)
+            right = int(predicted[i]) == int(labels[i])
+            panel.set_title(
+                f"{'✓' if right else '✗'} {classes[int(predicted[i])]}  {100 * float(confidences[i]):.0f} %",
+                color=RIGHT if right else WRONG,
+                fontsize=9,
+            )
+            panel.set(xticks=[], yticks=[])
+        row[0].set_ylabel(title, fontsize=9)
+    return figure
+
+
+def in_table_order(records: Sequence[Record]) -> list[Record]:
+    """Records sorted as Table 2 lists the methods, then by seed; other methods last."""
+    order = {name: index for index, name in enumerate((*TABLE_2, *METHODS))}
+    return sorted(records, key=lambda r: (order.get(r.method, len(order)), r.seed))
+
+
+def _legend(figure: Figure, axes: Axes, count: int) -> None:
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(count, 7), frameon=False)

@@ -1,0 +1,228 @@
+"""Records of runs on disk, and tables out of them."""
+
+import base64
+import csv
+import dataclasses
+import functools
+import io
+import json
+import platform
+import subprocess
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from aalp_lib import _checks, checkpoints
+from aalp_lib._checks import InputError
+from aalp_lib.evaluate import HEADINGS, Report
+from aalp_lib.methods import METHODS
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run, with everything that a number taken from it must be able to show.
+
+    Attributes
+    ----------
+    data, method : str
+    seed : int
+    tier : str
+        "quick" for the bundled data, "full" for a whole data set; a quick number never enters a paper table.
+    config : dict
+        Network, training attack, recipe, suite and reading.
+    environment : dict
+        Device, processor, threads, versions and commit.
+    accuracy : dict
+        "last" and "best" (on the validation split), each {column: {accuracy, low, high, correct, count}}; accuracies
+        are fractions, low and high the ends of the 95 % Wilson interval.
+    outcomes : dict
+        "last" and "best", each {column: packed bits}, one for each test image; see `unpack`.
+    history : dict
+        "epochs": one line each; "best": number of the best one.
+    seconds : dict
+        Wall time of "training" and "evaluation".
+    schema : int
+    """
+
+    data: str
+    method: str
+    seed: int
+    tier: str
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    accuracy: dict[str, dict[str, dict[str, float]]]
+    outcomes: dict[str, dict[str, str]]
+    history: dict[str, Any]
+    seconds: dict[str, float]
+    schema: int = field(default=SCHEMA)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the record as JSON, atomically; makes the folder."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoints.write_atomically(path, (json.dumps(dataclasses.asdict(self), indent=1) + "\n").encode())
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Record":
+        """Read a record; a damaged one, or one of another schema, raises InputError naming it."""
+        try:
+            found = json.loads(Path(path).read_text(encoding="utf-8"))
+            if found.get("schema") != SCHEMA:
+                raise InputError(f"{path} has record schema {found.get('schema')}; this version reads {SCHEMA}")
+            return cls(**found)
+        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
+            raise InputError(f"{path} is not a readable record ({error})") from error
+
+
+def load_records(folder: str | Path) -> list[Record]:
+    """Read every `*.json` of a folder, by name; what is no readable record is named in a warning and left out."""
+    records = []
+    for path in sorted(Path(folder).glob("*.json")):
+        try:
+            records.append(Record.load(path))
+        except InputError as error:
+            warnings.warn(str(error), stacklevel=2)
+    return records
+
+
+def accuracies(report: Report) -> dict[str, dict[str, float]]:
+    """What a record keeps of a report, for each column."""
+    return {
+        name: {
+            "accuracy": outcome.accuracy,
+            "low": outcome.low,
+            "high": outcome.high,
+            "correct": int(outcome.correct.sum()),
+            "count": outcome.count,
+        }
+        for name, outcome in report.items()
+    }
+
+
+def pack(correct: Tensor) -> str:
+    """Turn a bool tensor (N,) into text, eight images a byte, base64."""
+    return base64.b64encode(np.packbits(correct.cpu().numpy()).tobytes()).decode()
+
+
+def unpack(text: str, count: int) -> Tensor:
+    """Turn the text of `pack` back into a bool tensor (count,)."""
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(text), dtype=np.uint8), count=count)
+    return torch.from_numpy(bits.astype(bool))
+
+
+def table(
+    records: Iterable[Record],
+    *,
+    which: Literal["last", "best"] = "last",
+    form: Literal["markdown", "csv"] = "markdown",
+) -> str:
+    """Make a table in the shape of Table 2, a row a record, accuracies in percent.
+
+    Parameters
+    ----------
+    records : iterable of Record
+    which : "last" or "best"
+        The model after the last epoch, or the best on the validation split.
+    form : "markdown" or "csv"
+        Markdown gives `96.3 (95.0–97.3)`, with the 95 % interval; CSV has a line for each accuracy, with counts.
+    """
+    _checks.known("table form", form, ("markdown", "csv"))
+    records = list(records)
+    return _csv(records, which) if form == "csv" else _markdown(records, which)
+
+
+def columns(records: Sequence[Record], which: str) -> list[str]:
+    """The columns that any of the records has, in order."""
+    return list(dict.fromkeys(name for record in records for name in record.accuracy[which]))
+
+
+def label(method: str) -> str:
+    """The name of a method in tables and figures."""
+    return METHODS[method].label if method in METHODS else method
+
+
+def _markdown(records: list[Record], which: str) -> str:
+    names = columns(records, which)
+    head = ["Method", "Seed", *(HEADINGS.get(name, name) for name in names)]
+    rows = [[label(r.method), str(r.seed), *(_cell(r.accuracy[which].get(name)) for name in names)] for r in records]
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)) + "\n"
+
+
+def _cell(found: dict[str, float] | None) -> str:
+    if found is None:
+        return "not measured"
+    return f"{100 * found['accuracy']:.1f} ({100 * found['low']:.1f}–{100 * found['high']:.1f})"
+
+
+def _csv(records: list[Record], which: str) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        ["data", "method", "seed", "tier", "model", "attack", "accuracy", "low", "high", "correct", "count"]
+    )
+    for r in records:
+        for name, found in r.accuracy[which].items():
+            percent = [f"{100 * found[key]:.2f}" for key in ("accuracy", "low", "high")]
+            writer.writerow(
+                [
+                    r.data,
+                    r.method,
+                    r.seed,
+                    r.tier,
+                    which,
+                    name,
+                    *percent,
+                    int(found["correct"]),
+                    int(found["count"]),
+                ]
+            )
+    return text.getvalue()
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Device, processor, threads, versions and commit, as a record keeps them."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": version("torch"),
+        "torchvision": version("torchvision"),
+        "aalp_lib": version("aalp_lib"),
+        "commit": _commit(),
+        "system": platform.system(),
+    }
+
+
+@functools.cache
+def processor() -> str:
+    """The processor's name."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+@functools.cache
+def _commit() -> str | None:
+    """The commit of the checkout that this package is run from, "+" for local changes; None for an installed one."""
+    home = Path(__file__).resolve().parents[1]
+    if not (home / ".git").exists():
+        return None
+    try:
+        run = functools.partial(subprocess.run, cwd=home, capture_output=True, text=True, timeout=10)
+        commit = run(["git", "rev-parse", "--short=12", "HEAD"])
+        changes = run(["git", "status", "--porcelain", "--untracked-files=no"])
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return (commit.stdout.strip() + ("+" if changes.stdout.strip() else "")) if commit.returncode == 0 else None
