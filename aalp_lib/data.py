@@ -267,7 +267,7 @@ def _torchvision(source: Any, root: Path | None, key: str, parts: tuple[Any, Any
     except (OSError, RuntimeError, ValueError) as error:
         raise OSError(
             f"{source.__name__.removeprefix('_Own')} is not in {folder} and could not be downloaded ({error}). "
-            "Without a network, copy its files there in torchvision's layout, name their folder with root=... (--root), "
+            "Without a network, copy its files there in torchvision's layout, name their folder (root=..., --root), "
             "or use 'mnist-sample', which needs no download"
         ) from error
     return first, second
