@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import rich.box
 import torch
 from rich.console import Console
 from rich.markup import escape
@@ -252,10 +253,9 @@ def _percent(found: dict[str, float]) -> str:
 def _table(records: Sequence[results.Record]) -> Table:
     names = results.columns(records, "last")
     count = int(next(iter(records[0].accuracy["last"].values()))["count"])
-    title = (
-        f"Correct test images in %, of {count}, with 95 % intervals (image counts as fooled once any iterate fools it)"
-    )
-    table = Table("", *(HEADINGS[name] for name in names), title=title, padding=(0, 1))
+    title = f"Correct test images in %, of {count}, with 95 % intervals"
+    heads = (HEADINGS[name].replace("-", "\n") for name in names)
+    table = Table("", *heads, title=title, padding=(0, 1, 0, 0), box=rich.box.SIMPLE_HEAD)
     for record in records:
         cells = [record.accuracy["last"][name] for name in names]
         table.add_row(
