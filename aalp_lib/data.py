@@ -263,7 +263,7 @@ def _torchvision(source: Any, root: Path | None, key: str, parts: tuple[Any, Any
     folder = root or cache()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        first, second = (source(str(folder), **{key: part}, download=True) for part in parts)
+        first, second = (_open(source, folder, {key: part}) for part in parts)
     except (OSError, RuntimeError, ValueError) as error:
         raise OSError(
             f"{source.__name__.removeprefix('_Own')} is not in {folder} and could not be downloaded ({error}). "
@@ -271,6 +271,13 @@ def _torchvision(source: Any, root: Path | None, key: str, parts: tuple[Any, Any
             "or use 'mnist-sample', which needs no download"
         ) from error
     return first, second
+
+
+def _open(source: Any, folder: Path, part: dict[str, Any]) -> Any:
+    try:
+        return source(str(folder), **part, download=False)
+    except RuntimeError:  # torchvision's word for "not here"
+        return source(str(folder), **part, download=True)
 
 
 def _from_arrays(images: Any, labels: Any) -> Split:

@@ -45,7 +45,7 @@ _MNIST, _SVHN, _CIFAR = (0.3, 0.01), (12 / 255, 3 / 255), (8 / 255, 2 / 255)
 SETTINGS: dict[str, dict[str, Setting]] = {
     "mnist-sample": {
         "paper": Setting(_LENET, PGD(*_MNIST, 40), Recipe(100, 50, 1e-4, "constant")),
-        "fast": Setting(_LENET, PGD(0.3, 0.1, 5), Recipe(20, 64, 1e-3, "one-cycle")),
+        "fast": Setting(_LENET, PGD(0.3, 0.1, 5), Recipe(16, 64, 2e-3, "one-cycle")),
     },
     "mnist": {
         "paper": Setting(_LENET, PGD(*_MNIST, 40), Recipe(40, 50, 1e-4, "constant")),

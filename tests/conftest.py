@@ -1,0 +1,61 @@
+"""Shared pieces: small networks, digits, and the real data beside the checkout where there is some."""
+
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+
+import aalp_lib as aalp
+
+SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def sample():
+    return aalp.load("mnist-sample")
+
+
+@pytest.fixture
+def digits(sample):
+    return next(sample.test.batches(32))
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return aalp.models.lenet((4, 8, 32))
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    if not SHARED.is_dir():
+        pytest.skip("the full data sets are not beside the checkout (shared/data)")
+    return SHARED
+
+
+def quiet(make, *args, **kwargs):
+    """Make an attack whose steps cannot reach eps, on purpose."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return make(*args, **kwargs)
+
+
+def linear(weight, bias=None):
+    """A classifier whose logits are a linear function of the pixels: every optimum is known in closed form."""
+    classes, pixels = weight.shape
+    head = torch.nn.Linear(pixels, classes).to(weight.dtype)
+    with torch.no_grad():
+        head.weight.copy_(weight)
+        head.bias.copy_(torch.zeros(classes) if bias is None else bias)
+    return aalp.Classifier(torch.nn.Flatten(), head).to(weight.dtype)
