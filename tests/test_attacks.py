@@ -1,0 +1,268 @@
+import dataclasses
+import math
+import warnings
+
+import pytest
+import torch
+import torchattacks
+from conftest import linear, quiet
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import aalp_lib as aalp
+from aalp_lib import losses
+from aalp_lib.attacks import LOSSES, Attack, scaled, shortened, trades_inner
+
+ATTACKS = {
+    "fgsm": aalp.FGSM(0.1),
+    "pgd": aalp.PGD(0.1, 0.02, 12),
+    "cw": aalp.CW(0.1, 0.02, 12),
+    "trades": trades_inner(aalp.PGD(0.1, 0.02, 12)),
+    "restarts": aalp.PGD(0.1, 0.02, 8, restarts=3),
+}
+
+
+# --- the optimum on a linear model
+
+
+@pytest.mark.parametrize("name", ["fgsm", "pgd", "cw"])
+def test_reaches_the_optimum_of_a_linear_model(name, generator):
+    """Two classes, logits (-w·x, w·x): the worst image in ball and range is known pixel by pixel."""
+    w = torch.randn(30, generator=generator, dtype=torch.float64)
+    model = linear(torch.stack([-w, w]))
+    x = torch.rand(40, 1, 5, 6, generator=generator, dtype=torch.float64)
+    y = model(x).argmax(1)
+    toward = torch.where(y == 0, 1.0, -1.0)[:, None].double() * w.sign()  # (N, 30)
+    best = (x.flatten(1) + 0.1 * toward).clamp(0, 1).view_as(x)
+    torch.testing.assert_close(ATTACKS[name](model, x, y, generator=generator), best)
+
+
+def test_cw_moves_where_cross_entropy_has_no_gradient_left(generator):
+    """Beyond a margin of about 18 the float32 cross-entropy is flat; the margin loss is not."""
+    w = torch.full((16,), 20.0)
+    model = linear(torch.stack([-w, w]))
+    x, y = torch.full((8, 1, 4, 4), 0.5), torch.ones(8).long()
+    x_pgd, x_cw = (make(0.1, 0.02, 12)(model, x, y, generator=generator) for make in (aalp.PGD, aalp.CW))
+    assert losses.margin(model(x), y).max() < -18
+    torch.testing.assert_close(x_cw, x - 0.1)
+    assert (x_pgd - x).abs().mean() < 0.06  # where the random start left it
+
+
+# --- ball, range, dtype
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    name=st.sampled_from(sorted(LOSSES)),
+    start=st.sampled_from(["clean", "uniform", "gaussian"]),
+    shape=st.tuples(st.integers(0, 4), st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)),
+    eps=st.floats(1e-3, 2.0),
+    steps=st.integers(1, 4),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    seed=st.integers(0, 1000),
+)
+def test_images_stay_in_the_ball_and_in_range(name, start, shape, eps, steps, dtype, seed):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.rand(shape, generator=generator).to(dtype)
+    model = linear(torch.randn(3, math.prod(shape[1:]), generator=generator).to(dtype))
+    y = torch.randint(3, shape[:1], generator=generator)
+    attack = Attack(eps, step=eps, steps=steps, loss=name, start=start)
+    x_adv = attack(model, x, y, generator=generator)
+    assert x_adv.shape == x.shape
+    assert x_adv.dtype == dtype
+    assert ((x_adv >= 0) & (x_adv <= 1)).all()
+    assert ((x_adv - x).abs() <= eps + torch.finfo(dtype).eps).all()
+
+
+# --- more effort never helps the defender
+
+
+@pytest.fixture(scope="module")
+def trained(sample):
+    torch.manual_seed(0)
+    model = aalp.models.lenet((4, 8, 32))
+    aalp.fit(model, sample, "adv", aalp.PGD(0.2, 0.1, 3), epochs=3)
+    return model
+
+
+@pytest.mark.parametrize("reading", ["any", "last"])
+def test_restarts_never_raise_accuracy(trained, digits, reading):
+    x, y = digits
+    right = []
+    for restarts in (1, 2, 5):
+        attack = aalp.PGD(0.15, 0.02, 10, restarts=restarts)
+        generator = torch.Generator().manual_seed(0)
+        with aalp.models.evaluating(trained):
+            right.append(attack.survivors(trained, x, y, [5, 10], reading=reading, generator=generator))
+    assert (right[1] <= right[0]).all()
+    assert (right[2] <= right[1]).all()
+    assert right[0].any()
+
+
+def test_restarts_of_a_call_never_raise_accuracy(trained, digits):
+    x, y = digits
+    right = []
+    for restarts in (1, 2, 5):
+        generator = torch.Generator().manual_seed(0)
+        x_adv = aalp.PGD(0.15, 0.02, 10, restarts=restarts)(trained, x, y, generator=generator)
+        right.append(trained(x_adv).argmax(1) == y)
+    assert (right[1] <= right[0]).all()
+    assert (right[2] <= right[1]).all()
+
+
+def test_further_steps_never_raise_accuracy(trained, digits, generator):
+    x, y = digits
+    with aalp.models.evaluating(trained):
+        alive = aalp.PGD(0.2, 0.02, 30).survivors(trained, x, y, [1, 5, 10, 20, 30], generator=generator)
+    assert (alive[1:] <= alive[:-1]).all()
+    assert alive[0].sum() > alive[-1].sum()
+
+
+# --- readings
+
+
+def naive_trajectory(model, attack, x, y, start):
+    """All iterates, one after the other, without dropping any image."""
+    x_adv, found = start.clamp((x - attack.eps).clamp(min=0), (x + attack.eps).clamp(max=1)), []
+    for _ in range(attack.steps):
+        found.append(model(x_adv).argmax(1) == y)
+        image = x_adv.detach().requires_grad_()
+        loss = torch.nn.functional.cross_entropy(model(image), y, reduction="sum")
+        (gradient,) = torch.autograd.grad(loss, image)
+        x_adv = x_adv + attack.step * gradient.sign()
+        x_adv = torch.clamp(torch.min(torch.max(x_adv, x - attack.eps), x + attack.eps), 0, 1)
+    return torch.stack([*found, model(x_adv).argmax(1) == y]), x_adv  # (steps + 1, N)
+
+
+def test_readings_agree_with_a_trajectory_written_out(trained, digits):
+    x, y = digits
+    attack, at = aalp.PGD(0.2, 0.15, 12), [3, 7, 12]
+    noise = torch.rand(x.shape, generator=torch.Generator().manual_seed(1))
+    trained.eval()
+    right, last = naive_trajectory(trained, attack, x, y, x + 0.2 * (2 * noise - 1))
+    expected = {"any": right.long().cumprod(0).bool()[at], "last": right[at]}
+    for reading, outcome in expected.items():
+        generator = torch.Generator().manual_seed(1)
+        found = attack.survivors(trained, x, y, at, reading=reading, generator=generator)
+        assert torch.equal(found, outcome)
+    assert not torch.equal(expected["any"], expected["last"])  # this case tells the readings apart
+    x_adv = attack(trained, x, y, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(x_adv, last, rtol=0, atol=1e-6)
+
+
+def test_images_outside_among_are_left_out_and_change_nothing_for_the_others(trained, digits):
+    x, y = digits
+    among = torch.arange(len(x)) % 3 != 0
+    attack = aalp.PGD(0.15, 0.02, 10)
+    with aalp.models.evaluating(trained):
+        whole, part = (
+            attack.survivors(trained, x, y, [5, 10], among=rows, generator=torch.Generator().manual_seed(0))
+            for rows in (None, among)
+        )
+    assert torch.equal(part[:, among], whole[:, among])
+    assert not part[:, ~among].any()
+
+
+def test_same_start_gives_the_same_images_as_torchattacks(trained, digits):
+    x, y = digits
+    trained.eval()
+    theirs = torchattacks.PGD(trained, eps=0.1, alpha=0.02, steps=10, random_start=False)(x, y)
+    ours = aalp.PGD(0.1, 0.02, 10)(trained, x, y, start=x)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    assert (ours - x).abs().max() > 0.09
+
+
+def test_same_generator_gives_the_same_images(trained, digits):
+    for attack in ATTACKS.values():
+        first, second, other = (
+            attack(trained, *digits, generator=torch.Generator().manual_seed(seed)) for seed in (0, 0, 1)
+        )
+        assert torch.equal(first, second)
+        assert torch.equal(first, other) == (attack.start == "clean")
+
+
+# --- what is left behind
+
+
+@pytest.mark.parametrize("name", sorted(ATTACKS))
+def test_the_model_is_left_bit_for_bit_as_it_was(name, generator):
+    torch.manual_seed(0)
+    model = aalp.models.resnet9(4, in_channels=1, mean=(0.1,), std=(0.3,)).train()
+    frozen = model.body[3].eval()
+    for parameter in frozen.parameters():
+        parameter.requires_grad_(False)
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    modes = [m.training for m in model.modules()]
+    grads = [p.requires_grad for p in model.parameters()]
+    x, y = torch.rand(6, 1, 16, 16, generator=generator), torch.arange(6)
+    before = x.clone()
+    ATTACKS[name](model, x, y, generator=generator)
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    assert [m.training for m in model.modules()] == modes
+    assert [p.requires_grad for p in model.parameters()] == grads
+    assert all(p.grad is None for p in model.parameters())
+    assert torch.equal(x, before)
+
+
+def test_works_where_gradients_are_switched_off(model, digits, generator):
+    with torch.no_grad():
+        x_adv = ATTACKS["pgd"](model, *digits, generator=generator)
+    assert (x_adv - digits[0]).abs().max() > 0.09
+    assert not x_adv.requires_grad
+
+
+def test_accepts_any_module_that_gives_logits(digits, generator):
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    assert ATTACKS["pgd"](module, *digits, generator=generator).shape == digits[0].shape
+
+
+# --- settings and bad input
+
+
+def test_names_of_the_house_are_settings_of_one_loop():
+    assert aalp.PGD(eps=0.3, step=0.01, steps=40) == Attack(0.3, 0.01, 40)
+    assert aalp.FGSM(0.1) == Attack(0.1, 0.1, 1, start="clean")
+    assert aalp.CW(0.3, 0.01, 40).loss == "margin"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        aalp.FGSM(0.1).eps = 0.2
+
+
+def test_steps_that_cannot_reach_the_surface_warn():
+    with pytest.warns(UserWarning, match=r"10 steps of 0\.01 move at most 0\.1, less than eps = 0\.3"):
+        aalp.PGD(0.3, 0.01, 10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        aalp.PGD(0.3, 0.01, 30)
+        aalp.PGD(8 / 255, 2 / 255, 4)
+        scaled(aalp.PGD(8 / 255, 2 / 255, 4), 1 / 3)
+        shortened(quiet(aalp.PGD, 0.3, 0.01, 10), 7)
+
+
+@pytest.mark.parametrize("bad", [{"eps": 0.0}, {"eps": -1}, {"step": 0}, {"steps": 0}, {"eps": math.nan}])
+def test_numbers_must_be_above_zero(bad):
+    with pytest.raises(aalp.InputError, match=f"{next(iter(bad))} must be above 0"):
+        aalp.PGD(**{"eps": 0.1, "step": 0.1, "steps": 1} | bad)
+
+
+def test_unknown_loss_or_start_suggests_the_nearest():
+    with pytest.raises(aalp.InputError, match="Did you mean 'margin'"):
+        Attack(0.1, 0.1, 1, loss="margins")
+    with pytest.raises(aalp.InputError, match="known are clean, uniform, gaussian"):
+        Attack(0.1, 0.1, 1, start="zero")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda x, y: (x * 255, y), r"images must lie in \[0, 1\]"),
+        (lambda x, y: (x - 0.1, y), r"got values in \[-0.1"),
+        (lambda x, y: (x.where(x > 0, torch.nan), y), "nan"),
+        (lambda x, y: ((x * 255).byte(), y), "floating point"),
+        (lambda x, y: (x, y + 10), r"labels must lie in \[0, 9\]"),
+        (lambda x, y: (x, y[:-1]), r"labels must be int64 of shape \(32,\)"),
+        (lambda x, y: (x, y.float()), "labels must be int64"),
+    ],
+)
+def test_bad_images_and_labels(model, digits, change, said):
+    with pytest.raises(aalp.InputError, match=said):
+        ATTACKS["pgd"](model, *change(*digits))

@@ -1,0 +1,163 @@
+import copy
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+import aalp_lib as aalp
+from aalp_lib import models
+
+
+def weights(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "features", "count"),
+    [
+        (models.lenet(), (1, 28, 28), 256, 417_482),
+        (models.lenet((32, 64, 1024)), (1, 28, 28), 1024, 3_274_634),  # Madry et al.'s network
+        (models.resnet9(), (3, 32, 32), 512, 6_573_130),
+        (models.resnet9(16), (3, 32, 32), 128, 412_954),
+        (models.resnet32(), (3, 32, 32), 64, 464_154),  # "0.46M" in He et al. 2016, table 6
+    ],
+)
+def test_paper_networks(model, shape, features, count):
+    x = torch.rand(2, *shape)
+    assert weights(model) == count
+    assert model.features(x).shape == (2, features)
+    assert model(x).shape == (2, 10)
+
+
+def test_resnet32_has_31_convolutions_and_one_linear():
+    layers = [m for m in models.resnet32().modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+    assert len(layers) == 32
+
+
+def test_logits_are_the_head_of_the_features(model, digits):
+    assert torch.equal(model(digits[0]), model.head(model.features(digits[0])))
+
+
+def test_normalisation_is_inside(digits):
+    torch.manual_seed(0)
+    plain = models.lenet(mean=(0.0,), std=(1.0,))
+    inside = models.lenet(mean=(0.2,), std=(0.5,))
+    inside.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(inside(digits[0]), plain((digits[0] - 0.2) / 0.5))
+
+
+def test_build_repeats_a_network_from_its_description():
+    for model in (models.lenet((2, 4, 8), image_size=16), models.resnet9(4, classes=3), models.resnet32()):
+        again = models.build(model.config)
+        assert {k: v.shape for k, v in again.state_dict().items()} == {
+            k: v.shape for k, v in model.state_dict().items()
+        }
+
+
+def test_unknown_network_is_named():
+    with pytest.raises(aalp.InputError, match=r"unknown model 'lenett'.*Did you mean 'lenet'"):
+        models.build({"name": "lenett"})
+    with pytest.raises(aalp.InputError, match="multiple of 4, got 30"):
+        models.lenet(image_size=30)
+
+
+def test_evaluating_gives_every_module_its_own_mode_back():
+    model = models.resnet9(4)
+    model.train()
+    model.body[3].eval()
+    before = [m.training for m in model.modules()]
+
+    def fail():
+        with models.evaluating(model):
+            assert not any(m.training for m in model.modules())
+            raise RuntimeError("inside")
+
+    with pytest.raises(RuntimeError, match="inside"):
+        fail()
+    assert [m.training for m in model.modules()] == before
+
+
+# --- wrap
+
+
+class LateHead(nn.Module):
+    """Its Linear is registered first and used last."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(6, 3)
+        self.first = nn.Linear(4, 6)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.first(x.flatten(1))))
+
+
+class Branching(nn.Module):
+    """Cannot be traced: its way depends on the values."""
+
+    def __init__(self, scale=1):
+        super().__init__()
+        self.first, self.last, self.scale = nn.Linear(4, 6), nn.Linear(6, 3), scale
+
+    def forward(self, x):
+        if x.sum() < -1:
+            x = -x
+        logits = self.last(torch.relu(self.first(x.flatten(1))))
+        return logits * self.scale if self.scale != 1 else logits
+
+
+@pytest.mark.parametrize(
+    ("module", "shape", "features"),
+    [
+        (torchvision.models.resnet18(num_classes=7), (3, 64, 64), 512),
+        (nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)), (1, 2, 2), 5),
+        (LateHead(), (1, 2, 2), 6),
+        (Branching(), (1, 2, 2), 6),
+    ],
+)
+def test_wrap_splits_without_changing_the_network(module, shape, features):
+    module.eval()
+    x = torch.rand(3, *shape)
+    before, names = module(x), list(module.state_dict())
+    wrapped = aalp.models.wrap(module).eval()
+    assert wrapped.features(x).shape == (3, features)
+    assert torch.equal(wrapped(x), before)
+    assert torch.equal(wrapped.head(wrapped.features(x)), before)
+    assert torch.equal(module(x), before)
+    assert list(module.state_dict()) == names
+    assert weights(wrapped) == weights(module)
+
+
+def test_wrapped_copy_is_independent():
+    wrapped = aalp.models.wrap(nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)))
+    other = copy.deepcopy(wrapped)
+    with torch.no_grad():
+        wrapped.head.weight.zero_()
+    assert other.head.weight.abs().sum() > 0
+    assert other.features(torch.rand(2, 1, 2, 2)).shape == (2, 5)
+
+
+def test_wrap_with_normalisation():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    x = torch.rand(3, 1, 2, 2)
+    torch.testing.assert_close(aalp.models.wrap(module, mean=(0.5,), std=(0.25,))(x), module((x - 0.5) / 0.25))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()),
+        nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.Softmax(1)),
+        nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.ReLU()),
+    ],
+)
+def test_wrap_refuses_what_does_not_end_in_a_linear(module):
+    with pytest.raises(aalp.InputError, match="cannot split Sequential"):
+        aalp.models.wrap(module)
+
+
+def test_untraceable_network_that_does_more_after_its_linear_is_found_out_at_the_first_call():
+    wrapped = aalp.models.wrap(Branching(scale=2))
+    with pytest.raises(aalp.InputError, match="cannot split Branching"):
+        wrapped.features(torch.rand(2, 1, 2, 2))
