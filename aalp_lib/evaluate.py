@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aalp_lib import _checks
+from aalp_lib import _checks, seeds
 from aalp_lib.attacks import CW, FGSM, PGD, Attack, Reading
 from aalp_lib.data import Split
 from aalp_lib.models import Classifier, evaluating
@@ -172,7 +172,7 @@ def evaluate(
     split = split.to(device)
     correct = {name: torch.zeros(len(split), dtype=torch.bool, device=device) for name in ("clean", *suite)}
     trajectories = _trajectories(suite)
-    starts = [torch.Generator().manual_seed((seed << 32) + number) for number in range(len(trajectories))]
+    starts = [torch.Generator().manual_seed(seeds.derive(seed, "start", n)) for n in range(len(trajectories))]
     total, done = gradients(suite) * -(-len(split) // batch_size), 0
     with evaluating(model):
         for index, (x, y) in enumerate(split.batches(batch_size)):

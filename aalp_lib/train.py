@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from aalp_lib import _checks, checkpoints, data
+from aalp_lib import _checks, checkpoints, data, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack, scaled, shortened
 from aalp_lib.checkpoints import BEST, LAST, Checkpoint
@@ -257,6 +257,8 @@ class _Run:
         self.model, self.method, self.recipe, self.seed, self.out = model, method, recipe, seed, out
         self.train = source.train.to(self.device) if isinstance(source, Dataset) else source
         self.val = val or (source.val if isinstance(source, Dataset) else None)
+        if isinstance(self.train, Split):
+            self._check_batch(data.to_float(self.train.images[:1]), self.train.labels)
         if method.adversarial and attack is None:
             raise InputError(f"method '{method.name}' trains on adversarial images: pass an attack, PGD(...) say")
         self.watched = attack
@@ -283,11 +285,11 @@ class _Run:
         """Yield the remaining batches of the run, each after seeding torch for its own step."""
         while self.done < self.total:
             epoch, skipped = divmod(self.done, self.per_epoch)
-            torch.manual_seed(_mix(self.seed, epoch, stream=1))
+            torch.manual_seed(seeds.derive(self.seed, "epoch", epoch))
             for index, (images, labels) in enumerate(self._epoch()):
                 if index < skipped:
                     continue
-                torch.manual_seed(_mix(self.seed, self.done, stream=2))
+                torch.manual_seed(seeds.derive(self.seed, "step", self.done))
                 yield self._prepared(images.to(self.device), labels.to(self.device))
 
     def _epoch(self) -> Batches:
@@ -298,12 +300,18 @@ class _Run:
 
     def _prepared(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if not isinstance(self.train, Split):
-            _checks.images(images)
+            self._check_batch(images, labels)
         if self.recipe.crop:
             images = data.random_crop(images, self.recipe.crop)
         if self.recipe.flip:
             images = data.random_flip(images)
         return images.contiguous(memory_format=self.format), labels
+
+    def _check_batch(self, images: Tensor, labels: Tensor) -> None:
+        """The first image alone tells the number of classes."""
+        _checks.images(images)
+        with evaluating(self.model), torch.no_grad():
+            _checks.labels(labels, len(labels), self.model(images[:1]).shape[1])
 
     def step(self, x: Tensor, y: Tensor) -> None:
         """One step on a batch; after the last of an epoch, a line in the history and a checkpoint."""
@@ -427,9 +435,11 @@ class _Run:
         """Write everything that going on needs."""
         if self.out is None:
             return
-        names = [name for name, _ in self.model.named_parameters()]
-        state = self.optimizer.state_dict()["state"]
-        moments = {f"optimizer.{names[i]}.{key}": v for i, moment in state.items() for key, v in moment.items()}
+        moments = {
+            f"optimizer.{name}.{key}": value
+            for name, parameter in self.model.named_parameters()
+            for key, value in self.optimizer.state.get(parameter, {}).items()
+        }
         self._write(LAST, moments | {"sums": self.sums})
 
     def _write(self, name: str, extra: dict[str, Tensor]) -> None:
@@ -449,11 +459,10 @@ class _Run:
         assert self.out is not None
         checkpoints.load_weights(self.model, saved, self.out / LAST)
         moments = saved.part("optimizer")
-        state = {
-            i: {key: moments[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-            for i, (name, _) in enumerate(self.model.named_parameters())
-        }
-        self.optimizer.load_state_dict(self.optimizer.state_dict() | {"state": state})
+        for name, parameter in self.model.named_parameters():
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                if f"{name}.{key}" in moments:  # a frozen parameter has none
+                    self.optimizer.state[parameter][key] = _laid_out(moments[f"{name}.{key}"], parameter)
         self.done, self.seconds = saved.meta["done"], saved.meta["seconds"]
         self.sums = saved.tensors["sums"]
         self.history = History([Epoch(**line) for line in saved.meta["history"]], saved.meta["best"])
@@ -471,6 +480,11 @@ def _batches_per_epoch(source: Split | Batches, size: int) -> int:
     return count
 
 
+def _laid_out(moment: Tensor, parameter: Tensor) -> Tensor:
+    """Adam's step count as it is; its means in the memory format of the parameter, which the fused update relies on."""
+    return moment.to(parameter.device) if not moment.ndim else torch.empty_like(parameter).copy_(moment)
+
+
 def _same(found: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
     for key in wanted:
         if found.get(key) != wanted[key]:
@@ -478,8 +492,3 @@ def _same(found: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
                 f"the run in {out} was started with another {key}: {found.get(key)}, now {wanted[key]}; "
                 "resume with the same settings, or name another folder"
             )
-
-
-def _mix(seed: int, number: int, stream: int) -> int:
-    """A seed for one step or one epoch; distinct for distinct (seed, number, stream) below 2^30 each."""
-    return (seed << 32) ^ (number << 2) ^ stream

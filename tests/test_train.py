@@ -1,0 +1,332 @@
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch.utils.data import DataLoader, TensorDataset
+
+import aalp_lib as aalp
+from aalp_lib import checkpoints
+
+ATTACK = aalp.PGD(0.2, 0.1, 2)
+
+
+def small(seed=0):
+    torch.manual_seed(seed)
+    return aalp.models.lenet((2, 4, 8))
+
+
+@pytest.fixture(scope="module")
+def few(sample):
+    """A few digits, so that an epoch takes no time."""
+    return aalp.Dataset("few", sample.classes, sample.train[:320], sample.val[:100], sample.test[:100])
+
+
+def same(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True))
+
+
+# --- what training does
+
+
+@pytest.mark.parametrize("name", aalp.METHODS)
+def test_every_method_learns(sample, name):
+    torch.manual_seed(0)
+    model = aalp.models.lenet((4, 8, 32))
+    history = aalp.fit(model, sample, name, aalp.PGD(0.1, 0.05, 2), epochs=2, recipe=aalp.Recipe(lr=5e-3))
+    assert len(history) == 2
+    assert history["clean"][-1] > 0.6
+    assert history["loss"][1] < history["loss"][0]
+    assert all(0.5 <= kept <= 1 for kept in history["kept"])
+
+
+def test_history_names_losses_accuracies_and_the_best_epoch(few):
+    history = aalp.fit(small(), few, "aalp", ATTACK, epochs=3)
+    assert [e.epoch for e in history.epochs] == [1, 2, 3]
+    for line in history.epochs:
+        assert abs(line.loss - (line.classification + line.pairing)) < 1e-5
+        assert 0 <= line.robust <= line.clean <= 1
+        assert line.seconds > 0
+    assert history["robust"][history.best - 1] == max(history["robust"])
+
+
+def test_same_seed_same_weights_and_the_global_generator_is_left_alone(few):
+    torch.manual_seed(123)
+    state = torch.get_rng_state()
+    runs = []
+    for seed in (0, 0, 1):
+        model = small()
+        torch.set_rng_state(state)
+        aalp.fit(model, few, "aalp", ATTACK, epochs=1, seed=seed)
+        assert torch.equal(torch.get_rng_state(), state)
+        runs.append(model)
+    assert same(runs[0], runs[1])
+    assert not same(runs[0], runs[2])
+
+
+def test_radius_is_ramped_up_and_the_rate_goes_up_and_down():
+    recipe = aalp.Recipe(lr=1.0, ramp=0.5)
+    assert [recipe.eps_fraction(p) for p in (0.25, 0.5, 1.0)] == [0.5, 1.0, 1.0]
+    assert aalp.Recipe(ramp=0).eps_fraction(0.01) == 1
+    assert [round(recipe.lr_at(p), 3) for p in (0.15, 0.3, 0.65, 1.0)] == [0.5, 1.0, 0.5, 0.01]
+    assert aalp.Recipe(lr=0.1, schedule="constant").lr_at(0.9) == 0.1
+
+
+def test_history_shows_the_ramp(few):
+    history = aalp.fit(small(), few, "adv", ATTACK, epochs=4, recipe=aalp.Recipe(ramp=0.5))
+    assert [round(eps, 6) for eps in history["eps"]] == [0.1, 0.2, 0.2, 0.2]
+
+
+def test_channels_last_changes_nothing_but_rounding(few):
+    runs = []
+    for channels_last in (False, True):
+        model = small()
+        aalp.fit(model, few, "adv", aalp.PGD(0.1, 0.1, 1), epochs=1, recipe=aalp.Recipe(channels_last=channels_last))
+        runs.append(model)
+    x = few.test.images[:20].float() / 255
+    torch.testing.assert_close(runs[0](x), runs[1](x), rtol=1e-2, atol=1e-2)
+
+
+def test_bfloat16_trains_float32_weights(sample):
+    torch.manual_seed(0)
+    model = aalp.models.lenet((4, 8, 32))
+    recipe = aalp.Recipe(lr=5e-3, precision="bfloat16")
+    history = aalp.fit(model, sample, "aalp", aalp.PGD(0.1, 0.05, 2), epochs=2, recipe=recipe)
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert history["clean"][-1] > 0.4
+
+
+def test_augmentation_is_part_of_the_recipe(few):
+    runs = []
+    for changes in ({}, {"crop": 2}, {"flip": True}):
+        runs.append(small())
+        aalp.fit(runs[-1], few, "raw", epochs=1, recipe=aalp.Recipe(**changes))
+    assert not same(runs[0], runs[1])
+    assert not same(runs[0], runs[2])
+
+
+def test_any_loader_will_do(few):
+    tensors = TensorDataset(few.train.images.float() / 255, few.train.labels)
+    model = small()
+    history = aalp.fit(model, DataLoader(tensors, batch_size=64, shuffle=True), "aalp", ATTACK, epochs=2, val=few.val)
+    assert history["clean"][-1] is not None
+    assert aalp.fit(small(), DataLoader(tensors, batch_size=64), "raw", epochs=1)["clean"] == [None]
+
+
+def test_frozen_parts_stay_frozen(few):
+    model = small()
+    frozen = model.body[0].weight
+    frozen.requires_grad_(False)
+    before = frozen.clone()
+    aalp.fit(model, few, "aalp", ATTACK, epochs=1)
+    assert torch.equal(frozen, before)
+
+
+def test_wrapped_network_trains_and_saves(few, tmp_path):
+    module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 16), torch.nn.ReLU(), torch.nn.Linear(16, 10))
+    model = aalp.models.wrap(module)
+    aalp.fit(model, few, "aalp", ATTACK, epochs=1, out=tmp_path / "run")
+    other = aalp.models.wrap(
+        torch.nn.Sequential(
+            *(
+                type(m)() if not hasattr(m, "in_features") else torch.nn.Linear(m.in_features, m.out_features)
+                for m in module
+            )
+        )
+    )
+    path = tmp_path / "run" / checkpoints.LAST
+    checkpoints.load_weights(other, checkpoints.read(path), path)
+    assert same(model, other)
+    with pytest.raises(aalp.InputError, match="wrapped network"):
+        aalp.load_model(tmp_path / "run")
+
+
+# --- interruption and resume
+
+KILLED = """
+import os, signal, sys, torch, aalp_lib as aalp
+torch.set_num_threads(1)
+sample = aalp.load("mnist-sample")
+few = aalp.Dataset("few", sample.classes, sample.train[:320], sample.val[:100], sample.test[:100])
+torch.manual_seed(0)
+model = aalp.models.lenet((2, 4, 8))
+how, at = sys.argv[2], int(sys.argv[3])
+def progress(done, total, text):
+    if how == "kill" and done == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "interrupt" and done == at:
+        os.kill(os.getpid(), signal.SIGINT)
+aalp.fit(model, few, "aalp", aalp.PGD(0.2, 0.1, 2), epochs=3, recipe=aalp.Recipe(batch_size=64), out=sys.argv[1],
+         resume=True, progress=progress)
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "at", "status", "kept"),
+    [("kill", 8, -signal.SIGKILL, 5), ("kill", 3, -signal.SIGKILL, None), ("interrupt", 8, None, 8)],
+)
+def test_resumed_run_has_the_weights_of_an_uninterrupted_one(few, tmp_path, how, at, status, kept):
+    """Five steps an epoch: killed, it goes on from the last epoch's end; interrupted, from where it was."""
+    recipe = aalp.Recipe(batch_size=64)
+    whole = small()
+    history = aalp.fit(whole, few, "aalp", ATTACK, epochs=3, recipe=recipe)
+    out = tmp_path / "run"
+    ended = subprocess.run([sys.executable, "-c", KILLED, out, how, str(at)], capture_output=True, text=True)
+    assert ended.returncode != 0
+    if status is not None:
+        assert ended.returncode == status
+    else:
+        assert "stopped after step 8 of 15" in ended.stderr
+    if kept is not None:
+        assert checkpoints.read(out / checkpoints.LAST).meta["done"] == kept
+    resumed = small(seed=99)
+    found = aalp.fit(resumed, few, "aalp", ATTACK, epochs=3, recipe=recipe, out=out, resume=True) if kept else None
+    if kept is None:
+        resumed = small()
+        found = aalp.fit(resumed, few, "aalp", ATTACK, epochs=3, recipe=recipe, out=out, resume=True)
+    assert same(resumed, whole)
+    assert [dataclasses.replace(e, seconds=0) for e in found.epochs] == [
+        dataclasses.replace(e, seconds=0) for e in history.epochs
+    ]
+    assert found.best == history.best
+    assert same(aalp.load_model(out), whole)
+
+
+def test_a_finished_run_is_taken_up_without_training(few, tmp_path):
+    model = small()
+    aalp.fit(model, few, "raw", epochs=1, out=tmp_path / "run")
+    again, steps = small(seed=5), []
+    history = aalp.fit(
+        again, few, "raw", epochs=1, out=tmp_path / "run", resume=True, progress=lambda *told: steps.append(told)
+    )
+    assert not steps
+    assert len(history) == 1
+    assert same(again, model)
+
+
+def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
+    """A process that writes the same checkpoint over and over is killed at a random moment, several times."""
+    path = tmp_path / "c.safetensors"
+    code = (
+        "import sys, torch\nfrom pathlib import Path\nfrom aalp_lib.checkpoints import Checkpoint, write\n"
+        "print('ready', flush=True)\n"
+        "i = 0\n"
+        "while True:\n    i += 1\n"
+        "    write(Path(sys.argv[1]), Checkpoint({'model.a': torch.full((300_000,), float(i))}, {'i': i}))\n"
+    )
+    for pause in (0.05, 0.11, 0.23):
+        process = subprocess.Popen([sys.executable, "-c", code, path], stdout=subprocess.PIPE)
+        process.stdout.readline()
+        while not path.exists():
+            time.sleep(0.01)
+        time.sleep(pause)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        found = checkpoints.read(path)
+        assert (found.tensors["model.a"] == found.meta["i"]).all()
+
+
+def test_progress_may_ask_for_a_stop(few, tmp_path):
+    def stop(done, total, text):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(aalp.Interrupted, match="stopped after step 2 of 3"):
+        aalp.fit(small(), few, "raw", epochs=1, out=tmp_path / "run", progress=stop)
+    assert checkpoints.read(tmp_path / "run" / checkpoints.LAST).meta["done"] == 2
+
+
+def test_ctrl_c_handler_is_given_back(few, tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    aalp.fit(small(), few, "raw", epochs=1, out=tmp_path / "run")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_checkpoints_are_safetensors_and_best_is_the_best_epochs(few, tmp_path):
+    out = tmp_path / "run"
+    history = aalp.fit(small(), few, "aalp", ATTACK, epochs=4, out=out)
+    assert sorted(p.name for p in out.iterdir()) == ["best.safetensors", "last.safetensors", "run.json"]
+    with safe_open(out / "best.safetensors", framework="pt") as file:
+        meta = json.loads(file.metadata()["meta"])
+    assert len(meta["history"]) == history.best == meta["best"]
+
+
+# --- bad input
+
+
+def test_folder_that_holds_another_run(few, tmp_path):
+    out = tmp_path / "run"
+    aalp.fit(small(), few, "raw", epochs=1, out=out)
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        aalp.fit(small(), few, "raw", epochs=1, out=out)
+    with pytest.raises(aalp.InputError, match=r"another method: .*'raw'.*'adv'"):
+        aalp.fit(small(), few, "adv", ATTACK, epochs=1, out=out, resume=True)
+    with pytest.raises(aalp.InputError, match="another seed: 0, now 1"):
+        aalp.fit(small(), few, "raw", epochs=1, seed=1, out=out, resume=True)
+
+
+def test_folder_that_cannot_be_written(few, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="file"):
+        aalp.fit(small(), few, "raw", epochs=1, out=tmp_path / "file" / "run")
+
+
+def test_damaged_foreign_and_missing_checkpoints_are_named(few, tmp_path):
+    out = tmp_path / "run"
+    aalp.fit(small(), few, "raw", epochs=1, out=out)
+    path = out / checkpoints.LAST
+    good = path.read_bytes()
+    for content in (good[:100], b"", b"hello world"):
+        path.write_bytes(content)
+        with pytest.raises(aalp.InputError, match=r"last\.safetensors is not a readable checkpoint"):
+            aalp.load_model(out)
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(aalp.InputError, match="was not written by"):
+        aalp.load_model(out)
+    with pytest.raises(FileNotFoundError, match="there is no checkpoint"):
+        aalp.load_model(tmp_path / "nowhere")
+
+
+def test_a_loss_that_turns_nan_stops_at_the_last_good_checkpoint(few, tmp_path):
+    model, out = small(), tmp_path / "run"
+
+    def poison(done, total, text):
+        if done == 4:
+            model.body[0].weight.data.fill_(torch.nan)
+
+    with pytest.raises(FloatingPointError, match=r"loss became nan in step 5 of 9; the last good checkpoint is .*last"):
+        aalp.fit(model, few, "raw", epochs=3, out=out, progress=poison)
+    saved = checkpoints.read(out / checkpoints.LAST)
+    assert saved.meta["done"] == 3
+    assert all(torch.isfinite(t).all() for t in saved.tensors.values())
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda d: aalp.fit(small(), d, "aalp"), "pass an attack"),
+        (lambda d: aalp.fit(small(), d, "raw", epochs=0), "epochs must be above 0"),
+        (lambda d: aalp.fit(small(), [], "raw"), "empty"),
+        (lambda d: aalp.fit(small(), (b for b in []), "raw"), "must have a length"),
+        (lambda d: aalp.Recipe(ramp=1.5), r"ramp .* got 1.5"),
+        (lambda d: aalp.Recipe(schedule="cosine"), "known are constant, one-cycle"),
+        (lambda d: aalp.Recipe(precision="float16"), "Did you mean 'bfloat16'"),
+        (
+            lambda d: aalp.fit(small(), [(torch.ones(2, 1, 28, 28) * 2, torch.zeros(2).long())], "raw"),
+            r"lie in \[0, 1\]",
+        ),
+        (lambda d: aalp.fit(small(), [(torch.ones(2, 1, 28, 28), torch.tensor([0, 10]))], "raw"), r"in \[0, 9\]"),
+    ],
+)
+def test_bad_arguments(few, call, said):
+    with pytest.raises(aalp.InputError, match=said):
+        call(few)
