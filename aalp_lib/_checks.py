@@ -1,6 +1,7 @@
 """Bad input ends at the door: the checks that public functions share, each with one clear sentence."""
 
 import difflib
+import numbers
 from collections.abc import Iterable
 
 import torch
@@ -11,14 +12,20 @@ class InputError(ValueError):
     """An argument that cannot be used; the message names the value and what is allowed."""
 
 
+class UnknownName(InputError, KeyError):
+    """A name that is not among the known ones; also a KeyError, so that mappings keep their manners."""
+
+    __str__ = ValueError.__str__  # KeyError would put quotes around the sentence
+
+
 def known(kind: str, name: str, names: Iterable[str]) -> str:
-    """Return `name` if it is among `names`; otherwise raise, listing them and suggesting the nearest."""
+    """Return `name` if it is among `names`; otherwise raise UnknownName, listing them and the nearest."""
     names = list(names)
     if name in names:
         return name
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise InputError(f"unknown {kind} '{name}'; known are {', '.join(names)}.{hint}")
+    raise UnknownName(f"unknown {kind} '{name}'; known are {', '.join(names)}.{hint}")
 
 
 def images(x: Tensor) -> None:
@@ -43,6 +50,12 @@ def positive(name: str, value: float) -> None:
     """Raise unless `value` is a finite number above 0."""
     if not 0 < value < float("inf"):
         raise InputError(f"{name} must be above 0, got {value}")
+
+
+def count(name: str, value: int, least: int = 1) -> None:
+    """Raise unless `value` is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise InputError(f"{name} must be a whole number of at least {least}, got {value}")
 
 
 def device(name: str | torch.device) -> torch.device:

@@ -1,15 +1,16 @@
 """One loop that ascends a loss inside an L∞ ball; FGSM, PGD-k, CW-k and the inner loop of TRADES are settings of it."""
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from aalp_lib import _checks, losses
-from aalp_lib.models import evaluating
+from aalp_lib.models import class_count, evaluating
 
 Reading = Literal["any", "last"]
 Forward = Callable[[Tensor], Tensor]
@@ -29,7 +30,8 @@ GAUSSIAN_SCALE = 0.001  # of the start of TRADES, in units of [0, 1]
 class Attack:
     """Projected sign-gradient ascent in the L∞ ball around each image, cut to [0, 1] (Madry et al. 2018).
 
-    `x <- clip(x + step * sign(dLoss/dx))`, `steps` times. The model is seen in evaluation mode and left as it was:
+    `x <- clip(x + step * sign(dLoss/dx))`, `steps` times, in the dtype of the images, to whose rounding the ball is
+    exact. The model is seen in evaluation mode and left as it was:
     modes, buffers, `requires_grad` and gradients of the weights.
 
     Attributes
@@ -70,8 +72,10 @@ class Attack:
     restarts: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("eps", "step", "steps", "restarts"):
-            _checks.positive(name, getattr(self, name))
+        _checks.positive("eps", self.eps)
+        _checks.positive("step", self.step)
+        _checks.count("steps", self.steps)
+        _checks.count("restarts", self.restarts)
         _checks.known("attack loss", self.loss, LOSSES)
         _checks.known("attack start", self.start, STARTS)
         if self.steps * self.step < self.eps * (1 - 1e-9):
@@ -111,8 +115,7 @@ class Attack:
         _checks.images(x)
         with evaluating(model):
             if len(x):
-                with torch.no_grad():
-                    _checks.labels(y, len(x), model(x[:1]).shape[1])
+                _checks.labels(y, len(x), class_count(model, x))
             return self.perturb(model, x, y, generator=generator, start=start)
 
     def perturb(
@@ -146,12 +149,13 @@ class Attack:
         *,
         among: Tensor | None = None,
         reading: Reading = "any",
-        generator: torch.Generator | None = None,
+        generators: Sequence[torch.Generator] | None = None,
     ) -> Tensor:
         """Which images are still classified correctly after k steps, for each k of `at`: bool (len(at), N).
 
         One trajectory serves all k. Images outside `among` (bool (N,), by default all) are not attacked and count as
-        lost; the others start where they would start without it. With `reading` "any", an image counts as fooled at k
+        lost; the others start where they would start without it. Each restart draws from a generator of its own, by
+        default all from torch's global one. With `reading` "any", an image counts as fooled at k
         once any iterate up to k, the start included, fools it, and leaves the batch; with "last", only iterate k
         counts.
         """
@@ -159,8 +163,9 @@ class Attack:
         if among is not None:
             alive &= among
         read = self._read_any if reading == "any" else self._read_last
-        for _ in range(self.restarts):
-            start, rows = self._first(x, generator), alive.any(0).nonzero()[:, 0]
+        for run in range(self.restarts):
+            start = self._first(x, generators[run] if generators else None)
+            rows = alive.any(0).nonzero()[:, 0]
             alive[:, rows] &= read(forward, x[rows], y[rows], at, start[rows])
         return alive
 
@@ -184,8 +189,7 @@ class Attack:
         right = torch.empty(len(at), len(x), dtype=torch.bool, device=x.device)
 
         def visit(k: int, logits: Tensor, labels: Tensor) -> None:
-            if k in at:
-                right[at.index(k)] = logits.argmax(1) == labels
+            right[[row for row, steps in enumerate(at) if steps == k]] = logits.argmax(1) == labels
 
         self._ascend(forward, x, y, start, visit)
         return right
@@ -203,7 +207,7 @@ class Attack:
             kept = visit(k, logits, y) if visit else None
             if kept is not None:
                 x_adv, gradient, low, high, y, target = (t[kept] for t in (x_adv, gradient, low, high, y, target))
-            x_adv = x_adv.add(gradient.sign_(), alpha=self.step).clamp_(low, high)
+            x_adv = x_adv.add(gradient.sign(), alpha=self.step).clamp_(low, high)
         if visit and len(x_adv):
             with torch.no_grad():
                 visit(self.steps, forward(x_adv), y)
@@ -258,14 +262,17 @@ def CW(eps: float, step: float, steps: int, *, restarts: int = 1) -> Attack:
 
 def trades_inner(attack: Attack) -> Attack:
     """The inner attack of TRADES in the ball of `attack`: KL to the clean prediction, small normal start."""
-    return replace(attack, loss="trades_kl", start="gaussian")
+    return derived(attack, loss="trades_kl", start="gaussian")
 
 
 def scaled(attack: Attack, fraction: float) -> Attack:
     """`attack` with radius and step both multiplied by `fraction`, above 0; for the ramp at the start of training."""
-    return replace(attack, eps=attack.eps * fraction, step=attack.step * fraction)
+    return derived(attack, eps=attack.eps * fraction, step=attack.step * fraction)
 
 
-def shortened(attack: Attack, steps: int) -> Attack:
-    """`attack` with that many steps, each at least 2.5 eps / steps long, so that they reach the ball's surface."""
-    return replace(attack, steps=steps, step=max(attack.step, 2.5 * attack.eps / steps), restarts=1)
+def derived(attack: Attack, **changes: object) -> Attack:
+    """`attack` with some attributes changed, neither checked nor warned of again."""
+    other = copy.copy(attack)
+    for name, value in changes.items():
+        object.__setattr__(other, name, value)
+    return other

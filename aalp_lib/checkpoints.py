@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from aalp_lib import models
+from aalp_lib import _checks, models
 from aalp_lib._checks import InputError
 from aalp_lib.models import Classifier
 
@@ -36,21 +35,21 @@ class Checkpoint:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` so that `path` holds either the old bytes or the new ones, whenever the process is killed."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def write(path: Path, checkpoint: Checkpoint) -> None:
-    """Write a checkpoint atomically."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in checkpoint.tensors.items()}
+    """Write a checkpoint atomically; tensors that share memory are stored as many times as they are named."""
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in checkpoint.tensors.items()}
     write_atomically(path, save(tensors, {"format": FORMAT, "meta": json.dumps(checkpoint.meta)}))
 
 
@@ -94,6 +93,7 @@ def load_model(path: str | Path, which: str = "last") -> Classifier:
     FileNotFoundError, InputError
         Missing, damaged or foreign file; a network that was wrapped and so cannot be made from its description.
     """
+    _checks.known("checkpoint", which, ("last", "best"))
     path = Path(path)
     file = path / {"last": LAST, "best": BEST}[which] if path.is_dir() else path
     checkpoint = read(file)
@@ -103,3 +103,19 @@ def load_model(path: str | Path, which: str = "last") -> Classifier:
     model = models.build(config)
     load_weights(model, checkpoint, file)
     return model.eval()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; one that is missing, damaged or something else raises InputError, naming it."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error})") from error
+    if not isinstance(found, dict):
+        raise InputError(f"{path} holds no JSON object")
+    return found
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON object atomically."""
+    write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())

@@ -2,11 +2,13 @@
 
 import argparse
 import dataclasses
-import json
+import shlex
 import sys
+import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -18,29 +20,31 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 import aalp_lib
-from aalp_lib import _checks, checkpoints, data, demo, experiments, models, plots, results
+from aalp_lib import _checks, checkpoints, data, demo, experiments, methods, models, plots, results
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
 from aalp_lib.evaluate import HEADINGS, Report, evaluate
 from aalp_lib.methods import METHODS
-from aalp_lib.train import Interrupted, fit
+from aalp_lib.train import RUN, Interrupted, fit
 
 console = Console()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for bad input or a failed run, 130 after Ctrl-C."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(arguments)
-    warnings.showwarning = lambda message, *_: console.print(f"[yellow]note:[/] {escape(str(message))}")
-    try:
-        options.run(options)
-    except (InputError, OSError, FloatingPointError) as error:
-        print(f"aalp: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt as error:
-        said = str(error) if isinstance(error, Interrupted) else "stopped"
-        print(f"\naalp: {said}", file=sys.stderr)
-        return 130
+    options.again = shlex.join(["aalp", *(a for a in arguments if a != "--resume")])
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: console.print(f"[yellow]note:[/] {escape(str(message))}")
+        try:
+            options.run(options)
+        except (InputError, OSError, FloatingPointError) as error:
+            print(f"aalp: {error}", file=sys.stderr)
+            return 1
+        except KeyboardInterrupt as error:
+            print(f"\naalp: {str(error) or 'stopped'}", file=sys.stderr)
+            return 130
     return 0
 
 
@@ -48,17 +52,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _demo(options: argparse.Namespace) -> None:
+    _checks.count("--seed", options.seed, least=0)
     jobs = demo.jobs(options.out, options.seed, options.quick)
-    done = [job for job in jobs if experiments.finished(job)]
+    done = sum(experiments.finished(job) is not None for job in jobs)
     console.print(
         f"Training and attacking {len(jobs)} methods on the bundled digits, {options.jobs} at a time on "
-        f"{experiments.cores()} cores" + (f"; {len(done)} are done already." if done else ".")
+        f"{experiments.cores()} cores" + (f"; {done} are done already." if done else ".")
     )
-    again = f"aalp demo --out {options.out} --seed {options.seed}{' --quick' if options.quick else ''}"
     try:
         records = _run_jobs(jobs, options.jobs)
     except Interrupted as error:
-        raise Interrupted(f"{error} in {options.out}; go on with: {again}") from None
+        raise Interrupted(f"{error} in {options.out}; go on with:\n  {options.again}") from None
     console.print(_table(records))
     for path in demo.write(records, jobs, options.out):
         console.print(f"wrote {path}", highlight=False)
@@ -67,27 +71,22 @@ def _demo(options: argparse.Namespace) -> None:
 def _train(options: argparse.Namespace) -> None:
     device = _checks.device(options.device)
     _set_threads(options.threads)
+    if not options.resume and (options.out / RUN).exists():
+        raise InputError(f"{options.out} already holds a run. To go on with it:\n  {options.again} --resume")
+    origin = experiments.Origin(options.data, options.root, options.image_size)
     dataset = data.load(options.data, root=options.root, device=device, image_size=options.image_size)
     setting = _adjusted(experiments.setting_for(dataset, options.recipe, options.model), options)
-    torch.manual_seed(options.seed)
-    model = models.build(setting.model).to(device)
-    again = "aalp train " + " ".join(a for a in options.typed if a != "--resume") + " --resume"
+    method = methods.method(options.method)
+    model = experiments.new_model(setting, options.seed).to(device)
+    origin.save(options.out)
     try:
         with _bar("training") as tell:
             history = fit(
-                model, dataset, options.method, setting.attack, seed=options.seed, recipe=setting.recipe,
+                model, dataset, method, setting.attack, seed=options.seed, recipe=setting.recipe,
                 out=options.out, resume=options.resume, progress=tell,
             )  # fmt: skip
     except Interrupted as error:
-        raise Interrupted(f"{error}:\n  {again}") from None
-    except FileExistsError as error:
-        raise FileExistsError(f"{error}. To go on: {again}") from None
-    origin = {
-        "data": str(options.data),
-        "root": options.root and str(options.root),
-        "image_size": options.image_size,
-    }
-    checkpoints.write_atomically(options.out / "data.json", json.dumps(origin).encode())
+        raise Interrupted(f"{error}:\n  {options.again} --resume") from None
     last = history.epochs[-1]
     robust = f", {100 * last.robust:.1f} % under PGD-10" if last.robust is not None else ""
     console.print(f"validation: {100 * (last.clean or 0):.1f} % clean{robust}; best epoch {history.best}")
@@ -98,26 +97,36 @@ def _evaluate(options: argparse.Namespace) -> None:
     device = _checks.device(options.device)
     _set_threads(options.threads)
     model = checkpoints.load_model(options.run_folder, options.which).to(device)
+    run = checkpoints.read_json(options.run_folder / RUN)
     origin = _origin(options)
-    dataset = data.load(origin["data"], root=origin["root"], device=device, image_size=origin["image_size"])
-    test = dataset.test[: options.images or len(dataset.test)]
-    settings = json.loads((options.run_folder / "run.json").read_text())
-    attack = Attack(**settings["attack"]) if settings["attack"] else None
-    suite = experiments.suite_for(dataset.name, attack)
+    dataset = data.load(origin.data, root=origin.root, device=device, image_size=origin.image_size)
+    if options.images is not None:
+        _checks.count("--images", options.images)
+    test = dataset.test[: options.images]
+    suite = experiments.suite_for(dataset.name, Attack(**run["watched"]) if run["watched"] else None)
+    began = time.perf_counter()
     with _bar("attacking") as tell:
         report = evaluate(
-            model,
-            test,
-            suite,
-            seed=options.seed,
-            reading=options.reading,
-            batch_size=options.batch_size,
-            progress=tell,
+            model, test, suite, seed=options.seed, reading=options.reading, batch_size=options.batch_size, progress=tell
         )
-    console.print(_report(report, f"{settings['method']['label']} on {dataset.name}, {options.which} epoch"))
-    target = options.run_folder / f"accuracy-{options.which}.json"
-    checkpoints.write_atomically(target, json.dumps(results.accuracies(report), indent=1).encode())
-    console.print(f"wrote {target}", highlight=False)
+    pgd = suite["pgd40"]
+    title = f"{run['method']['label']} on {dataset.name}, {options.which} epoch, eps {pgd.eps:.4g}, step {pgd.step:.4g}"
+    console.print(_report(report, title))
+    record = results.Record(
+        data=dataset.name,
+        method=run["method"]["name"],
+        seed=run["seed"],
+        tier=experiments.tier(dataset.name),
+        config={**run, "reading": options.reading, "evaluation_seed": options.seed, "test_images": options.images},
+        environment=results.environment(device),
+        accuracy={options.which: results.accuracies(report)},
+        outcomes={options.which: results.outcomes(report)},
+        history={},
+        seconds={"evaluation": time.perf_counter() - began},
+    )
+    images = f"-first{options.images}" if options.images else ""
+    name = f"{dataset.name}-{options.which}-{options.reading}-seed{options.seed}{images}.json"
+    console.print(f"wrote {record.save(options.run_folder / 'evaluations' / name)}", highlight=False)
 
 
 def _data(options: argparse.Namespace) -> None:
@@ -162,19 +171,18 @@ def _adjusted(setting: experiments.Setting, options: argparse.Namespace) -> expe
     return dataclasses.replace(setting, recipe=recipe, attack=attack)
 
 
-def _origin(options: argparse.Namespace) -> dict[str, Any]:
+def _origin(options: argparse.Namespace) -> experiments.Origin:
     """Where the run's data came from, unless the command line says otherwise."""
-    path = options.run_folder / "data.json"
-    if options.data is None and not path.exists():
-        raise InputError(f"{options.run_folder} does not say what data it was trained on; pass --data")
-    origin: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"root": None, "image_size": None}
-    given = {"data": options.data, "root": options.root, "image_size": options.image_size}
-    return origin | {key: value for key, value in given.items() if value is not None}
+    if options.data is not None:
+        return experiments.Origin(options.data, options.root, options.image_size)
+    origin = experiments.Origin.read(options.run_folder)
+    given = {"root": options.root, "image_size": options.image_size}
+    return dataclasses.replace(origin, **{key: value for key, value in given.items() if value is not None})
 
 
 def _set_threads(threads: int | None) -> None:
     if threads is not None:
-        _checks.positive("the number of threads", threads)
+        _checks.count("--threads", threads)
         torch.set_num_threads(threads)
 
 
@@ -305,6 +313,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _fraction(text: str) -> float:
+    """A number, or a fraction as the papers write it: 8/255."""
+    return float(Fraction(text))
+
+
 def _add(commands: Any, name: str, run: Any, what: str, example: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(
         name,
@@ -313,7 +326,7 @@ def _add(commands: Any, name: str, run: Any, what: str, example: str) -> argpars
         epilog=f"example:\n  {example}",
         formatter_class=_Help,
     )
-    parser.set_defaults(run=run, typed=sys.argv[2:])
+    parser.set_defaults(run=run)
     return parser
 
 
@@ -344,13 +357,15 @@ def _add_train(commands: Any) -> None:
     parser.add_argument("--recipe", default="fast", help="paper (as section 4.1 gives it) or fast (ours)")
     parser.add_argument("--model", help=f"one of {', '.join(models.MODELS)} (default: the data set's own)")
     parser.add_argument("--precision", help="float32 or bfloat16 (default: the recipe's)")
-    for name, kind in (("epochs", int), ("batch-size", int), ("lr", float)):
-        parser.add_argument(f"--{name}", type=kind, help="(default: the recipe's)")
-    for name, kind, what in (
-        ("eps", float, "radius of the training attack"),
-        ("step", float, "its step"),
-        ("steps", int, "how many"),
-    ):
+    numbers: tuple[tuple[str, Callable[[str], float], str], ...] = (
+        ("epochs", int, "times through the training images"),
+        ("batch-size", int, "images a step"),
+        ("lr", float, "learning rate, or its peak"),
+        ("eps", _fraction, "radius of the training attack, 0.3 or 8/255 say"),
+        ("step", _fraction, "length of its steps"),
+        ("steps", int, "how many of them"),
+    )
+    for name, kind, what in numbers:
         parser.add_argument(f"--{name}", type=kind, help=f"{what} (default: the recipe's)")
     _add_machine(parser)
 

@@ -123,9 +123,10 @@ def activation_map(
         If there is no convolution, or the layer's output is not (N, D, h, w).
     """
     _checks.known("activation map", kind, ("paper", "grad-cam"))
-    a, logits = _activations(model, x, layer if layer is not None else _last_convolution(model))
-    target = losses.cross_entropy(logits, y) if kind == "paper" else logits.gather(1, y[:, None])
-    (gradient,) = torch.autograd.grad(target.sum(), a)  # (N, D, h, w)
+    with torch.enable_grad():
+        a, logits = _activations(model, x, layer if layer is not None else _last_convolution(model))
+        target = losses.cross_entropy(logits, y) if kind == "paper" else logits.gather(1, y[:, None])
+        (gradient,) = torch.autograd.grad(target.sum(), a)  # (N, D, h, w)
     if kind == "paper":
         return (gradient * a).relu().sum(1).detach()
     return (gradient.mean((2, 3), keepdim=True) * a).sum(1).relu().detach()
@@ -141,7 +142,7 @@ def _activations(model: nn.Module, x: Tensor, layer: nn.Module) -> tuple[Tensor,
 
     hook = layer.register_forward_hook(tap)
     try:
-        with evaluating(model), torch.enable_grad():
+        with evaluating(model):
             logits = model(x)
     finally:
         hook.remove()

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
@@ -24,7 +24,7 @@ VAL_FRACTION = 0.1
 MNIST_VAL = 6000  # the first training images: every digit of mnist-sample is among them
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """Images and labels that belong together.
 
@@ -67,14 +67,14 @@ class Split:
 
         `order` (int64, any length) says which images and in which order; by default all, as they stand.
         """
-        _checks.positive("the batch size", size)
+        _checks.count("the batch size", size)
         if order is None:
             order = torch.arange(len(self), device=self.labels.device)
         for rows in order.split(size):
             yield to_float(self.images[rows]), self.labels[rows]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """A named data set in three splits.
 
@@ -146,6 +146,8 @@ def load(
     (torch.Size([3600, 1, 28, 28]), 400, 1000)
     """
     target = _checks.device(device)
+    if root is not None and not Path(root).expanduser().is_dir():
+        raise InputError(f"root must be a folder that exists, got {root}")
     if str(name) in SOURCES:
         if image_size is not None:
             raise InputError(f"image_size is for a folder of images, not for '{name}'")
@@ -170,7 +172,9 @@ def to_float(images: Tensor) -> Tensor:
     return images.float().div_(255)
 
 
-def stratified(labels: Tensor, fraction: float, seed: int = 0) -> tuple[Tensor, Tensor]:
+def stratified(
+    labels: Tensor, fraction: float, seed: int = 0, classes: Sequence[str] | None = None
+) -> tuple[Tensor, Tensor]:
     """Divide rows into (rest, part), `part` holding `fraction` of every class, at least one image; sorted int64.
 
     Raises
@@ -183,7 +187,8 @@ def stratified(labels: Tensor, fraction: float, seed: int = 0) -> tuple[Tensor, 
     for label in labels.unique():
         rows = torch.nonzero(labels == label)[:, 0]
         if len(rows) < 2:
-            raise InputError(f"class {int(label)} has {len(rows)} training image; a validation split needs two")
+            name = classes[int(label)] if classes else int(label)
+            raise InputError(f"class {name} has {len(rows)} training image; a validation split needs two")
         count = max(1, round(fraction * len(rows)))
         part.append(rows[torch.randperm(len(rows), generator=generator)[:count]])
     chosen = torch.cat(part).sort().values
@@ -266,7 +271,8 @@ def _torchvision(source: Any, root: Path | None, key: str, parts: tuple[Any, Any
         first, second = (_open(source, folder, {key: part}) for part in parts)
     except (OSError, RuntimeError, ValueError) as error:
         raise OSError(
-            f"{source.__name__.removeprefix('_Own')} is not in {folder} and could not be downloaded ({error}). "
+            f"{source.__name__.removeprefix('_Own')} is not in {folder}, or damaged, and could not be "
+            f"downloaded ({error}). "
             "Without a network, copy its files there in torchvision's layout, name their folder (root=..., --root), "
             "or use 'mnist-sample', which needs no download"
         ) from error
@@ -286,7 +292,7 @@ def _from_arrays(images: Any, labels: Any) -> Split:
 
 
 def _with_val(name: str, classes: tuple[str, ...], train: Split, test: Split) -> Dataset:
-    rest, val = stratified(train.labels, VAL_FRACTION)
+    rest, val = stratified(train.labels, VAL_FRACTION, classes=classes)
     return Dataset(name, classes, train[rest], train[val], test)
 
 
@@ -313,9 +319,11 @@ def load_folder(folder: Path, image_size: int | tuple[int, int] | None = None) -
     labels = torch.tensor([label for listing in parts.values() for _, label in listing.samples])
     sizes = [len(listing.samples) for listing in parts.values()]
     splits = dict(zip(parts, map(Split, pixels.split(sizes), labels.split(sizes)), strict=True))
+    name = folder.resolve().name
+    name += "-folder" if name in SOURCES else ""  # the reader's own copy is not the official set
     if "val" not in splits:
-        return _with_val(folder.resolve().name, tuple(classes), splits["train"], splits["test"])
-    return Dataset(folder.resolve().name, tuple(classes), splits["train"], splits["val"], splits["test"])
+        return _with_val(name, tuple(classes), splits["train"], splits["test"])
+    return Dataset(name, tuple(classes), splits["train"], splits["val"], splits["test"])
 
 
 def _list_images(folder: Path) -> Any:
@@ -330,6 +338,8 @@ def _list_images(folder: Path) -> Any:
 def _read_images(paths: list[Path], image_size: int | tuple[int, int] | None) -> Tensor:
     """All images as uint8 (N, C, H, W), C = 1 if every one of them is grey, else 3."""
     size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    for side in size or ():
+        _checks.count("the image size", side)
     with ThreadPoolExecutor() as pool:
         arrays = list(pool.map(lambda path: _read_image(path, size), paths))
     for path, array in zip(paths, arrays, strict=True):
@@ -348,8 +358,12 @@ def _read_image(path: Path, size: tuple[int, int] | None) -> np.ndarray:
     """One image as uint8 (H, W) if it is grey, else (H, W, 3)."""
     try:
         with Image.open(path) as image:
+            if image.mode[0] in "IF":
+                raise InputError(f"{path} has more than 8 bits a channel ({image.mode}); convert it to 8")
             pixels = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
-    except (OSError, ValueError, SyntaxError) as error:
+    except InputError:
+        raise
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"cannot read the image {path}: {error}") from error
     if size is not None:
         pixels = pixels.resize((size[1], size[0]), Image.Resampling.BILINEAR)

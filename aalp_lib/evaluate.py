@@ -1,6 +1,5 @@
 """Robust accuracy under a suite of attacks, with per-image outcomes and intervals."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -8,9 +7,9 @@ import torch
 from torch import Tensor
 
 from aalp_lib import _checks, seeds
-from aalp_lib.attacks import CW, FGSM, PGD, Attack, Reading
-from aalp_lib.data import Split
-from aalp_lib.models import Classifier, evaluating
+from aalp_lib.attacks import CW, FGSM, PGD, Attack, Reading, derived
+from aalp_lib.data import Split, to_float
+from aalp_lib.models import Classifier, class_count, evaluating
 
 Suite = Mapping[str, Attack]
 TABLE_2_STEPS = (10, 20, 40, 100)
@@ -21,7 +20,7 @@ HEADINGS = {"clean": "Clean", "fgsm": "FGSM"} | {
 BALLS = {"mnist": (0.3, 0.01), "svhn": (12 / 255, 3 / 255), "cifar10": (8 / 255, 2 / 255)}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outcome:
     """Which images one attack left correctly classified.
 
@@ -62,7 +61,7 @@ class Outcome:
         return self.interval[1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Report(Mapping[str, Outcome]):
     """An `Outcome` for "clean" and for each attack of the suite, in the suite's order."""
 
@@ -118,10 +117,9 @@ def table2_suite(name: str) -> dict[str, Attack]:
 def suite_in_ball(eps: float, step: float) -> dict[str, Attack]:
     """The nine attacks of Table 2 with another radius and step, in units of [0, 1]."""
     suite = {"fgsm": FGSM(eps)}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        for kind, make in (("pgd", PGD), ("cw", CW)):
-            suite |= {f"{kind}{steps}": make(eps, step, steps) for steps in TABLE_2_STEPS}
+    for kind, make in (("pgd", PGD), ("cw", CW)):
+        longest = make(eps, step, TABLE_2_STEPS[-1])
+        suite |= {f"{kind}{steps}": derived(longest, steps=steps) for steps in TABLE_2_STEPS}
     return suite
 
 
@@ -151,7 +149,7 @@ def evaluate(
     batch_size : int
         Does not change the result beyond rounding.
     seed : int
-        For the random starts: image i starts at the same place whichever model is attacked.
+        For the random starts: image i starts at the same place whichever model is attacked, in whatever suite.
     reading : "any" or "last"
         An image counts as fooled at k steps once any iterate up to k fools it, or only by iterate k, as the paper
         seems to read.
@@ -165,26 +163,26 @@ def evaluate(
     Raises
     ------
     InputError
-        If `reading` is unknown or a label out of range.
+        If `reading` is unknown, a label out of range, or the model cannot take such images.
     """
     _checks.known("reading", reading, ("any", "last"))
+    _checks.count("the batch size", batch_size)
     device = next(model.parameters()).device
     split = split.to(device)
     correct = {name: torch.zeros(len(split), dtype=torch.bool, device=device) for name in ("clean", *suite)}
     trajectories = _trajectories(suite)
-    starts = [torch.Generator().manual_seed(seeds.derive(seed, "start", n)) for n in range(len(trajectories))]
+    starts = [_starts(longest, seed) for longest, _ in trajectories]
     total, done = gradients(suite) * -(-len(split) // batch_size), 0
     with evaluating(model):
+        _checks.labels(split.labels, len(split), class_count(model, to_float(split.images[:1])))
         for index, (x, y) in enumerate(split.batches(batch_size)):
             rows = slice(index * batch_size, index * batch_size + len(y))
             with torch.no_grad():
-                logits = model(x)
-            _checks.labels(y, len(y), logits.shape[1])
-            right = logits.argmax(1) == y
+                right = model(x).argmax(1) == y
             correct["clean"][rows] = right
             for number, (longest, steps) in enumerate(trajectories):
                 alive = longest.survivors(
-                    model, x, y, list(steps.values()), among=right, reading=reading, generator=starts[number]
+                    model, x, y, list(steps.values()), among=right, reading=reading, generators=starts[number]
                 )
                 for name, outcome in zip(steps, alive, strict=True):
                     correct[name][rows] = outcome
@@ -192,6 +190,11 @@ def evaluate(
                 if progress:
                     progress(done, total, f"{HEADINGS.get(name, name)} done")
     return Report({name: Outcome(outcome.cpu()) for name, outcome in correct.items()})
+
+
+def _starts(attack: Attack, seed: int) -> list[torch.Generator]:
+    """A generator for each restart, so that image i starts at the same place whatever the batches and the suite."""
+    return [torch.Generator().manual_seed(seeds.derive(seed, attack.loss, run)) for run in range(attack.restarts)]
 
 
 def gradients(suite: Suite) -> int:

@@ -1,11 +1,13 @@
 """The paper's settings and ours, and grids of runs as independent jobs."""
 
+import contextlib
 import dataclasses
 import itertools
 import multiprocessing
 import os
 import queue
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -16,12 +18,13 @@ from typing import Any
 
 import torch
 
-from aalp_lib import _checks, checkpoints, models, results
+from aalp_lib import _checks, checkpoints, models, results, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import PGD, Attack
 from aalp_lib.data import Dataset, load
 from aalp_lib.evaluate import evaluate, gradients, suite_in_ball, table2_suite
 from aalp_lib.methods import METHODS
+from aalp_lib.models import Classifier
 from aalp_lib.results import Record
 from aalp_lib.train import Interrupted, Progress, Recipe, fit
 
@@ -186,35 +189,72 @@ def run_job(job: Job, progress: Progress | None = None) -> Record:
         last=len(test) * gradients(suite),
         best=len(test) * gradients(best_suite),
     )
-    began = time.perf_counter()
+    Origin(job.data, job.root).save(job.run)
     history = fit(
         model, dataset, job.method, attack, seed=job.seed, recipe=recipe, out=job.run, resume=True,
         progress=stages["training"],
     )  # fmt: skip
-    training = time.perf_counter() - began
     best = checkpoints.load_model(job.run, "best")
     began = time.perf_counter()
     reports = {
         "last": evaluate(model, test, suite, seed=job.seed, progress=stages["last"]),
         "best": evaluate(best, test, best_suite, seed=job.seed, progress=stages["best"]),
     }
+    seconds = {"training": history.seconds, "evaluation": time.perf_counter() - began}
     record = Record(
         data=dataset.name,
         method=job.method,
         seed=job.seed,
-        tier="quick" if job.data == "mnist-sample" else "full",
+        tier=tier(dataset.name),
         config=job.config(),
         environment=results.environment(torch.device("cpu")),
         accuracy={which: results.accuracies(report) for which, report in reports.items()},
-        outcomes={
-            which: {name: results.pack(outcome.correct) for name, outcome in report.items()}
-            for which, report in reports.items()
-        },
+        outcomes={which: results.outcomes(report) for which, report in reports.items()},
         history={"epochs": [dataclasses.asdict(e) for e in history.epochs], "best": history.best},
-        seconds={"training": training, "evaluation": time.perf_counter() - began},
+        seconds=seconds,
     )
     record.save(job.record)
     return record
+
+
+def new_model(setting: Setting, seed: int) -> Classifier:
+    """The setting's network with weights drawn from `seed`; torch's global generators are left as they were."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seeds.derive(seed, "weights"))
+        return models.build(setting.model)
+
+
+def tier(data: str) -> str:
+    """Which tier a number measured on a data set belongs to."""
+    return "quick" if data == "mnist-sample" else "full"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a run's data came from: the arguments of `load`, kept beside its checkpoints."""
+
+    data: str
+    root: Path | None = None
+    image_size: int | None = None
+
+    def save(self, run: Path) -> None:
+        """Write `data.json` into the folder of a run, unless it is there."""
+        if (run / "data.json").exists():
+            return
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            values = {"data": self.data, "root": self.root and str(self.root), "image_size": self.image_size}
+            checkpoints.write_json(run / "data.json", values)
+        except OSError as error:
+            raise OSError(f"the output folder {run} cannot be written ({error.strerror or error})") from error
+
+    @classmethod
+    def read(cls, run: Path) -> "Origin":
+        """Read it back; InputError if it is missing or damaged."""
+        try:
+            return cls(**checkpoints.read_json(run / "data.json"))
+        except TypeError as error:
+            raise InputError(f"{run / 'data.json'} does not say where the data came from ({error})") from error
 
 
 def _stages(progress: Progress | None, **costs: float) -> dict[str, Progress | None]:
@@ -272,23 +312,38 @@ def run_jobs(jobs: Sequence[Job], workers: int, watch: Watch | None = None) -> I
     Interrupted
         After Ctrl-C, once the running jobs have saved their state.
     """
-    _checks.positive("the number of jobs at once", workers)
+    _checks.count("the number of jobs at once", workers)
     context = multiprocessing.get_context("spawn")
     news, stop = context.Queue(), context.Event()
+    workers = min(workers, len(jobs))
     threads = max(1, cores() // workers)
     with ProcessPoolExecutor(workers, context, _enter_worker, (news, stop, threads)) as pool:
-        waiting: dict[Future[Record], Job] = {pool.submit(_work, index, job): job for index, job in enumerate(jobs)}
+        with _ctrl_c_ignored():  # workers inherit it: Ctrl-C reaches the whole group, but this process decides
+            waiting = {pool.submit(_work, index, job): job for index, job in enumerate(jobs)}
         try:
             while waiting:
                 _tell(news, jobs, watch)
                 for future in [future for future in waiting if future.done()]:
-                    yield _result(future, waiting.pop(future))
+                    del waiting[future]
+                    yield _result(future)
         except BaseException as error:
             stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
             if isinstance(error, KeyboardInterrupt):
                 raise Interrupted("stopped; what is done and what was under way is saved") from None
             raise
+
+
+@contextlib.contextmanager
+def _ctrl_c_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _tell(news: Any, jobs: Sequence[Job], watch: Watch | None) -> None:
@@ -300,13 +355,11 @@ def _tell(news: Any, jobs: Sequence[Job], watch: Watch | None) -> None:
         watch(jobs[index], done, total, text)
 
 
-def _result(future: "Future[Record]", job: Job) -> Record:
+def _result(future: Future[Record]) -> Record:
     try:
         return future.result()
     except BrokenProcessPool as error:
-        raise OSError(
-            f"the process of {job.name} was killed; the same command goes on from its last checkpoint"
-        ) from error
+        raise OSError("a run's process was killed; the same command goes on from its last checkpoint") from error
 
 
 _news: Any = None
@@ -317,11 +370,12 @@ def _enter_worker(news: Any, stop: Any, threads: int) -> None:
     global _news, _stop
     _news, _stop = news, stop
     torch.set_num_threads(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process decides
 
 
 def _work(index: int, job: Job) -> Record:
     told = 0.0
+    if _stop.is_set():
+        raise KeyboardInterrupt
 
     def progress(done: int, total: int, text: str) -> None:
         nonlocal told

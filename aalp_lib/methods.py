@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from aalp_lib import _checks, losses
+from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack, trades_inner
-from aalp_lib.contributions import Rule, guided_dropout_mask, sample_scores
+from aalp_lib.contributions import RULES, Rule, guided_dropout_mask, sample_scores
 from aalp_lib.models import Classifier
 
 
@@ -35,11 +36,12 @@ class GuidedDropout:
     in_attack: bool = False
 
     def __post_init__(self) -> None:
+        _checks.known("Guided Dropout rule", self.rule, RULES)
         _checks.known("mask scope", self.scope, ("batch", "branch", "sample"))
 
     def factors(self, model: Classifier, features: Tensor, y: Tensor, branches: int) -> Tensor:
         """What multiplies features (branches·N, F) with labels (branches·N,): shape (1 or branches·N, F)."""
-        scores = sample_scores(model.head, features, y)  # (branches·N, F)
+        scores = sample_scores(model.head, features.float() if _is_half(features) else features, y)  # (branches·N, F)
         groups = {"batch": 1, "branch": branches, "sample": len(scores)}[self.scope]
         averaged = torch.stack([part.mean(0) for part in scores.chunk(groups)]) if groups < len(scores) else scores
         kept = guided_dropout_mask(averaged, self.rule).to(features.dtype)  # (groups, F)
@@ -136,6 +138,8 @@ def training_loss(method: Method, model: Classifier, x: Tensor, x_adv: Tensor | 
     y : (N,)
         Labels.
     """
+    if method.adversarial and x_adv is None:
+        raise InputError(f"method '{method.name}' needs adversarial images")
     branches = [x] if method.classify != "adversarial" or method.pairing else []
     branches += [x_adv] if method.adversarial and x_adv is not None else []
     features = model.features(torch.cat(branches))  # (branches·N, F)
@@ -150,6 +154,11 @@ def training_loss(method: Method, model: Classifier, x: Tensor, x_adv: Tensor | 
     classification = losses.cross_entropy(*chosen).mean()
     pairing = _pairing(method, z_clean, z_adv, y).mean() if method.pairing else classification.new_zeros(())
     return Terms(classification + method.weight * pairing, classification, pairing, kept)
+
+
+def _is_half(features: Tensor) -> bool:
+    """Whether scores of this precision would tie at the median where they differ."""
+    return features.dtype in (torch.bfloat16, torch.float16)
 
 
 def _pairing(method: Method, z_clean: Tensor, z_adv: Tensor, y: Tensor) -> Tensor:

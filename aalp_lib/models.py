@@ -73,6 +73,16 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def class_count(model: Callable[[Tensor], Tensor], images: Tensor) -> int:
+    """Number of classes that `model` tells apart, found on the first of `images`; InputError if it cannot take them."""
+    try:
+        with torch.no_grad():
+            return int(model(images[:1]).shape[1])
+    except (RuntimeError, IndexError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise InputError(f"the model cannot take images of shape {tuple(images.shape[1:])}: {reason}") from error
+
+
 # --- the paper's networks --------------------------------------------------------------------------------------------
 
 
@@ -312,6 +322,8 @@ def wrap(module: nn.Module, mean: tuple[float, ...] = (0.0,), std: tuple[float, 
     torch.Size([5, 3])
     """
     if isinstance(module, Classifier):
+        if (mean, std) != ((0.0,), (1.0,)):
+            raise InputError("this is a Classifier already, with a normalisation of its own")
         return module
     linears = [name for name, child in module.named_modules() if isinstance(child, nn.Linear)]
     try:

@@ -59,7 +59,7 @@ def robust_accuracy(records: Sequence[Record], which: str = "last") -> Figure:
 def _claim(records: Sequence[Record], which: str) -> str:
     """What the figure shows at PGD-40, in words."""
     at = {r.method: 100 * r.accuracy[which]["pgd40"]["accuracy"] for r in records if "pgd40" in r.accuracy[which]}
-    trained = [value for method, value in at.items() if METHODS[method].adversarial]
+    trained = [value for method, value in at.items() if method in METHODS and METHODS[method].adversarial]
     if "raw" not in at or not trained:
         return "Accuracy by method and attack, 95 % intervals"
     span = f"{min(trained):.0f}" if len(trained) == 1 else f"{min(trained):.0f} to {max(trained):.0f}"
@@ -86,12 +86,25 @@ def training_curves(records: Sequence[Record]) -> Figure:
         panel.set(xlabel="epoch", ylabel=title)
         panel.grid(color="0.92")
     axes[0].set_yscale("log")
-    ramp = max((record.config["recipe"]["ramp"] for record in records), default=0)
-    figure.suptitle(
-        f"Robustness comes after the radius has reached full eps (ramp: first {100 * ramp:.0f} % of the run)"
-    )
+    figure.suptitle(_claim_of_curves(records), fontsize=11)
     _legend(figure, axes[0], len(records))
     return figure
+
+
+def _claim_of_curves(records: Sequence[Record]) -> str:
+    """How robust accuracy moves once the attack has its full radius, in words."""
+    gains = []
+    for record in records:
+        lines = record.history["epochs"]
+        full = max(line["eps"] for line in lines)
+        at_full = next(line for line in lines if line["eps"] >= 0.999 * full)
+        if record.method in METHODS and METHODS[record.method].adversarial and at_full["robust"] is not None:
+            gains.append(100 * (lines[-1]["robust"] - at_full["robust"]))
+    if not gains or min(gains) <= 0:
+        return "Losses and accuracies on the validation split by epoch"
+    return (
+        f"Once the attack has its full radius, robust accuracy still gains {min(gains):.0f} to {max(gains):.0f} points"
+    )
 
 
 def predictions(rows: Sequence[tuple[str, Tensor, Tensor]], labels: Tensor, classes: Sequence[str]) -> Figure:

@@ -109,6 +109,11 @@ def accuracies(report: Report) -> dict[str, dict[str, float]]:
     }
 
 
+def outcomes(report: Report) -> dict[str, str]:
+    """Which images each column of a report left right, packed."""
+    return {name: pack(outcome.correct) for name, outcome in report.items()}
+
+
 def pack(correct: Tensor) -> str:
     """Turn a bool tensor (N,) into text, eight images a byte, base64."""
     return base64.b64encode(np.packbits(correct.cpu().numpy()).tobytes()).decode()

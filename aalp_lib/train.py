@@ -6,6 +6,7 @@ import json
 import signal
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,15 +17,16 @@ from torch import Tensor
 
 from aalp_lib import _checks, checkpoints, data, seeds
 from aalp_lib._checks import InputError
-from aalp_lib.attacks import Attack, scaled, shortened
+from aalp_lib.attacks import PGD, Attack, scaled
 from aalp_lib.checkpoints import BEST, LAST, Checkpoint
 from aalp_lib.data import Dataset, Split
 from aalp_lib.methods import Method, attacked_view, method, training_loss
-from aalp_lib.models import Classifier, evaluating
+from aalp_lib.models import Classifier, class_count, evaluating
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Progress = Callable[[int, int, str], None]  # steps done, steps in all, what is going on
 VAL_STEPS = 10
+RUN = "run.json"
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,10 @@ class Recipe:
     channels_last: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "lr"):
-            _checks.positive(name, getattr(self, name))
+        _checks.count("epochs", self.epochs)
+        _checks.count("batch_size", self.batch_size)
+        _checks.count("crop", self.crop, least=0)
+        _checks.positive("lr", self.lr)
         if not 0 <= self.ramp <= 1:
             raise InputError(f"ramp is a fraction of the run and must lie in [0, 1], got {self.ramp}")
         _checks.known("schedule", self.schedule, ("constant", "one-cycle"))
@@ -92,8 +96,9 @@ class Recipe:
 class Epoch:
     """One line of a history: means over the epoch's steps, then accuracies on the validation split after it.
 
-    `clean` and `robust` are fractions, None without a validation split; `robust` is PGD-10 at full eps, None without
-    an attack. `eps` and `lr` are those of the last step.
+    `clean` and `robust` are fractions, None without a validation split; `robust` is under PGD-10 at full eps with steps
+    of eps / 4, None without an attack. `eps` and `lr` are those of the last step. `seconds` is the wall time of the
+    steps alone.
     """
 
     epoch: int
@@ -110,7 +115,15 @@ class Epoch:
 
 @dataclass
 class History:
-    """What training left behind: one `Epoch` a line, and the number of the best one on the validation split.
+    """What training left behind.
+
+    Attributes
+    ----------
+    epochs : list of Epoch
+    best : int, optional
+        Number of the best epoch on the validation split.
+    seconds : float
+        Wall time of all, validation and interrupted sessions included.
 
     Examples
     --------
@@ -121,6 +134,7 @@ class History:
 
     epochs: list[Epoch] = field(default_factory=list)
     best: int | None = None
+    seconds: float = 0.0
 
     def __getitem__(self, name: str) -> list[Any]:
         return [getattr(epoch, name) for epoch in self.epochs]
@@ -157,8 +171,8 @@ def fit(
     method : str or Method
         A row of `METHODS`.
     attack : Attack, optional
-        What is trained against at full eps, and, shortened to ten steps, watched on the validation split. Only methods
-        without adversarial images can do without.
+        What is trained against, at full eps. Only methods without adversarial images can do without; they use its eps
+        for the robust accuracy that is watched on the validation split.
     epochs : int, optional
         Instead of the recipe's.
     seed : int
@@ -174,7 +188,8 @@ def fit(
         Go on with the run in `out` if there is one. On the same machine and number of threads this gives bit for bit
         the weights of an uninterrupted run (for a loader, as far as it repeats its own order).
     progress : callable, optional
-        Called after every step with steps done, steps in all, and a word on the state.
+        Called after every step with steps done, steps in all, and a word on the state. It may raise KeyboardInterrupt
+        to ask for a stop.
 
     Returns
     -------
@@ -183,7 +198,7 @@ def fit(
     Raises
     ------
     InputError
-        Bad arguments, or a run in `out` that was started with other settings.
+        Bad arguments, data that the model cannot take, or a run in `out` that was started with other settings.
     FileExistsError
         `out` already holds a run and `resume` is False.
     OSError
@@ -209,11 +224,15 @@ def fit(
     with torch.random.fork_rng(), _asked_to_stop(run.out is not None) as asked:
         for inputs in run.steps():
             run.step(*inputs)
-            if progress:
-                progress(run.done, run.total, run.status())
+            try:
+                if progress:
+                    progress(run.done, run.total, run.status())
+            except KeyboardInterrupt:
+                asked.set()
             if asked.is_set() and run.done < run.total:
                 run.save()
-                raise Interrupted(f"stopped after step {run.done} of {run.total}; saved in {run.out}, resume to go on")
+                saved = f"saved in {run.out}, resume to go on" if run.out else "nothing is saved without `out`"
+                raise Interrupted(f"stopped after step {run.done} of {run.total}; {saved}")
     return run.history
 
 
@@ -224,7 +243,8 @@ _method = method  # `fit` has an argument of this name
 def _asked_to_stop(wanted: bool) -> Iterator[threading.Event]:
     """An event that the first Ctrl-C sets, instead of stopping in the middle of a step; the second one stops."""
     asked = threading.Event()
-    if not wanted or threading.current_thread() is not threading.main_thread():
+    main = threading.current_thread() is threading.main_thread()
+    if not wanted or not main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield asked
         return
 
@@ -253,27 +273,41 @@ class _Run:
         val: Split | None,
         out: Path | None,
     ) -> None:
+        if not isinstance(model, Classifier):
+            raise InputError(f"the model must be a Classifier, got {type(model).__name__}; use models.wrap(model)")
         self.device = next(model.parameters()).device
         self.model, self.method, self.recipe, self.seed, self.out = model, method, recipe, seed, out
+        self.data_name = source.name if isinstance(source, Dataset) else None
         self.train = source.train.to(self.device) if isinstance(source, Dataset) else source
         self.val = val or (source.val if isinstance(source, Dataset) else None)
-        if isinstance(self.train, Split):
-            self._check_batch(data.to_float(self.train.images[:1]), self.train.labels)
-        if method.adversarial and attack is None:
-            raise InputError(f"method '{method.name}' trains on adversarial images: pass an attack, PGD(...) say")
-        self.watched = attack
         self.attack = method.training_attack(attack) if attack is not None and method.adversarial else None
+        self.watched = PGD(attack.eps, attack.eps / 4, VAL_STEPS) if attack is not None else None
+        self.check(attack)
         self.per_epoch = _batches_per_epoch(self.train, recipe.batch_size)
         self.total = self.per_epoch * recipe.epochs
         self.done = 0
         self.history = History()
         self.format = torch.channels_last if recipe.channels_last else torch.contiguous_format
         model.to(memory_format=self.format)
+        if not model.training:
+            model.train()  # a model in training mode keeps the children that were put into evaluation mode
         fused = self.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.Adam(
             model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused
         )
         self._start_epoch()
+
+    def check(self, attack: Attack | None) -> None:
+        """Bad input ends here: an attack that is missing, images or labels that the model cannot take."""
+        _checks.count("the seed", self.seed, least=0)
+        dropout = self.method.guided_dropout
+        if self.method.adversarial and attack is None:
+            raise InputError(f"method '{self.method.name}' trains on adversarial images: pass an attack, PGD(...) say")
+        if attack and attack.restarts > 1 and dropout and dropout.in_attack and dropout.scope == "sample":
+            raise InputError("a mask for each sample in the attack goes with one start only, got restarts > 1")
+        for split in (self.train, self.val):
+            if isinstance(split, Split):
+                self._check_batch(data.to_float(split.images[:1].to(self.device)), split.labels)
 
     def _start_epoch(self) -> None:
         self.sums = torch.zeros(4, dtype=torch.float64)
@@ -282,15 +316,18 @@ class _Run:
     # --- the loop
 
     def steps(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the remaining batches of the run, each after seeding torch for its own step."""
+        """Yield the remaining batches of the run, torch seeded anew for each of them and for each epoch's order."""
         while self.done < self.total:
             epoch, skipped = divmod(self.done, self.per_epoch)
             torch.manual_seed(seeds.derive(self.seed, "epoch", epoch))
-            for index, (images, labels) in enumerate(self._epoch()):
-                if index < skipped:
-                    continue
-                torch.manual_seed(seeds.derive(self.seed, "step", self.done))
-                yield self._prepared(images.to(self.device), labels.to(self.device))
+            batches = iter(self._epoch())
+            for index in range(self.per_epoch):
+                torch.manual_seed(seeds.derive(self.seed, "step", epoch * self.per_epoch + index))
+                batch = next(batches, None)
+                if batch is None:
+                    raise InputError(f"the loader gave {index} batches, but its length says {self.per_epoch}")
+                if index >= skipped:
+                    yield self._prepared(batch[0].to(self.device), batch[1].to(self.device))
 
     def _epoch(self) -> Batches:
         if isinstance(self.train, Split):
@@ -310,18 +347,17 @@ class _Run:
     def _check_batch(self, images: Tensor, labels: Tensor) -> None:
         """The first image alone tells the number of classes."""
         _checks.images(images)
-        with evaluating(self.model), torch.no_grad():
-            _checks.labels(labels, len(labels), self.model(images[:1]).shape[1])
+        with evaluating(self.model):
+            _checks.labels(labels, len(labels), class_count(self.model, images))
 
     def step(self, x: Tensor, y: Tensor) -> None:
         """One step on a batch; after the last of an epoch, a line in the history and a checkpoint."""
-        began = time.perf_counter()
+        self.began = time.perf_counter()
         progress = (self.done + 1) / self.total
         with self._autocast():
             x_adv = self._adversarial(x, y, progress)
-            self.model.train()
             terms = training_loss(self.method, self.model, x, x_adv, y)
-        self._check_finite(terms.total)
+        self._check_finite(terms.total.detach())
         self.optimizer.zero_grad(set_to_none=True)
         terms.total.backward()
         for group in self.optimizer.param_groups:
@@ -329,9 +365,10 @@ class _Run:
         self.optimizer.step()
         self.done += 1
         self.sums += torch.stack([term.detach() for term in terms]).double().cpu()
-        self.seconds += time.perf_counter() - began
+        self.seconds += time.perf_counter() - self.began
         if self.done % self.per_epoch == 0:
             self._finish_epoch(progress)
+        self.history.seconds += time.perf_counter() - self.began
 
     def _adversarial(self, x: Tensor, y: Tensor, progress: float) -> Tensor | None:
         if self.attack is None:
@@ -345,12 +382,19 @@ class _Run:
 
     def _check_finite(self, loss: Tensor) -> None:
         if not torch.isfinite(loss):
-            saved = self.out is not None and (self.out / LAST).exists()
-            good = f"the last good checkpoint is {self.out / LAST}" if self.out and saved else "nothing was saved"
             raise FloatingPointError(
-                f"the loss became {float(loss)} in step {self.done + 1} of {self.total}; {good}. Try a lower lr than "
-                f"{self.recipe.lr:g} or a longer ramp than {self.recipe.ramp:g}"
+                f"the loss became {float(loss)} in step {self.done + 1} of {self.total}; {self._last_good()}. "
+                f"Start anew with a lower lr than {self.recipe.lr:g} or a longer ramp than {self.recipe.ramp:g}"
             )
+
+    def _check_weights(self) -> None:
+        for name, weight in self.model.state_dict().items():
+            if weight.is_floating_point() and not torch.isfinite(weight).all():
+                raise FloatingPointError(f"{name} is no longer finite after step {self.done}; {self._last_good()}")
+
+    def _last_good(self) -> str:
+        saved = self.out is not None and (self.out / LAST).exists()
+        return f"the last good checkpoint is {self.out and self.out / LAST}" if saved else "nothing was saved"
 
     # --- after an epoch
 
@@ -362,7 +406,6 @@ class _Run:
         line = Epoch(number, loss, classification, pairing, kept, eps, lr, clean, robust, self.seconds)
         self.history.epochs.append(line)
         self._start_epoch()
-        self._check_weights()
         if self._is_best():
             self.history.best = line.epoch
             self._write(BEST, {})
@@ -373,8 +416,7 @@ class _Run:
         if self.val is None:
             return None, None
         split = self.val.to(self.device)
-        attack = shortened(self.watched, VAL_STEPS) if self.watched else None
-        clean = robust = 0
+        attack, clean, robust = self.watched, 0, 0
         with evaluating(self.model):
             for x, y in split.batches(512):
                 x = x.contiguous(memory_format=self.format)
@@ -391,11 +433,6 @@ class _Run:
         values = self.history[name]
         return values[-1] is None or values[-1] >= max(values)
 
-    def _check_weights(self) -> None:
-        for name, weight in self.model.named_parameters():
-            if not torch.isfinite(weight).all():
-                raise FloatingPointError(f"weight {name} is no longer finite after step {self.done}; nothing was saved")
-
     def status(self) -> str:
         """A word on the state: the epoch, and the latest accuracies."""
         text = f"epoch {min(self.done // self.per_epoch + 1, self.recipe.epochs)}/{self.recipe.epochs}"
@@ -407,34 +444,46 @@ class _Run:
 
     def settings(self) -> dict[str, Any]:
         """What makes this run the run that it is; a resumed one must have the same."""
-        return {
+        described = {
+            "data": self._described_data(),
             "method": dataclasses.asdict(self.method),
-            "attack": dataclasses.asdict(self.watched) if self.watched else None,
+            "attack": dataclasses.asdict(self.attack) if self.attack else None,
+            "watched": dataclasses.asdict(self.watched) if self.watched else None,
             "recipe": dataclasses.asdict(self.recipe),
             "seed": self.seed,
             "model": self.model.config,
             "steps": self.total,
         }
+        return json.loads(json.dumps(described))  # as they come back from disk: tuples are lists
+
+    def _described_data(self) -> dict[str, Any]:
+        if not isinstance(self.train, Split):
+            return {"name": self.data_name}
+        checksum = zlib.crc32(self.train.labels.cpu().numpy().tobytes())
+        return {"name": self.data_name, "images": len(self.train), "labels_crc32": checksum}
 
     def open(self, resume: bool) -> None:
         """Take possession of the folder: refuse one that holds a run, or take up that run's state."""
         if self.out is None:
             return
-        self.out.mkdir(parents=True, exist_ok=True)
-        settings = json.loads(json.dumps(self.settings()))
-        path = self.out / "run.json"
-        if path.exists() and not resume:
+        path = self.out / RUN
+        found = [name for name in (RUN, LAST, BEST) if (self.out / name).exists()]
+        if found and not resume:
             raise FileExistsError(f"{self.out} already holds a run; resume it, or name another folder")
-        if path.exists():
-            _same(json.loads(path.read_text()), settings, self.out)
-        checkpoints.write_atomically(path, json.dumps(settings, indent=2).encode())
-        if (self.out / LAST).exists():
+        if found and RUN not in found:
+            raise InputError(f"{self.out} holds {found[0]} but no {RUN}: what run that was cannot be told")
+        if found:
+            _same(checkpoints.read_json(path), self.settings(), self.out)
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+            checkpoints.write_json(path, self.settings())
+        except OSError as error:
+            raise OSError(f"the output folder {self.out} cannot be written ({error.strerror or error})") from error
+        if LAST in found:
             self._take_up(checkpoints.read(self.out / LAST))
 
     def save(self) -> None:
         """Write everything that going on needs."""
-        if self.out is None:
-            return
         moments = {
             f"optimizer.{name}.{key}": value
             for name, parameter in self.model.named_parameters()
@@ -445,18 +494,20 @@ class _Run:
     def _write(self, name: str, extra: dict[str, Tensor]) -> None:
         if self.out is None:
             return
+        self._check_weights()
         weights = {f"model.{key}": value for key, value in self.model.state_dict().items()}
         meta = {
             "model": self.model.config,
             "done": self.done,
             "seconds": self.seconds,
-            "best": self.history.best,
-            "history": [dataclasses.asdict(epoch) for epoch in self.history.epochs],
+            "history": dataclasses.asdict(self.history),
         }
         checkpoints.write(self.out / name, Checkpoint(weights | extra, meta))
 
     def _take_up(self, saved: Checkpoint) -> None:
         assert self.out is not None
+        if "sums" not in saved.tensors:
+            raise InputError(f"{self.out / LAST} holds weights alone; training cannot go on from it")
         checkpoints.load_weights(self.model, saved, self.out / LAST)
         moments = saved.part("optimizer")
         for name, parameter in self.model.named_parameters():
@@ -465,7 +516,8 @@ class _Run:
                     self.optimizer.state[parameter][key] = _laid_out(moments[f"{name}.{key}"], parameter)
         self.done, self.seconds = saved.meta["done"], saved.meta["seconds"]
         self.sums = saved.tensors["sums"]
-        self.history = History([Epoch(**line) for line in saved.meta["history"]], saved.meta["best"])
+        history = saved.meta["history"]
+        self.history = History([Epoch(**line) for line in history["epochs"]], history["best"], history["seconds"])
 
 
 def _batches_per_epoch(source: Split | Batches, size: int) -> int:
@@ -486,9 +538,19 @@ def _laid_out(moment: Tensor, parameter: Tensor) -> Tensor:
 
 
 def _same(found: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
-    for key in wanted:
-        if found.get(key) != wanted[key]:
+    """Raise unless the run in `out` has the wanted settings; name the first difference."""
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            was, now = _difference(found.get(key), value)
             raise InputError(
-                f"the run in {out} was started with another {key}: {found.get(key)}, now {wanted[key]}; "
+                f"the run in {out} was started with another {key}: {was}, now {now}; "
                 "resume with the same settings, or name another folder"
             )
+
+
+def _difference(was: Any, now: Any) -> tuple[Any, Any]:
+    """Of two dicts, only what differs."""
+    if not isinstance(was, dict) or not isinstance(now, dict):
+        return was, now
+    keys = [key for key in now if was.get(key) != now[key]]
+    return {key: was.get(key) for key in keys}, {key: now[key] for key in keys}

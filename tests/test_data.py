@@ -99,6 +99,7 @@ def test_download_that_fails_says_what_to_do_offline(monkeypatch, tmp_path):
 
     monkeypatch.setattr("urllib.request.urlopen", no_network)
     for name in ("mnist", "svhn", "cifar10"):
+        (tmp_path / name).mkdir()
         with pytest.raises(OSError, match="Without a network") as caught:
             aalp.load(name, root=tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
@@ -280,6 +281,25 @@ def test_torchvision_is_what_reads_mnist(mnist_root):
     ours = aalp.load("mnist", root=mnist_root).test
     assert torch.equal(ours.images[:, 0], theirs.data)
     assert torch.equal(ours.labels, theirs.targets)
+
+
+def test_root_must_exist(tmp_path):
+    with pytest.raises(aalp.InputError, match=r"root must be a folder that exists, got .*nowhere"):
+        aalp.load("mnist", root=tmp_path / "nowhere")
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_folder_that_is_called_like_an_official_set_is_told_from_it(tmp_path):
+    assert aalp.load(write_images(tmp_path / "cifar10")).name == "cifar10-folder"
+
+
+def test_images_of_more_than_eight_bits_are_refused(tmp_path):
+    folder = write_images(tmp_path / "pets", mode="L")
+    Image.fromarray(np.full((5, 6), 40000, np.uint16)).save(folder / "train" / "dog" / "1.png")
+    with pytest.raises(aalp.InputError, match=r"dog.1\.png has more than 8 bits"):
+        aalp.load(folder)
+    with pytest.raises(aalp.InputError, match="image size must be"):
+        aalp.load(folder, image_size=0)
 
 
 def test_unusable_device_is_named():

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import json
 import os
@@ -198,6 +199,55 @@ def test_resumed_run_has_the_weights_of_an_uninterrupted_one(few, tmp_path, how,
     assert same(aalp.load_model(out), whole)
 
 
+def test_a_loader_with_random_transforms_resumes_too(few, tmp_path):
+    class Noisy(torch.utils.data.Dataset):
+        def __len__(self):
+            return 64
+
+        def __getitem__(self, i):
+            return few.train.images[i].float().div(255).add(0.1 * torch.rand(1)).clamp(0, 1), few.train.labels[i]
+
+    def stop(done, total, text):
+        if done == 3:
+            raise KeyboardInterrupt
+
+    whole, resumed = small(), small()
+    for model, out, progress in ((whole, "a", None), (small(), "b", stop), (resumed, "b", None)):
+        loader = DataLoader(Noisy(), batch_size=32, shuffle=True)
+        with contextlib.suppress(aalp.Interrupted):
+            aalp.fit(model, loader, "aalp", ATTACK, epochs=2, out=tmp_path / out, resume=True, progress=progress)
+    assert same(whole, resumed)
+
+
+def test_children_in_evaluation_mode_stay_in_it(few):
+    torch.manual_seed(0)
+    model = aalp.models.resnet9(2, in_channels=1, mean=(0.1,), std=(0.3,)).train()
+    model.body[0].eval()
+    kept, moved = (model.body[i][1].running_mean.clone() for i in (0, 1))
+    aalp.fit(model, few, "raw", epochs=1)
+    assert torch.equal(model.body[0][1].running_mean, kept)
+    assert not torch.equal(model.body[1][1].running_mean, moved)
+
+
+def test_weights_that_are_not_finite_are_never_saved(few, tmp_path):
+    model, out = small(), tmp_path / "run"
+
+    def poison_and_stop(done, total, text):
+        model.head.weight.data[0, 0] = torch.inf
+        raise KeyboardInterrupt
+
+    with pytest.raises(FloatingPointError, match=r"head\.weight is no longer finite after step 1; nothing was saved"):
+        aalp.fit(model, few, "raw", epochs=1, out=out, progress=poison_and_stop)
+    assert not (out / checkpoints.LAST).exists()
+
+
+def test_tied_weights_are_saved(few, tmp_path):
+    model = small()
+    model.register_parameter("tied", model.head.weight)
+    aalp.fit(model, few, "raw", epochs=1, out=tmp_path / "run")
+    assert "model.tied" in checkpoints.read(tmp_path / "run" / checkpoints.LAST).tensors
+
+
 def test_a_finished_run_is_taken_up_without_training(few, tmp_path):
     model = small()
     aalp.fit(model, few, "raw", epochs=1, out=tmp_path / "run")
@@ -255,7 +305,7 @@ def test_checkpoints_are_safetensors_and_best_is_the_best_epochs(few, tmp_path):
     assert sorted(p.name for p in out.iterdir()) == ["best.safetensors", "last.safetensors", "run.json"]
     with safe_open(out / "best.safetensors", framework="pt") as file:
         meta = json.loads(file.metadata()["meta"])
-    assert len(meta["history"]) == history.best == meta["best"]
+    assert len(meta["history"]["epochs"]) == history.best == meta["history"]["best"]
 
 
 # --- bad input
@@ -270,11 +320,19 @@ def test_folder_that_holds_another_run(few, tmp_path):
         aalp.fit(small(), few, "adv", ATTACK, epochs=1, out=out, resume=True)
     with pytest.raises(aalp.InputError, match="another seed: 0, now 1"):
         aalp.fit(small(), few, "raw", epochs=1, seed=1, out=out, resume=True)
+    with pytest.raises(aalp.InputError, match=r"another recipe: {'epochs': 1}, now {'epochs': 2};"):
+        aalp.fit(small(), few, "raw", epochs=2, out=out, resume=True)
+    other = aalp.Dataset("few", few.classes, few.train[torch.arange(319, -1, -1)], few.val, few.test)
+    with pytest.raises(aalp.InputError, match=r"another data: .*labels_crc32"):
+        aalp.fit(small(), other, "raw", epochs=1, out=out, resume=True)
+    (out / "run.json").unlink()
+    with pytest.raises(FileExistsError, match="already holds a run"):
+        aalp.fit(small(), few, "raw", epochs=1, out=out)
 
 
 def test_folder_that_cannot_be_written(few, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="file"):
+    with pytest.raises(OSError, match="cannot be written"):
         aalp.fit(small(), few, "raw", epochs=1, out=tmp_path / "file" / "run")
 
 
@@ -310,11 +368,27 @@ def test_a_loss_that_turns_nan_stops_at_the_last_good_checkpoint(few, tmp_path):
     assert all(torch.isfinite(t).all() for t in saved.tensors.values())
 
 
+class Short:
+    """A loader that promises more than it gives."""
+
+    def __len__(self):
+        return 2
+
+    def __iter__(self):
+        return iter([(torch.rand(4, 1, 28, 28), torch.arange(4))])
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
         (lambda d: aalp.fit(small(), d, "aalp"), "pass an attack"),
-        (lambda d: aalp.fit(small(), d, "raw", epochs=0), "epochs must be above 0"),
+        (lambda d: aalp.fit(small(), d, "raw", epochs=0), "epochs must be a whole number of at least 1, got 0"),
+        (lambda d: aalp.fit(small(), d, "raw", seed=-1), "seed must be .* at least 0, got -1"),
+        (lambda d: aalp.fit(torch.nn.Linear(784, 10), d, "raw"), r"use models\.wrap"),
+        (lambda d: aalp.fit(aalp.models.lenet(image_size=32), d, "raw"), r"cannot take images of shape \(1, 28, 28\)"),
+        (lambda d: aalp.Recipe(crop=-1), "crop must be"),
+        (lambda d: aalp.GuidedDropout(rule="mean"), "known are median, half"),
+        (lambda d: aalp.fit(small(), Short(), "raw"), "gave 1 batches, but its length says 2"),
         (lambda d: aalp.fit(small(), [], "raw"), "empty"),
         (lambda d: aalp.fit(small(), (b for b in []), "raw"), "must have a length"),
         (lambda d: aalp.Recipe(ramp=1.5), r"ramp .* got 1.5"),
