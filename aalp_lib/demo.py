@@ -76,17 +76,17 @@ def digits(jobs: dict[str, Job]) -> Figure:
     test = load(DATA).test
     test = test[torch.stack([(test.labels == label).nonzero()[0, 0] for label in range(10)])]
     (x, y), attack = next(test.batches(len(test))), PGD(0.3, 0.01, 100)
-    rows, fooled = [], {}
+    rows, wrong = [], {}
     for method in ("raw", "aalp"):
         model, name = checkpoints.load_model(jobs[method].run), results.label(method)
         x_adv = attack(model, x, y, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             before, after = model(x), model(x_adv)
-        fooled[name] = int((after.argmax(1) != y).sum())
+        wrong[name] = int((after.argmax(1) != y).sum())
         rows += [(f"{name}\nclean", x, before), (f"{name}\nattacked", x_adv, after)]
     figure = plots.predictions(rows, y, [str(label) for label in range(10)])
-    counts = " and ".join(f"{name} on {count}" for name, count in fooled.items())
-    figure.suptitle(f"PGD-100 fools {counts} of these ten digits (the first test digit of each class)", fontsize=11)
+    counts = " and ".join(f"{name} is wrong on {count}" for name, count in wrong.items())
+    figure.suptitle(f"After PGD-100, {counts} of these ten (the first test digit of each class)", fontsize=11)
     return figure
 
 

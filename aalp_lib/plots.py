@@ -1,11 +1,13 @@
 """Figures: each a function of records or tensors that returns a matplotlib figure. One colour a method, everywhere."""
 
+import itertools
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from aalp_lib.evaluate import HEADINGS
@@ -30,30 +32,54 @@ RIGHT, WRONG = "#0072B2", "#D55E00"
 
 
 def robust_accuracy(records: Sequence[Record], which: str = "last") -> Figure:
-    """Accuracy with its 95 % interval by method and attack, one marker a record; the title says who stands where."""
+    """Accuracy with its 95 % interval by method and attack, one marker a record; the title says who stands where.
+
+    The axis is broken where more than 20 points lie empty between the records.
+    """
     names = columns(records, which)
-    figure, axes = plt.subplots(figsize=(9, 4.6), layout="constrained")
-    for index, record in enumerate(records):
-        found = [record.accuracy[which].get(name) for name in names]
-        place = np.array([i for i, f in enumerate(found) if f]) + (index - (len(records) - 1) / 2) * 0.8 / len(records)
-        values = np.array([[f["accuracy"], f["low"], f["high"]] for f in found if f]).T * 100
-        axes.errorbar(
-            place,
-            values[0],
-            yerr=np.clip([values[0] - values[1], values[2] - values[0]], 0, None),
-            fmt=MARKERS.get(record.method, "o"),
-            color=COLOURS.get(record.method),
-            markersize=5,
-            elinewidth=1,
-            label=label(record.method),
-        )
-    for boundary in range(1, len(names)):
-        axes.axvline(boundary - 0.5, color="0.9", linewidth=0.8, zorder=0)
-    axes.set_xticks(range(len(names)), [HEADINGS.get(name, name) for name in names])
-    axes.set(ylabel="correct test images (%)", ylim=(-3, 103), xlim=(-0.5, len(names) - 0.5))
-    axes.set_title(_claim(records, which), fontsize=11)
-    _legend(figure, axes, len(records))
+    found = [[record.accuracy[which].get(name) for name in names] for record in records]
+    parts = _occupied([100 * f[end] for row in found for f in row if f for end in ("low", "high")])
+    figure, panels = plt.subplots(
+        len(parts), 1, figsize=(9, 5), sharex=True, squeeze=False, layout="constrained",
+        height_ratios=[3, 2][: len(parts)],
+    )  # fmt: skip
+    for panel, limits in zip(panels[:, 0], parts, strict=True):
+        for index, (record, row) in enumerate(zip(records, found, strict=True)):
+            offset = (index - (len(records) - 1) / 2) * 0.8 / len(records)
+            _interval_markers(panel, record, [(i + offset, f) for i, f in enumerate(row) if f])
+        for boundary in range(1, len(names)):
+            panel.axvline(boundary - 0.5, color="0.9", linewidth=0.8, zorder=0)
+        panel.set(ylim=limits, xlim=(-0.5, len(names) - 0.5))
+        panel.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    panels[-1, 0].set_xticks(range(len(names)), [HEADINGS.get(name, name) for name in names])
+    figure.supylabel("correct test images (%)", fontsize=10)
+    figure.suptitle(_claim(records, which), fontsize=11)
+    _legend(figure, panels[0, 0], len(records))
     return figure
+
+
+def _occupied(values: Sequence[float]) -> list[tuple[float, float]]:
+    """Ranges of the axis that cover the values, the upper one first: one range, or two around the widest gap."""
+    ordered = sorted(values)
+    gap, lower, upper = max(((b - a, a, b) for a, b in itertools.pairwise(ordered)), default=(0, 0, 0))
+    if gap <= 20:
+        return [(ordered[0] - 3, ordered[-1] + 3)]
+    return [(upper - 3, ordered[-1] + 3), (ordered[0] - 3, lower + 3)]
+
+
+def _interval_markers(axes: Axes, record: Record, cells: Sequence[tuple[float, dict[str, float]]]) -> None:
+    """A marker with its interval for each (place, accuracy) of a record."""
+    values = 100 * np.array([[f["accuracy"], f["low"], f["high"]] for _, f in cells]).T
+    axes.errorbar(
+        [place for place, _ in cells],
+        values[0],
+        yerr=np.clip([values[0] - values[1], values[2] - values[0]], 0, None),
+        fmt=MARKERS.get(record.method, "o"),
+        color=COLOURS.get(record.method),
+        markersize=5,
+        elinewidth=1,
+        label=label(record.method),
+    )
 
 
 def _claim(records: Sequence[Record], which: str) -> str:
@@ -84,6 +110,7 @@ def training_curves(records: Sequence[Record]) -> Figure:
                 label=label(record.method),
             )
         panel.set(xlabel="epoch", ylabel=title)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.grid(color="0.92")
     axes[0].set_yscale("log")
     figure.suptitle(_claim_of_curves(records), fontsize=11)

@@ -100,9 +100,11 @@ def test_robust_accuracy_figure_draws_each_record_with_its_interval():
     texts = drawn(figure)
     assert {"RAW", "Madry", "AALP", "PGD-40", "correct test images (%)"} <= set(texts)
     assert any("keeps 70 to 72 % correct; without it, 0 %" in text for text in texts)
+    assert len(figure.axes) == 2  # broken between RAW's 0 % and the others
     bars = figure.axes[0].containers
     assert len(bars) == 3
     assert list(bars[2].lines[0].get_ydata()) == pytest.approx([95, 80, 72])
+    assert len(plots.robust_accuracy([record()]).axes) == 1
     plots.plt.close(figure)
 
 

@@ -1,0 +1,34 @@
+# make demo: the comparison; make test: everything; make unit, lint: its parts; make lock: newer versions
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test unit lint lock clean
+
+demo: $(VENV)/installed
+	$(BIN)/aalp demo --out demo
+
+test: lint unit
+
+unit: $(VENV)/installed
+	$(BIN)/python -m pytest -n 2
+
+lint: $(VENV)/installed
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+$(VENV)/installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "aalp_lib needs Python 3.11 or later: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
+	@touch $@
+
+# Versions for Python 3.11 to 3.13 on Linux and macOS. torch 2.13.0+cpu has no torchvision that fits.
+lock: $(VENV)/installed
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-header --no-emit-index-url \
+		--upgrade-package torch==2.14.1 --upgrade-package torchvision==0.29.1 --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

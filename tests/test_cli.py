@@ -1,0 +1,183 @@
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from aalp_lib import checkpoints
+from aalp_lib.cli import main
+from aalp_lib.results import Record
+
+COMMANDS = ("demo", "train", "evaluate", "data", "info")
+SMALL = ("--data", "mnist-sample", "--epochs", "1", "--steps", "2", "--step", "0.15", "--threads", "1")
+
+
+def run(capsys, *arguments):
+    """Exit status, standard output and standard error of a call, white space folded."""
+    status = main([str(a) for a in arguments])
+    said = capsys.readouterr()
+    return status, re.sub(r"\s+", " ", said.out), said.err
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
+def test_help_has_an_example_and_defaults(capsys, command):
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    assert re.search(r"(example|start with):\n  aalp \w+", text)
+    if command and command != ("info",):
+        assert "default" in text
+        undocumented = [line for line in text.splitlines() if re.fullmatch(r"  --?\S+( [A-Z_]+)?", line)]
+        documented = [line for line in text.splitlines() if line.startswith("   ")]
+        assert len(documented) >= len(undocumented)
+
+
+def test_info_and_data_describe_what_is_there(capsys):
+    status, out, _ = run(capsys, "info")
+    assert status == 0
+    assert "aalp_gd" in out
+    assert "resnet32" in out
+    status, out, _ = run(capsys, "data", "--data", "mnist-sample")
+    assert status == 0
+    assert "10 classes, images 1×28×28" in out
+    assert "3600" in out
+
+
+def test_train_then_evaluate_as_a_person_would_guess(capsys, tmp_path):
+    out = tmp_path / "runs" / "a"
+    status, said, _ = run(capsys, "train", *SMALL, "--method", "aalp", "--out", out)
+    assert status == 0
+    assert "validation:" in said
+    assert f"aalp evaluate {out}".replace(" ", "") in said.replace(" ", "")
+    assert json.loads((out / "run.json").read_text())["attack"]["steps"] == 2
+    status, said, _ = run(capsys, "evaluate", out, "--images", "40")
+    assert status == 0
+    assert "AALP on mnist-sample, last epoch, eps 0.3, step 0.01" in said
+    assert all(name in said for name in ("Clean", "FGSM", "PGD-100", "CW-40"))
+    record = Record.load(out / "evaluations" / "mnist-sample-last-any-seed0-first40.json")
+    assert record.accuracy["last"]["pgd40"]["count"] == 40
+    assert record.config["reading"] == "any"
+    assert run(capsys, "evaluate", out, "--which", "best", "--images", "20", "--reading", "last")[0] == 0
+
+
+def test_fractions_and_precision_on_the_command_line(capsys, tmp_path):
+    arguments = ("--eps", "8/255", "--precision", "bfloat16", "--lr", "0.002", "--batch-size", "300")
+    status, *_ = run(capsys, "train", *SMALL, *arguments, "--method", "raw", "--out", tmp_path / "a")
+    assert status == 0
+    found = json.loads((tmp_path / "a" / "run.json").read_text())
+    assert found["watched"]["eps"] == 8 / 255
+    assert (found["recipe"]["precision"], found["recipe"]["lr"], found["recipe"]["batch_size"]) == (
+        "bfloat16",
+        0.002,
+        300,
+    )
+
+
+def test_a_readers_own_images(capsys, tmp_path):
+    random = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for shade, name in enumerate(("dark", "light")):
+            folder = tmp_path / "mine" / part / name
+            folder.mkdir(parents=True)
+            for i in range(20):
+                pixels = random.integers(120 * shade, 120 * shade + 100, (20, 30, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    arguments = ("--data", tmp_path / "mine", "--image-size", "16", "--epochs", "2", "--threads", "1")
+    status, out, _ = run(capsys, "train", *arguments, "--model", "resnet32", "--out", tmp_path / "run")
+    assert status == 0
+    status, out, _ = run(capsys, "evaluate", tmp_path / "run")
+    assert status == 0
+    assert "AALP on mine, last epoch, eps 0.03137" in out
+
+
+def test_ctrl_c_saves_and_the_command_it_names_goes_on(tmp_path):
+    out = tmp_path / "run with a space"
+    call = [
+        Path(sys.executable).with_name("aalp"),
+        "train",
+        "--epochs",
+        "3",
+        "--method",
+        "alp",
+        "--threads",
+        "1",
+        "--out",
+        str(out),
+    ]
+    process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (out / checkpoints.LAST).exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert re.search(r"stopped after step \d+ of \d+; saved in .*resume to go on:", said)
+    assert f"aalp train --epochs 3 --method alp --threads 1 --out '{out}' --resume" in said
+    assert "Traceback" not in said
+    done = subprocess.run([*call, "--resume"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert checkpoints.read(out / checkpoints.LAST).meta["history"]["epochs"][-1]["epoch"] == 3
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("train", "--data", "mnits", "--out", "{tmp}/a"), "unknown data set 'mnits'"),
+        (("train", "--method", "alpp", "--out", "{tmp}/a"), "Did you mean 'alp'"),
+        (("train", "--model", "lenet5", "--out", "{tmp}/a"), "Did you mean 'lenet'"),
+        (("train", "--recipe", "quick", "--out", "{tmp}/a"), "known are paper, fast"),
+        (("train", "--epochs", "0", "--out", "{tmp}/a"), "epochs must be a whole number of at least 1, got 0"),
+        (("train", "--eps", "-1", "--out", "{tmp}/a"), "eps must be above 0"),
+        (("train", "--device", "warp", "--out", "{tmp}/a"), "device 'warp' cannot be used here"),
+        (("train", "--seed", "-1", "--out", "{tmp}/a"), "seed must be a whole number"),
+        (("train", "--data", "{tmp}", "--out", "{tmp}/a"), "train is missing"),
+        (("train", "--data", "mnist", "--root", "{tmp}/no", "--out", "{tmp}/a"), "root must be a folder that exists"),
+        (("train", "--threads", "0", "--out", "{tmp}/a"), "--threads must be"),
+        (("train", "--epochs", "1", "--out", "{tmp}/file"), "the output folder {tmp}/file cannot be written"),
+        (("evaluate", "{tmp}"), "there is no checkpoint {tmp}/last.safetensors"),
+        (("data", "--data", "{tmp}"), "train is missing"),
+        (("demo", "--jobs", "0", "--out", "{tmp}/d"), "jobs at once must be"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(capsys, tmp_path, arguments, said):
+    (tmp_path / "file").write_text("")
+    status, _, err = run(capsys, *(a.format(tmp=tmp_path) for a in arguments))
+    assert status == 1
+    assert err.startswith("aalp: ")
+    assert said.format(tmp=tmp_path) in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "a" / checkpoints.LAST).exists()
+
+
+def test_a_folder_that_holds_a_run_is_kept(capsys, tmp_path):
+    out = tmp_path / "a"
+    assert run(capsys, "train", *SMALL, "--method", "raw", "--out", out)[0] == 0
+    before = (out / checkpoints.LAST).read_bytes()
+    status, _, err = run(capsys, "train", *SMALL, "--method", "raw", "--out", out)
+    assert status == 1
+    assert f"{out} already holds a run" in err
+    assert "--resume" in err
+    status, _, err = run(capsys, "train", *SMALL, "--method", "adv", "--out", out, "--resume")
+    assert status == 1
+    assert "another method" in err
+    assert (out / checkpoints.LAST).read_bytes() == before
+    (out / "run.json").write_text('{"method')
+    assert run(capsys, "evaluate", out)[0] == 1
+
+
+def test_steps_that_cannot_reach_eps_are_noted(capsys, tmp_path):
+    _, out, _ = run(capsys, "train", *SMALL, "--steps", "1", "--method", "adv", "--out", tmp_path / "a")
+    assert out.count("note: 1 steps of 0.15 move at most 0.15, less than eps = 0.3") == 1
+
+
+def test_demo_refuses_records_of_other_settings(capsys, tmp_path):
+    (tmp_path / "mnist-sample-raw-seed0.json").write_text(json.dumps({"schema": 99}))
+    status, _, err = run(capsys, "demo", "--quick", "--out", tmp_path)
+    assert status == 1
+    assert "record schema 99" in err

@@ -1,0 +1,145 @@
+"""The package as users get it: a wheel in an empty environment, and the promises that the repository makes."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import venv
+from pathlib import Path
+
+import pytest
+
+import aalp_lib as aalp
+from aalp_lib import demo, plots, results
+from aalp_lib.methods import TABLE_2
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+ORDER = [
+    "_checks",
+    "seeds",
+    "data",
+    "models",
+    "losses",
+    "taylor",
+    "contributions",
+    "attacks",
+    "methods",
+    "checkpoints",
+    "train",
+    "evaluate",
+    "results",
+    "experiments",
+    "plots",
+    "demo",
+    "cli",
+]
+
+
+def call(*command, **options):
+    done = subprocess.run([str(c) for c in command], capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_wheel_in_an_empty_environment_runs_the_demo(tmp_path):
+    call(sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, ROOT)
+    wheel = next(tmp_path.glob("*.whl"))
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    call(python, "-m", "pip", "install", "--quiet", wheel, "--constraint", ROOT / "requirements.lock")
+    elsewhere = {"cwd": tmp_path, "env": {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}}
+    home = call(python, "-c", "import aalp_lib; print(aalp_lib.__file__)", **elsewhere)
+    assert home.startswith(str(tmp_path / "venv"))
+    said = call(tmp_path / "venv" / "bin" / "aalp", "demo", "--quick", "--out", "demo", **elsewhere)
+    assert "7/7" in said
+    found = {path.name for path in (tmp_path / "demo").iterdir()}
+    assert {"table.md", "table.csv", "robust-accuracy.png", "training-curves.png", "digits.png"} <= found
+    assert len([name for name in found if name.endswith(".json")]) == 7
+    installed = call(python, "-m", "pip", "list", "--format=freeze")
+    assert not re.search("jupyter|sphinx|nbval|myst", installed, re.IGNORECASE)
+    assert (tmp_path / "venv" / "lib").exists()
+
+
+def test_lower_bounds_only_and_a_lock_with_exact_versions():
+    for requirement in PROJECT["dependencies"]:
+        assert re.fullmatch(r"[a-z]+>=[\d.]+", requirement), requirement
+    lock = [
+        line
+        for line in (ROOT / "requirements.lock").read_text().splitlines()
+        if line and not line.strip().startswith("#")
+    ]
+    assert all("==" in line for line in lock)
+    assert {"torch==2.14.1", "torchvision==0.29.1"} <= set(lock)
+
+
+def test_versions_agree():
+    assert PROJECT["version"] == aalp.__version__
+    assert f"version: {aalp.__version__}" in (ROOT / "CITATION.cff").read_text()
+    assert f"## {aalp.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_a_module_imports_only_from_those_above_it():
+    files = {path.stem: path for path in (ROOT / "aalp_lib").glob("*.py") if path.stem != "__init__"}
+    assert set(files) == set(ORDER)
+    for name, path in files.items():
+        above = set(ORDER[: ORDER.index(name)]) | {""}
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("aalp_lib"):
+                part = node.module.partition(".")[2]
+                imported = {part} if part else {alias.name for alias in node.names}
+                assert imported <= above, f"{name} imports {imported - above}"
+
+
+def test_no_pickle_is_read_or_written():
+    for path in (ROOT / "aalp_lib").glob("*.py"):
+        text = path.read_text()
+        assert not re.search(r"torch\.(load|save)\(|import pickle|allow_pickle=True", text), path
+
+
+def test_public_functions_say_what_they_take():
+    """Every public function and class at the top of a module has a docstring; an equation is named by one only."""
+    equations = {}
+    for path in (ROOT / "aalp_lib").glob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                first = (ast.get_docstring(node) or "").split("\n")[0]
+                assert first, f"{path.name}: {node.name}"
+                for number in re.findall(r"^Eq\. (\d+)", first):
+                    equations.setdefault(number, []).append(node.name)
+    assert equations["5"] == ["loss_gradient"]
+    assert equations["7"] == ["scores"]
+    assert equations["8"] == ["guided_dropout_mask"]
+    assert equations["9"] == ["adaptive_alp"]
+
+
+def test_readmes_five_lines_run(tmp_path, monkeypatch):
+    """The README's code, as it stands, with fewer epochs and images."""
+    block = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    code = re.sub(r"epochs=\d+", "epochs=1", block).replace("data.test,", "data.test[:20],")
+    assert code != block
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {})
+
+
+def test_readmes_table_is_the_demos():
+    """What the README shows is what `make demo` wrote, beside the records that it comes from."""
+    text = (ROOT / "docs" / "demo" / "table.md").read_text()
+    assert text in (ROOT / "README.md").read_text()
+    records = plots.in_table_order(results.load_records(ROOT / "docs" / "demo"))
+    assert demo.markdown(records) == text
+    for path in re.findall(r"\]\(((?!https?:)[^)#]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / path).exists(), path
+
+
+def test_the_demo_shows_what_it_promises():
+    records = {r.method: r for r in results.load_records(ROOT / "docs" / "demo")}
+    assert tuple(records) == tuple(sorted(TABLE_2))
+    assert sum(sum(r.seconds.values()) for r in records.values()) < 2 * 600  # on two cores
+    for name, record in records.items():
+        pgd = record.accuracy["last"]["pgd40"]
+        assert pgd["count"] == 1000
+        assert pgd["accuracy"] < 0.05 if name == "raw" else pgd["accuracy"] > 0.65
