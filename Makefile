@@ -28,7 +28,7 @@ $(VENV)/installed: requirements.lock pyproject.toml
 
 # Versions for Python 3.11 to 3.13 on Linux and macOS. torch 2.13.0+cpu has no torchvision that fits.
 lock: $(VENV)/installed
-	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-header --no-emit-index-url \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra bench --universal --python-version 3.11 --no-header --no-emit-index-url \
 		--upgrade-package torch==2.14.1 --upgrade-package torchvision==0.29.1 --output-file requirements.lock
 
 clean:

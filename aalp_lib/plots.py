@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,6 +30,11 @@ COLOURS = {
 MARKERS = dict(zip(METHODS, "ovsD^<P*X", strict=True))
 DPI = 120
 RIGHT, WRONG = "#0072B2", "#D55E00"
+SPEED_STYLES = {
+    "torchattacks": ("#7f7f7f", "o"),
+    "aalp_lib, float32": ("#56B4E9", "s"),
+    "aalp_lib, bfloat16": ("#D55E00", "^"),
+}
 
 
 def robust_accuracy(records: Sequence[Record], which: str = "last") -> Figure:
@@ -96,9 +102,10 @@ def training_curves(records: Sequence[Record]) -> Figure:
     """Classification loss, clean and robust validation accuracy against epochs, one line a record."""
     panels = (
         ("classification", 1, "classification loss (nats)"),
-        ("clean", 100, "clean validation accuracy (%)"),
-        ("robust", 100, "robust validation accuracy, PGD-10 (%)"),
+        ("clean", 100, "validation accuracy, clean (%)"),
+        ("robust", 100, "validation accuracy, PGD-10 (%)"),
     )
+    longest = max(len(record.history["epochs"]) for record in records)
     figure, axes = plt.subplots(1, len(panels), figsize=(11, 3.8), layout="constrained")
     for panel, (name, scale, title) in zip(axes, panels, strict=True):
         for record in records:
@@ -107,10 +114,11 @@ def training_curves(records: Sequence[Record]) -> Figure:
                 [line["epoch"] for line in lines],
                 [scale * line[name] for line in lines],
                 color=COLOURS.get(record.method),
+                marker="." if longest < 30 else None,
                 label=label(record.method),
             )
-        panel.set(xlabel="epoch", ylabel=title)
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.set(xlabel="epoch", ylabel=title, xlim=(0.5, longest + 0.5))
+        panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         panel.grid(color="0.92")
     axes[0].set_yscale("log")
     figure.suptitle(_claim_of_curves(records), fontsize=11)
@@ -156,6 +164,25 @@ def predictions(rows: Sequence[tuple[str, Tensor, Tensor]], labels: Tensor, clas
             )
             panel.set(xticks=[], yticks=[])
         row[0].set_ylabel(title, fontsize=9)
+    return figure
+
+
+def speed(bench: dict[str, Any]) -> Figure:
+    """Time of PGD on LeNet against steps, batch and threads, from what `bench.run` returns; medians and extremes."""
+    titles = {"steps": "steps (batch 128)", "batch": "images a batch (10 steps)", "threads": "threads (batch 256)"}
+    figure, axes = plt.subplots(1, len(titles), figsize=(11, 3.8), layout="constrained")
+    for panel, (curve, title) in zip(axes, titles.items(), strict=True):
+        points = bench["curves"][curve]
+        for name, (colour, marker) in SPEED_STYLES.items():
+            times = 1e3 * np.array([[p["seconds"][name][key] for key in ("median", "low", "high")] for p in points]).T
+            spans = np.clip([times[0] - times[1], times[2] - times[0]], 0, None)
+            places = [p["at"] for p in points]
+            panel.errorbar(places, times[0], yerr=spans, color=colour, marker=marker, markersize=5, label=name)
+        panel.set(xlabel=title, ylabel="milliseconds", ylim=(0, None))
+        panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        panel.grid(color="0.92")
+    figure.suptitle("The time of an attack grows in proportion to steps and images", fontsize=11)
+    _legend(figure, axes[0], len(SPEED_STYLES))
     return figure
 
 

@@ -1,6 +1,8 @@
 """The package as users get it: a wheel in an empty environment, and the promises that the repository makes."""
 
 import ast
+import itertools
+import json
 import os
 import re
 import subprocess
@@ -9,10 +11,12 @@ import tomllib
 import venv
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import aalp_lib as aalp
-from aalp_lib import demo, plots, results
+from aalp_lib import bench, demo, plots, results
 from aalp_lib.methods import TABLE_2
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -20,9 +24,11 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ORDER = [
     "_checks",
     "seeds",
+    "progress",
     "data",
     "models",
     "losses",
+    "fast",
     "taylor",
     "contributions",
     "attacks",
@@ -33,6 +39,7 @@ ORDER = [
     "results",
     "experiments",
     "plots",
+    "bench",
     "demo",
     "cli",
 ]
@@ -125,6 +132,21 @@ def test_readmes_five_lines_run(tmp_path, monkeypatch):
     exec(compile(code, "README.md", "exec"), {})
 
 
+def test_readmes_lines_for_a_readers_own_network_run(tmp_path, monkeypatch):
+    block = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[1]
+    random = np.random.default_rng(0)
+    for part, name, i in itertools.product(("train", "test"), ("cat", "dog"), range(4)):
+        folder = tmp_path / "pictures" / part / name
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (70, 80, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    code = block.replace("epochs=10", "epochs=1")
+    assert code != block
+    monkeypatch.chdir(tmp_path)
+    found = {"aalp": aalp}
+    exec(compile(code, "README.md", "exec"), found)
+    assert found["kept"].shape == (512,)
+
+
 def test_readmes_table_is_the_demos():
     """What the README shows is what `make demo` wrote, beside the records that it comes from."""
     text = (ROOT / "docs" / "demo" / "table.md").read_text()
@@ -133,6 +155,12 @@ def test_readmes_table_is_the_demos():
     assert demo.markdown(records) == text
     for path in re.findall(r"\]\(((?!https?:)[^)#]+)\)", (ROOT / "README.md").read_text()):
         assert (ROOT / path).exists(), path
+
+
+def test_readmes_bench_is_the_records():
+    text = bench.markdown(json.loads((ROOT / "docs" / "bench" / "bench.json").read_text()))
+    assert text == (ROOT / "docs" / "bench" / "bench.md").read_text()
+    assert text in (ROOT / "README.md").read_text()
 
 
 def test_the_demo_shows_what_it_promises():
