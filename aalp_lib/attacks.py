@@ -32,8 +32,8 @@ class Attack:
     """Projected sign-gradient ascent in the L∞ ball around each image, cut to [0, 1] (Madry et al. 2018).
 
     `x <- clip(x + step * sign(dLoss/dx))`, `steps` times, in the dtype of the images, to whose rounding the ball is
-    exact. The model is seen in evaluation mode and left as it was:
-    modes, buffers, `requires_grad` and gradients of the weights.
+    exact. The model is seen in evaluation mode and left as it was: modes, buffers, `requires_grad` and gradients of the
+    weights.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class Attack:
     Raises
     ------
     InputError
-        If a number is not above 0, or `loss` or `start` is unknown.
+        If a number is not above 0, `eps` is above 1, or `loss` or `start` is unknown.
 
     Warns
     -----
@@ -113,7 +113,7 @@ class Attack:
         Raises
         ------
         InputError
-            If images leave [0, 1] or are not floating point, or labels are out of range.
+            If images leave [0, 1] or are not floating point, labels are out of range, or the model cannot take them.
         """
         _checks.images(x)
         with evaluating(model), channels_last(model):

@@ -360,6 +360,7 @@ class _Run:
         progress = (self.done + 1) / self.total
         with self._autocast():
             x_adv = self._adversarial(x, y, progress)
+        with self._autocast():  # anew: weights that were cast where no gradient was wanted must not be found again
             terms = training_loss(self.method, self.model, x, x_adv, y)
         self._check_finite(terms.total.detach())
         self.optimizer.zero_grad(set_to_none=True)
