@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from aalp_lib import _checks, losses
-from aalp_lib.models import class_count, evaluating
+from aalp_lib.models import channels_last, class_count, evaluating
 
 Reading = Literal["any", "last"]
 Forward = Callable[[Tensor], Tensor]
-# Called with the iterate's number k, the logits there and their labels; returns which rows to go on with, or None.
-Visit = Callable[[int, Tensor, Tensor], Tensor | None]
+# Called with an iterate's number k, its images, logits and labels; returns which rows to go on with, or None for all.
+Visit = Callable[[int, Tensor, Tensor, Tensor], Tensor | None]
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": losses.cross_entropy,
@@ -113,10 +113,10 @@ class Attack:
             If images leave [0, 1] or are not floating point, or labels are out of range.
         """
         _checks.images(x)
-        with evaluating(model):
+        with evaluating(model), channels_last(model):
             if len(x):
                 _checks.labels(y, len(x), class_count(model, x))
-            return self.perturb(model, x, y, generator=generator, start=start)
+            return self.perturb(model, laid_out(x), y, generator=generator, start=start).contiguous()
 
     def perturb(
         self,
@@ -155,9 +155,11 @@ class Attack:
 
         One trajectory serves all k. Images outside `among` (bool (N,), by default all) are not attacked and count as
         lost; the others start where they would start without it. Each restart draws from a generator of its own, by
-        default all from torch's global one. With `reading` "any", an image counts as fooled at k
-        once any iterate up to k, the start included, fools it, and leaves the batch; with "last", only iterate k
-        counts.
+        default all from torch's global one. With `reading` "any", an image counts as fooled at k once any iterate up to
+        k, the start included, fools it, and leaves the batch; with "last", only iterate k counts.
+
+        Under bfloat16 autocast, gradients are bfloat16's and decisions are float32's: an image that bfloat16 calls
+        fooled is asked again, and at each k of `at` all are.
         """
         alive = torch.ones(len(at), len(x), dtype=torch.bool, device=x.device)
         if among is not None:
@@ -173,9 +175,12 @@ class Attack:
         rows = torch.arange(len(x), device=x.device)  # of the images still in the batch
         fooled = torch.full((len(x),), self.steps + 1, device=x.device)  # number of the first iterate that fools
 
-        def visit(k: int, logits: Tensor, labels: Tensor) -> Tensor | None:
+        def visit(k: int, x_adv: Tensor, logits: Tensor, labels: Tensor) -> Tensor | None:
             nonlocal rows
             right = logits.argmax(1) == labels
+            if logits.dtype != x.dtype:
+                asked = torch.ones_like(right) if k in at else ~right
+                right[asked] = _right(forward, x_adv[asked], labels[asked])
             if bool(right.all()):
                 return None
             fooled[rows[~right]] = k
@@ -188,8 +193,10 @@ class Attack:
     def _read_last(self, forward: Forward, x: Tensor, y: Tensor, at: Sequence[int], start: Tensor) -> Tensor:
         right = torch.empty(len(at), len(x), dtype=torch.bool, device=x.device)
 
-        def visit(k: int, logits: Tensor, labels: Tensor) -> None:
-            right[[row for row, steps in enumerate(at) if steps == k]] = logits.argmax(1) == labels
+        def visit(k: int, x_adv: Tensor, logits: Tensor, labels: Tensor) -> None:
+            if k in at:
+                found = logits.argmax(1) == labels if logits.dtype == x.dtype else _right(forward, x_adv, labels)
+                right[[row for row, steps in enumerate(at) if steps == k]] = found
 
         self._ascend(forward, x, y, start, visit)
         return right
@@ -204,13 +211,13 @@ class Attack:
             if not len(x_adv):
                 return x_adv
             logits, gradient = self._gradient(forward, x_adv, target)
-            kept = visit(k, logits, y) if visit else None
+            kept = visit(k, x_adv, logits, y) if visit else None
             if kept is not None:
                 x_adv, gradient, low, high, y, target = (t[kept] for t in (x_adv, gradient, low, high, y, target))
             x_adv = x_adv.add(gradient.sign(), alpha=self.step).clamp_(low, high)
         if visit and len(x_adv):
             with torch.no_grad():
-                visit(self.steps, forward(x_adv), y)
+                visit(self.steps, x_adv, forward(x_adv), y)
         return x_adv
 
     def _gradient(self, forward: Forward, x_adv: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -237,6 +244,19 @@ class Attack:
         device = generator.device if generator else x.device
         noise = draw(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
         return x + (self.eps * (2 * noise - 1) if self.start == "uniform" else GAUSSIAN_SCALE * noise)
+
+
+def laid_out(x: Tensor) -> Tensor:
+    """Images (N, C, H, W) in channels-last memory, any other tensor as it is."""
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
+def _right(forward: Forward, x: Tensor, y: Tensor) -> Tensor:
+    """Whether images are classified correctly, bool (N,), decided without autocast, in the precision of the weights."""
+    if not len(x):
+        return torch.ones_like(y, dtype=torch.bool)
+    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        return forward(x).argmax(1) == y
 
 
 def FGSM(eps: float) -> Attack:

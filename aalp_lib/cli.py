@@ -1,4 +1,4 @@
-"""The command `aalp`: demo, train, evaluate, data, info."""
+"""The command `aalp`: demo, train, evaluate, data, bench, info."""
 
 import argparse
 import dataclasses
@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 import aalp_lib
-from aalp_lib import _checks, checkpoints, data, demo, experiments, methods, models, plots, results
+from aalp_lib import _checks, bench, checkpoints, data, demo, experiments, methods, models, plots, results
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
 from aalp_lib.evaluate import HEADINGS, Report, evaluate
@@ -107,8 +107,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     began = time.perf_counter()
     with _bar("attacking") as tell:
         report = evaluate(
-            model, test, suite, seed=options.seed, reading=options.reading, batch_size=options.batch_size, progress=tell
-        )
+            model, test, suite, seed=options.seed, reading=options.reading, precision=options.precision,
+            batch_size=options.batch_size, progress=tell,
+        )  # fmt: skip
     pgd = suite["pgd40"]
     title = f"{run['method']['label']} on {dataset.name}, {options.which} epoch, eps {pgd.eps:.4g}, step {pgd.step:.4g}"
     console.print(_report(report, title))
@@ -117,7 +118,13 @@ def _evaluate(options: argparse.Namespace) -> None:
         method=run["method"]["name"],
         seed=run["seed"],
         tier=experiments.tier(dataset.name),
-        config={**run, "reading": options.reading, "evaluation_seed": options.seed, "test_images": options.images},
+        config={
+            **run,
+            "reading": options.reading,
+            "evaluation_precision": options.precision,
+            "evaluation_seed": options.seed,
+            "test_images": options.images,
+        },
         environment=results.environment(device),
         accuracy={options.which: results.accuracies(report)},
         outcomes={options.which: results.outcomes(report)},
@@ -140,6 +147,26 @@ def _data(options: argparse.Namespace) -> None:
     table.add_section()
     table.add_row("all", *(str(int(count.sum())) for count in counts))
     console.print(table)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    _set_threads(options.threads)
+    console.print("Timing this library, its peers and the limit in turns; the machine should be idle.")
+
+    def tell(row: bench.Row) -> None:
+        mark = "" if row.met else "  [red]below[/]"
+        console.print(
+            f"{row.what}: {row.reached:.2f} ({row.goal}){mark}\n  [dim]{escape(row.note)}[/]", highlight=False
+        )
+
+    record = bench.run(options.out, options.quick, tell)
+    (options.out / "bench.md").write_text(bench.markdown(record), encoding="utf-8")
+    written = ["bench.json", "bench.md"]
+    if record["curves"]:
+        plots.speed(record).savefig(options.out / "speed.png", dpi=plots.DPI)
+        written.append("speed.png")
+    for name in written:
+        console.print(f"wrote {options.out / name}", highlight=False)
 
 
 def _info(_: argparse.Namespace) -> None:
@@ -309,6 +336,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_evaluate(commands)
     _add_data(commands)
+    _add_bench(commands)
     _add(commands, "info", _info, "show versions, device, and the names that are known", "aalp info")
     return parser
 
@@ -383,6 +411,9 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument(
         "--reading", default="any", choices=("any", "last"), help="fooled by any iterate, or the last one"
     )
+    parser.add_argument(
+        "--precision", default="float32", help="of gradients: float32, bfloat16, or auto for the faster"
+    )
     parser.add_argument("--images", type=int, help="only that many test images (default: all)")
     parser.add_argument("--batch-size", type=int, default=500, help="images attacked at a time")
     parser.add_argument("--seed", type=int, default=0, help="fixes the random starts")
@@ -399,6 +430,16 @@ def _add_data(commands: Any) -> None:
         "aalp data --data mnist",
     )
     _add_source(parser, "mnist-sample")
+
+
+def _add_bench(commands: Any) -> None:
+    what = "time this library beside its peers and the limit (needs the extra [bench])"
+    parser = _add(commands, "bench", _bench, what, "aalp bench --out bench")
+    parser.add_argument(
+        "--out", type=Path, default=Path("bench"), help="folder for the record, the table and the figure"
+    )
+    parser.add_argument("--quick", action="store_true", help="few steps, one round: shows that it runs, no more")
+    parser.add_argument("--threads", type=int, help="processor threads (default: torch's choice)")
 
 
 def _add_source(parser: argparse.ArgumentParser, default: str | None) -> None:

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from aalp_lib import _checks, seeds
-from aalp_lib.attacks import CW, FGSM, PGD, Attack, Reading, derived
+from aalp_lib.attacks import CW, FGSM, PGD, Attack, Reading, derived, laid_out
 from aalp_lib.data import Split, to_float
-from aalp_lib.models import Classifier, class_count, evaluating
+from aalp_lib.fast import PRECISIONS, Precision, faster
+from aalp_lib.models import Classifier, channels_last, class_count, evaluating
 
 Suite = Mapping[str, Attack]
 TABLE_2_STEPS = (10, 20, 40, 100)
@@ -131,9 +132,10 @@ def evaluate(
     batch_size: int = 500,
     seed: int = 0,
     reading: Reading = "any",
+    precision: Precision = "float32",
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Report:
-    """Attack every image of a split with every attack of a suite, in float32.
+    """Attack every image of a split with every attack of a suite.
 
     Attacks that differ only in their number of steps share one trajectory for each image. Only images that are still
     classified correctly are attacked on.
@@ -153,6 +155,9 @@ def evaluate(
     reading : "any" or "last"
         An image counts as fooled at k steps once any iterate up to k fools it, or only by iterate k, as the paper
         seems to read.
+    precision : "float32", "bfloat16" or "auto"
+        Of the attacks' gradients; whether an image counts as fooled is always decided in float32. "auto" takes what is
+        faster here, measured once; two machines, or two such runs, may then differ in single images.
     progress : callable, optional
         Called after each trajectory of a batch with steps done, steps in all (summed over batches), and a word on it.
 
@@ -166,6 +171,7 @@ def evaluate(
         If `reading` is unknown, a label out of range, or the model cannot take such images.
     """
     _checks.known("reading", reading, ("any", "last"))
+    _checks.known("precision", precision, PRECISIONS)
     _checks.count("the batch size", batch_size)
     device = next(model.parameters()).device
     split = split.to(device)
@@ -173,17 +179,20 @@ def evaluate(
     trajectories = _trajectories(suite)
     starts = [_starts(longest, seed) for longest, _ in trajectories]
     total, done = gradients(suite) * -(-len(split) // batch_size), 0
-    with evaluating(model):
+    with evaluating(model), channels_last(model):
         _checks.labels(split.labels, len(split), class_count(model, to_float(split.images[:1])))
+        found = faster(model, *next(split.batches(min(batch_size, 128)))) if precision == "auto" else precision
         for index, (x, y) in enumerate(split.batches(batch_size)):
+            x = laid_out(x)
             rows = slice(index * batch_size, index * batch_size + len(y))
             with torch.no_grad():
                 right = model(x).argmax(1) == y
             correct["clean"][rows] = right
             for number, (longest, steps) in enumerate(trajectories):
-                alive = longest.survivors(
-                    model, x, y, list(steps.values()), among=right, reading=reading, generators=starts[number]
-                )
+                with torch.autocast(device.type, torch.bfloat16, enabled=found == "bfloat16"):
+                    alive = longest.survivors(
+                        model, x, y, list(steps.values()), among=right, reading=reading, generators=starts[number]
+                    )
                 for name, outcome in zip(steps, alive, strict=True):
                     correct[name][rows] = outcome
                 done += longest.steps * longest.restarts

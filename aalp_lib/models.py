@@ -73,6 +73,22 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+@contextmanager
+def channels_last(model: nn.Module) -> Iterator[None]:
+    """Lay the weights of convolutions out as channels-last, which is faster; afterwards `model` has its own back.
+
+    No number changes beyond rounding. Weights that are laid out so already are left alone.
+    """
+    own = [(weight, weight.data) for weight in model.parameters() if weight.ndim == 4]
+    for weight, values in own:
+        weight.data = values.contiguous(memory_format=torch.channels_last)
+    try:
+        yield
+    finally:
+        for weight, values in own:
+            weight.data = values
+
+
 def class_count(model: Callable[[Tensor], Tensor], images: Tensor) -> int:
     """Number of classes that `model` tells apart, found on the first of `images`; InputError if it cannot take them."""
     try:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -156,6 +157,30 @@ def predictions(rows: Sequence[tuple[str, Tensor, Tensor]], labels: Tensor, clas
             )
             panel.set(xticks=[], yticks=[])
         row[0].set_ylabel(title, fontsize=9)
+    return figure
+
+
+def speed(bench: dict[str, Any]) -> Figure:
+    """Time of PGD on LeNet against steps, batch and threads, from what `bench.run` returns; medians and extremes."""
+    titles = {"steps": "steps (batch 128)", "batch": "images a batch (10 steps)", "threads": "threads (batch 256)"}
+    figure, axes = plt.subplots(1, len(titles), figsize=(11, 3.8), layout="constrained")
+    styles = {
+        "torchattacks": ("#7f7f7f", "o"),
+        "aalp_lib, float32": ("#56B4E9", "s"),
+        "aalp_lib, bfloat16": ("#D55E00", "^"),
+    }
+    for panel, (curve, title) in zip(axes, titles.items(), strict=True):
+        points = bench["curves"][curve]
+        for name, (colour, marker) in styles.items():
+            times = 1e3 * np.array([[p["seconds"][name][key] for key in ("median", "low", "high")] for p in points]).T
+            spans = np.clip([times[0] - times[1], times[2] - times[0]], 0, None)
+            places = [p["at"] for p in points]
+            panel.errorbar(places, times[0], yerr=spans, color=colour, marker=marker, markersize=5, label=name)
+        panel.set(xlabel=title, ylabel="milliseconds", ylim=(0, None))
+        panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        panel.grid(color="0.92")
+    figure.suptitle("The time of an attack grows in proportion to steps and images", fontsize=11)
+    _legend(figure, axes[0], len(styles))
     return figure
 
 
