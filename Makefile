@@ -20,6 +20,7 @@ lint: $(VENV)/installed
 
 $(VENV)/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "aalp_lib needs Python 3.11 or later: make PYTHON=python3.12 ...")'
+	@echo "installing locked versions into $(VENV), some minutes the first time"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement requirements.lock
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .

@@ -1,5 +1,6 @@
 """Shared pieces: small networks, digits, and the real data beside the checkout where there is some."""
 
+import signal
 import warnings
 from pathlib import Path
 
@@ -42,6 +43,11 @@ def shared_data():
     if not SHARED.is_dir():
         pytest.skip("the full data sets are not beside the checkout (shared/data)")
     return SHARED
+
+
+def heed_ctrl_c():
+    """For `preexec_fn`: a shell may have started the tests with SIGINT ignored, which children would inherit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def quiet(make, *args, **kwargs):

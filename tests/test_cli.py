@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import heed_ctrl_c
 from PIL import Image
 
 from aalp_lib import checkpoints
@@ -111,7 +112,8 @@ def test_ctrl_c_saves_and_the_command_it_names_goes_on(tmp_path):
         "--out",
         str(out),
     ]
-    process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(call, stdout=pipe, stderr=pipe, text=True, preexec_fn=heed_ctrl_c)
     while not (out / checkpoints.LAST).exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import heed_ctrl_c
 
 import aalp_lib as aalp
 from aalp_lib import checkpoints, demo, results
@@ -111,6 +112,7 @@ def test_ctrl_c_saves_what_is_under_way(tmp_path, group):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=heed_ctrl_c,
     )
     for _ in range(6):
         process.stdout.readline()

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from conftest import heed_ctrl_c
 from safetensors import safe_open
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -178,7 +179,9 @@ def test_resumed_run_has_the_weights_of_an_uninterrupted_one(few, tmp_path, how,
     whole = small()
     history = aalp.fit(whole, few, "aalp", ATTACK, epochs=3, recipe=recipe)
     out = tmp_path / "run"
-    ended = subprocess.run([sys.executable, "-c", KILLED, out, how, str(at)], capture_output=True, text=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLED, out, how, str(at)], capture_output=True, text=True, preexec_fn=heed_ctrl_c
+    )
     assert ended.returncode != 0
     if status is not None:
         assert ended.returncode == status
