@@ -245,6 +245,10 @@ def build(config: dict[str, Any]) -> Classifier:
 
 
 def _config(name: str, arguments: dict[str, Any], *keys: str) -> dict[str, Any]:
+    """The arguments that make this network again; ends a normalisation that does not fit the channels."""
+    for key in ("mean", "std"):
+        if len(arguments[key]) not in (1, arguments["in_channels"]):
+            raise InputError(f"{key} has {len(arguments[key])} values for {arguments['in_channels']} channels")
     return copy.deepcopy({"name": name} | {key: arguments[key] for key in keys})
 
 

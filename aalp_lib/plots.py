@@ -30,6 +30,11 @@ COLOURS = {
 MARKERS = dict(zip(METHODS, "ovsD^<P*X", strict=True))
 DPI = 120
 RIGHT, WRONG = "#0072B2", "#D55E00"
+SPEED_STYLES = {
+    "torchattacks": ("#7f7f7f", "o"),
+    "aalp_lib, float32": ("#56B4E9", "s"),
+    "aalp_lib, bfloat16": ("#D55E00", "^"),
+}
 
 
 def robust_accuracy(records: Sequence[Record], which: str = "last") -> Figure:
@@ -164,14 +169,9 @@ def speed(bench: dict[str, Any]) -> Figure:
     """Time of PGD on LeNet against steps, batch and threads, from what `bench.run` returns; medians and extremes."""
     titles = {"steps": "steps (batch 128)", "batch": "images a batch (10 steps)", "threads": "threads (batch 256)"}
     figure, axes = plt.subplots(1, len(titles), figsize=(11, 3.8), layout="constrained")
-    styles = {
-        "torchattacks": ("#7f7f7f", "o"),
-        "aalp_lib, float32": ("#56B4E9", "s"),
-        "aalp_lib, bfloat16": ("#D55E00", "^"),
-    }
     for panel, (curve, title) in zip(axes, titles.items(), strict=True):
         points = bench["curves"][curve]
-        for name, (colour, marker) in styles.items():
+        for name, (colour, marker) in SPEED_STYLES.items():
             times = 1e3 * np.array([[p["seconds"][name][key] for key in ("median", "low", "high")] for p in points]).T
             spans = np.clip([times[0] - times[1], times[2] - times[0]], 0, None)
             places = [p["at"] for p in points]
@@ -180,7 +180,7 @@ def speed(bench: dict[str, Any]) -> Figure:
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         panel.grid(color="0.92")
     figure.suptitle("The time of an attack grows in proportion to steps and images", fontsize=11)
-    _legend(figure, axes[0], len(styles))
+    _legend(figure, axes[0], len(SPEED_STYLES))
     return figure
 
 

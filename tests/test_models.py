@@ -60,6 +60,8 @@ def test_unknown_network_is_named():
         models.build({"name": "lenett"})
     with pytest.raises(aalp.InputError, match="multiple of 4, got 30"):
         models.lenet(image_size=30)
+    with pytest.raises(aalp.InputError, match="mean has 3 values for 1 channels"):
+        models.resnet9(in_channels=1)
 
 
 def test_evaluating_gives_every_module_its_own_mode_back():

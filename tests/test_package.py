@@ -23,6 +23,7 @@ ORDER = [
     "data",
     "models",
     "losses",
+    "fast",
     "taylor",
     "contributions",
     "attacks",
@@ -33,6 +34,7 @@ ORDER = [
     "results",
     "experiments",
     "plots",
+    "bench",
     "demo",
     "cli",
 ]
