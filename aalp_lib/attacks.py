@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aalp_lib import _checks, losses
+from aalp_lib._checks import InputError
 from aalp_lib.models import channels_last, class_count, evaluating
 
 Reading = Literal["any", "last"]
@@ -74,6 +75,8 @@ class Attack:
     def __post_init__(self) -> None:
         _checks.positive("eps", self.eps)
         _checks.positive("step", self.step)
+        if self.eps > 1:
+            raise InputError(f"eps must be at most 1, since images lie in [0, 1], got {self.eps}; write 8/255, not 8")
         _checks.count("steps", self.steps)
         _checks.count("restarts", self.restarts)
         _checks.known("attack loss", self.loss, LOSSES)

@@ -78,7 +78,7 @@ def load_weights(model: Classifier, checkpoint: Checkpoint, path: Path) -> None:
         ) from error
 
 
-def load_model(path: str | Path, which: str = "last") -> Classifier:
+def load_model(path: str | Path, which: str = "last", *, model: Classifier | None = None) -> Classifier:
     """Make the network that a run has trained, with its weights, in evaluation mode.
 
     Parameters
@@ -87,6 +87,8 @@ def load_model(path: str | Path, which: str = "last") -> Classifier:
         The folder that `fit` wrote to, or a checkpoint file.
     which : "last" or "best"
         In a folder: after the last epoch, or the best on the validation split.
+    model : Classifier, optional
+        Put the weights into this one instead; needed for a network that was wrapped.
 
     Raises
     ------
@@ -98,9 +100,9 @@ def load_model(path: str | Path, which: str = "last") -> Classifier:
     file = path / {"last": LAST, "best": BEST}[which] if path.is_dir() else path
     checkpoint = read(file)
     config = checkpoint.meta["model"]
-    if not config:
-        raise InputError(f"{file} holds a wrapped network: build it yourself, then use load_weights")
-    model = models.build(config)
+    if model is None and not config:
+        raise InputError(f"{file} holds a wrapped network: build it yourself, and pass load_model(..., model=wrap(it))")
+    model = model or models.build(config)
     load_weights(model, checkpoint, file)
     return model.eval()
 

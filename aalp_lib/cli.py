@@ -6,8 +6,7 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import rich.box
 import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
 import aalp_lib
@@ -25,6 +24,7 @@ from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
 from aalp_lib.evaluate import HEADINGS, Report, evaluate
 from aalp_lib.methods import METHODS
+from aalp_lib.progress import bars, shown
 from aalp_lib.train import RUN, Interrupted, fit
 
 console = Console()
@@ -79,10 +79,17 @@ def _train(options: argparse.Namespace) -> None:
     method = methods.method(options.method)
     model = experiments.new_model(setting, options.seed).to(device)
     origin.save(options.out)
+    recipe, attack = setting.recipe, setting.attack
+    console.print(
+        f"{method.label} on {dataset.name}, {setting.model['name']}: {recipe.epochs} epochs, "
+        f"batch {recipe.batch_size}, lr {recipe.lr:g} {recipe.schedule}, {recipe.precision}; "
+        f"attack: eps {_levels(attack.eps)}, {attack.steps} steps of {_levels(attack.step)}",
+        highlight=False,
+    )
     try:
-        with _bar("training") as tell:
+        with shown(True, "training", console) as tell:
             history = fit(
-                model, dataset, method, setting.attack, seed=options.seed, recipe=setting.recipe,
+                model, dataset, method, attack, seed=options.seed, recipe=recipe,
                 out=options.out, resume=options.resume, progress=tell,
             )  # fmt: skip
     except Interrupted as error:
@@ -105,14 +112,18 @@ def _evaluate(options: argparse.Namespace) -> None:
     test = dataset.test[: options.images]
     suite = experiments.suite_for(dataset.name, Attack(**run["watched"]) if run["watched"] else None)
     began = time.perf_counter()
-    with _bar("attacking") as tell:
+    with shown(True, "attacking", console) as tell:
         report = evaluate(
             model, test, suite, seed=options.seed, reading=options.reading, precision=options.precision,
             batch_size=options.batch_size, progress=tell,
         )  # fmt: skip
     pgd = suite["pgd40"]
-    title = f"{run['method']['label']} on {dataset.name}, {options.which} epoch, eps {pgd.eps:.4g}, step {pgd.step:.4g}"
-    console.print(_report(report, title))
+    console.print(
+        f"{run['method']['label']} on {dataset.name}, {options.which} epoch, "
+        f"eps {_levels(pgd.eps)}, step {_levels(pgd.step)}",
+        highlight=False,
+    )
+    console.print(_report(report))
     record = results.Record(
         data=dataset.name,
         method=run["method"]["name"],
@@ -174,7 +185,7 @@ def _info(_: argparse.Namespace) -> None:
     for key, value in results.environment(device).items():
         console.print(f"{key:>12}  {value}", highlight=False)
     console.print(f"{'data sets':>12}  {', '.join(data.SOURCES)}, or a folder; downloads go to {data.cache()}")
-    console.print(f"{'methods':>12}  {', '.join(METHODS)}")
+    console.print(f"{'methods':>12}  {', '.join(f'{m.name} ({m.label})' for m in METHODS.values())}")
     console.print(f"{'models':>12}  {', '.join(models.MODELS)}")
 
 
@@ -213,36 +224,14 @@ def _set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(elapsed_when_finished=False),
-        TextColumn("{task.fields[text]}"),
-        console=console,
-        disable=not console.is_terminal,
-    )
-
-
-@contextmanager
-def _bar(title: str) -> Iterator[Any]:
-    """A progress bar for one thing; on no terminal, nothing."""
-    with _progress() as progress:
-        task = progress.add_task(title, total=None, text="")
-        yield lambda done, total, text: progress.update(task, completed=done, total=total, text=text)
-
-
 def _run_jobs(jobs: list[experiments.Job], workers: int) -> list[results.Record]:
     """Run jobs with a bar for each that is under way and one over all; on no terminal, a line for each that is done."""
     records: list[results.Record] = []
-    with _progress() as progress:
-        bars = _JobBars(progress, len(jobs))
-        for record in experiments.run_jobs(jobs, workers, bars.watch):
+    with bars(console) as progress:
+        lines = _JobBars(progress, len(jobs))
+        for record in experiments.run_jobs(jobs, workers, lines.watch):
             records.append(record)
-            bars.finish(f"{record.data}-{record.method}-seed{record.seed}")
+            lines.finish(f"{record.data}-{record.method}-seed{record.seed}")
             found = record.accuracy["last"]
             progress.console.print(
                 f"{len(records)}/{len(jobs)}  {results.label(record.method)}: clean {_percent(found['clean'])}, "
@@ -300,8 +289,14 @@ def _table(records: Sequence[results.Record]) -> Table:
     return table
 
 
-def _report(report: Report, title: str) -> Table:
-    table = Table("attack", "correct", "95 % interval", "images", title=title)
+def _levels(value: float) -> str:
+    """A radius or step as papers write it: in grey levels where it is a whole number of them."""
+    levels = value * 255
+    return f"{levels:.0f}/255" if abs(levels - round(levels)) < 1e-6 else f"{value:g}"
+
+
+def _report(report: Report) -> Table:
+    table = Table("attack", "correct", "95 % interval", "images")
     for name, outcome in report.items():
         low, high = outcome.interval
         table.add_row(
@@ -331,7 +326,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=_Help,
     )
     parser.add_argument("--version", action="version", version=f"aalp_lib {aalp_lib.__version__}")
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    parser.set_defaults(run=lambda _: parser.print_help())
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     _add_demo(commands)
     _add_train(commands)
     _add_evaluate(commands)
@@ -343,7 +339,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _fraction(text: str) -> float:
     """A number, or a fraction as the papers write it: 8/255."""
-    return float(Fraction(text))
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError):
+        raise argparse.ArgumentTypeError(f"must be a number or a fraction, 0.3 or 8/255 say, not '{text}'") from None
 
 
 def _add(commands: Any, name: str, run: Any, what: str, example: str) -> argparse.ArgumentParser:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from aalp_lib import _checks, losses
 from aalp_lib._checks import InputError
-from aalp_lib.models import Classifier, evaluating
+from aalp_lib.models import Classifier, evaluating, require_classifier
 
 Rule = Literal["median", "half"]
 RULES = ("median", "half")
@@ -40,6 +40,7 @@ def loss_gradient(model: Classifier, x: Tensor, y: Tensor) -> Tensor:
     x, y : (N, C, H, W) and (N,)
         Images in [0, 1] and labels.
     """
+    require_classifier(model)
     with evaluating(model), torch.no_grad():
         return feature_gradient(model.head, model.features(x), y).abs().mean(0)
 
@@ -54,6 +55,7 @@ def scores(model: Classifier, x: Tensor, y: Tensor) -> Tensor:
     x, y : (N, C, H, W) and (N,)
         Images in [0, 1] and labels.
     """
+    require_classifier(model)
     with evaluating(model), torch.no_grad():
         return sample_scores(model.head, model.features(x), y).mean(0)
 

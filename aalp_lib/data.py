@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision
 from PIL import Image
 from torch import Tensor
 
@@ -24,7 +23,7 @@ VAL_FRACTION = 0.1
 MNIST_VAL = 6000  # the first training images: every digit of mnist-sample is among them
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Split:
     """Images and labels that belong together.
 
@@ -55,6 +54,9 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __repr__(self) -> str:
+        return f"{len(self)} images {'×'.join(str(n) for n in self.images.shape[1:])} on {self.images.device}"
+
     def __getitem__(self, rows: Tensor | slice) -> "Split":
         return Split(self.images[rows], self.labels[rows])
 
@@ -74,7 +76,7 @@ class Split:
             yield to_float(self.images[rows]), self.labels[rows]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
     """A named data set in three splits.
 
@@ -100,6 +102,10 @@ class Dataset:
     def __post_init__(self) -> None:
         for split in (self.train, self.val, self.test):
             _checks.labels(split.labels, len(split), len(self.classes))
+
+    def __repr__(self) -> str:
+        parts = f"train: {self.train}, val: {self.val}, test: {self.test}"
+        return f"{self.name}, {len(self.classes)} classes; {parts}"
 
     def to(self, device: str | torch.device) -> "Dataset":
         """Return the data set on `device`."""
@@ -229,20 +235,19 @@ def _load_sample(root: Path | None) -> Dataset:
 
 
 def _load_mnist(root: Path | None) -> Dataset:
-    train, test = (
-        _from_arrays(d.data, d.targets) for d in _torchvision(torchvision.datasets.MNIST, root, "train", (True, False))
-    )
+    parts = _torchvision("MNIST", root, "train", (True, False))
+    train, test = (_from_arrays(d.data, d.targets) for d in parts)
     return Dataset("mnist", _DIGITS, train[MNIST_VAL:], train[:MNIST_VAL], test)
 
 
 def _load_svhn(root: Path | None) -> Dataset:
-    source = torchvision.datasets.SVHN if root is None else _OwnSVHN
-    train, test = (_from_arrays(d.data, d.labels) for d in _torchvision(source, root, "split", ("train", "test")))
+    parts = _torchvision("SVHN", root, "split", ("train", "test"))
+    train, test = (_from_arrays(d.data, d.labels) for d in parts)
     return _with_val("svhn", _DIGITS, train, test)
 
 
 def _load_cifar10(root: Path | None) -> Dataset:
-    parts = _torchvision(torchvision.datasets.CIFAR10, root, "train", (True, False))
+    parts = _torchvision("CIFAR10", root, "train", (True, False))
     train, test = (_from_arrays(d.data.transpose(0, 3, 1, 2), d.targets) for d in parts)
     return _with_val("cifar10", tuple(parts[0].classes), train, test)
 
@@ -256,27 +261,30 @@ SOURCES: dict[str, Callable[[Path | None], Dataset]] = {
 }
 
 
-class _OwnSVHN(torchvision.datasets.SVHN):  # type: ignore[misc]
-    """SVHN from `.mat` files that the reader put under `root`: whether they are the official ones is theirs to say."""
-
-    def _check_integrity(self) -> bool:
-        return (Path(self.root) / self.filename).is_file()
-
-
-def _torchvision(source: Any, root: Path | None, key: str, parts: tuple[Any, Any]) -> tuple[Any, Any]:
+def _torchvision(name: str, root: Path | None, key: str, parts: tuple[Any, Any]) -> tuple[Any, Any]:
     """Both parts of a torchvision data set, from `root` (default: the cache), downloaded where they are missing."""
     folder = root or cache()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        first, second = (_open(source, folder, {key: part}) for part in parts)
+        first, second = (_open(_source(name, root), folder, {key: part}) for part in parts)
     except (OSError, RuntimeError, ValueError) as error:
         raise OSError(
-            f"{source.__name__.removeprefix('_Own')} is not in {folder}, or damaged, and could not be "
-            f"downloaded ({error}). "
-            "Without a network, copy its files there in torchvision's layout, name their folder (root=..., --root), "
-            "or use 'mnist-sample', which needs no download"
+            f"{name} is not in {folder}, or damaged, and could not be downloaded ({error}). Without a network, copy "
+            "its files there in torchvision's layout, name their folder (root=..., --root), or use 'mnist-sample', "
+            "which needs no download"
         ) from error
     return first, second
+
+
+def _source(name: str, root: Path | None) -> Any:
+    """The class that reads a data set; SVHN's files under a reader's own `root` need not be the official ones."""
+    from torchvision import datasets  # half of the time that importing this package would take
+
+    class OwnSVHN(datasets.SVHN):  # type: ignore[misc]
+        def _check_integrity(self) -> bool:
+            return (Path(self.root) / self.filename).is_file()
+
+    return OwnSVHN if name == "SVHN" and root is not None else getattr(datasets, name)
 
 
 def _open(source: Any, folder: Path, part: dict[str, Any]) -> Any:
@@ -329,8 +337,10 @@ def load_folder(folder: Path, image_size: int | tuple[int, int] | None = None) -
 def _list_images(folder: Path) -> Any:
     if not folder.is_dir():
         raise InputError(f"{folder} is missing; a folder of images needs train/CLASS/*.png and test/CLASS/*.png")
+    from torchvision.datasets import ImageFolder
+
     try:
-        return torchvision.datasets.ImageFolder(str(folder))
+        return ImageFolder(str(folder))
     except FileNotFoundError as error:
         raise InputError(f"{folder} is without images: {str(error).splitlines()[0]}") from error
 

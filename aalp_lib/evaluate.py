@@ -1,6 +1,6 @@
 """Robust accuracy under a suite of attacks, with per-image outcomes and intervals."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +11,7 @@ from aalp_lib.attacks import CW, FGSM, PGD, Attack, Reading, derived, laid_out
 from aalp_lib.data import Split, to_float
 from aalp_lib.fast import PRECISIONS, Precision, faster
 from aalp_lib.models import Classifier, channels_last, class_count, evaluating
+from aalp_lib.progress import Tell, shown
 
 Suite = Mapping[str, Attack]
 TABLE_2_STEPS = (10, 20, 40, 100)
@@ -21,7 +22,7 @@ HEADINGS = {"clean": "Clean", "fgsm": "FGSM"} | {
 BALLS = {"mnist": (0.3, 0.01), "svhn": (12 / 255, 3 / 255), "cifar10": (8 / 255, 2 / 255)}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Outcome:
     """Which images one attack left correctly classified.
 
@@ -51,6 +52,9 @@ class Outcome:
         found = binomtest(int(self.correct.sum()), self.count).proportion_ci(0.95, method="wilson")
         return float(found.low), float(found.high)
 
+    def __repr__(self) -> str:
+        return f"{100 * self.accuracy:6.2f} %  [{100 * self.low:.2f}, {100 * self.high:.2f}]  of {self.count}"
+
     @property
     def low(self) -> float:
         """Lower end of the 95 % Wilson interval."""
@@ -62,7 +66,7 @@ class Outcome:
         return self.interval[1]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Report(Mapping[str, Outcome]):
     """An `Outcome` for "clean" and for each attack of the suite, in the suite's order."""
 
@@ -85,12 +89,8 @@ class Report(Mapping[str, Outcome]):
         """Images right on clean and wrong on adversarial, bool (N,)."""
         return self["clean"].correct & ~self[attack].correct
 
-    def __str__(self) -> str:
-        lines = [
-            f"{name:>8}  {100 * o.accuracy:6.2f} %  [{100 * o.low:.2f}, {100 * o.high:.2f}]  of {o.count}"
-            for name, o in self.outcomes.items()
-        ]
-        return "\n".join(lines)
+    def __repr__(self) -> str:
+        return "\n".join(f"{name:>8}  {outcome!r}" for name, outcome in self.outcomes.items())
 
 
 def table2_suite(name: str) -> dict[str, Attack]:
@@ -133,7 +133,7 @@ def evaluate(
     seed: int = 0,
     reading: Reading = "any",
     precision: Precision = "float32",
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: bool | Tell | None = None,
 ) -> Report:
     """Attack every image of a split with every attack of a suite.
 
@@ -158,8 +158,9 @@ def evaluate(
     precision : "float32", "bfloat16" or "auto"
         Of the attacks' gradients; whether an image counts as fooled is always decided in float32. "auto" takes what is
         faster here, measured once; two machines, or two such runs, may then differ in single images.
-    progress : callable, optional
-        Called after each trajectory of a batch with steps done, steps in all (summed over batches), and a word on it.
+    progress : True or callable, optional
+        True shows a bar. A function is called after each trajectory of a batch with steps done, steps in all (summed
+        over batches), and a word on it.
 
     Returns
     -------
@@ -179,7 +180,7 @@ def evaluate(
     trajectories = _trajectories(suite)
     starts = [_starts(longest, seed) for longest, _ in trajectories]
     total, done = gradients(suite) * -(-len(split) // batch_size), 0
-    with evaluating(model), channels_last(model):
+    with shown(progress, "attacking") as tell, evaluating(model), channels_last(model):
         _checks.labels(split.labels, len(split), class_count(model, to_float(split.images[:1])))
         found = faster(model, *next(split.batches(min(batch_size, 128)))) if precision == "auto" else precision
         for index, (x, y) in enumerate(split.batches(batch_size)):
@@ -196,8 +197,8 @@ def evaluate(
                 for name, outcome in zip(steps, alive, strict=True):
                     correct[name][rows] = outcome
                 done += longest.steps * longest.restarts
-                if progress:
-                    progress(done, total, f"{HEADINGS.get(name, name)} done")
+                if tell:
+                    tell(done, total, f"{HEADINGS.get(name, name)} done")
     return Report({name: Outcome(outcome.cpu()) for name, outcome in correct.items()})
 
 

@@ -25,8 +25,9 @@ from aalp_lib.data import Dataset, load
 from aalp_lib.evaluate import evaluate, gradients, suite_in_ball, table2_suite
 from aalp_lib.methods import METHODS
 from aalp_lib.models import Classifier
+from aalp_lib.progress import Tell
 from aalp_lib.results import Record
-from aalp_lib.train import Interrupted, Progress, Recipe, fit
+from aalp_lib.train import Interrupted, Recipe, fit
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class Job:
         }
 
 
-def run_job(job: Job, progress: Progress | None = None) -> Record:
+def run_job(job: Job, progress: Tell | None = None) -> Record:
     """Train, evaluate the last and the best model, write the record; or read it, if it is there already.
 
     Goes on with checkpoints that an interrupted run left. Raises InputError if a record or checkpoint there belongs to
@@ -257,13 +258,13 @@ class Origin:
             raise InputError(f"{run / 'data.json'} does not say where the data came from ({error})") from error
 
 
-def _stages(progress: Progress | None, **costs: float) -> dict[str, Progress | None]:
+def _stages(progress: Tell | None, **costs: float) -> dict[str, Tell | None]:
     """A progress function for each stage of a job, which moves one common count of gradient evaluations."""
     if progress is None:
         return dict.fromkeys(costs)
     total = round(sum(costs.values()))
 
-    def stage(before: float, cost: float) -> Progress:
+    def stage(before: float, cost: float) -> Tell:
         return lambda done, of, text: progress(round(before + cost * done / of), total, text)
 
     before = itertools.accumulate(costs.values(), initial=0.0)

@@ -112,8 +112,12 @@ TABLE_2 = ("raw", "adv", "alp", "trades", "aalp_gd", "aalp_sw", "aalp")
 
 
 def method(name: str | Method) -> Method:
-    """The row called `name`, or `name` itself where it is a Method; an unknown name raises InputError."""
-    return name if isinstance(name, Method) else METHODS[_checks.known("method", name, METHODS)]
+    """The row called `name`, in code or in tables, or `name` itself where it is a Method; else InputError."""
+    if isinstance(name, Method):
+        return name
+    labels = {method.label.lower(): method.name for method in METHODS.values()}
+    lower = name.lower()
+    return METHODS[_checks.known("method", labels.get(lower, lower), METHODS)]
 
 
 class Terms(NamedTuple):

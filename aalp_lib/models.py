@@ -57,6 +57,12 @@ class Classifier(nn.Module):
         return logits
 
 
+def require_classifier(model: nn.Module) -> None:
+    """Raise InputError unless `model` is split into features and head."""
+    if not isinstance(model, Classifier):
+        raise InputError(f"the model must be a Classifier, got {type(model).__name__}; use models.wrap(model)")
+
+
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Put every module of `model` into evaluation mode; afterwards each one has its own mode back.

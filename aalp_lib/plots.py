@@ -102,9 +102,10 @@ def training_curves(records: Sequence[Record]) -> Figure:
     """Classification loss, clean and robust validation accuracy against epochs, one line a record."""
     panels = (
         ("classification", 1, "classification loss (nats)"),
-        ("clean", 100, "clean validation accuracy (%)"),
-        ("robust", 100, "robust validation accuracy, PGD-10 (%)"),
+        ("clean", 100, "validation accuracy, clean (%)"),
+        ("robust", 100, "validation accuracy, PGD-10 (%)"),
     )
+    longest = max(len(record.history["epochs"]) for record in records)
     figure, axes = plt.subplots(1, len(panels), figsize=(11, 3.8), layout="constrained")
     for panel, (name, scale, title) in zip(axes, panels, strict=True):
         for record in records:
@@ -113,10 +114,11 @@ def training_curves(records: Sequence[Record]) -> Figure:
                 [line["epoch"] for line in lines],
                 [scale * line[name] for line in lines],
                 color=COLOURS.get(record.method),
+                marker="." if longest < 30 else None,
                 label=label(record.method),
             )
-        panel.set(xlabel="epoch", ylabel=title)
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.set(xlabel="epoch", ylabel=title, xlim=(0.5, longest + 0.5))
+        panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         panel.grid(color="0.92")
     axes[0].set_yscale("log")
     figure.suptitle(_claim_of_curves(records), fontsize=11)

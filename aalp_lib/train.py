@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,10 +21,10 @@ from aalp_lib.attacks import PGD, Attack, scaled
 from aalp_lib.checkpoints import BEST, LAST, Checkpoint
 from aalp_lib.data import Dataset, Split
 from aalp_lib.methods import Method, attacked_view, method, training_loss
-from aalp_lib.models import Classifier, class_count, evaluating
+from aalp_lib.models import Classifier, class_count, evaluating, require_classifier
+from aalp_lib.progress import Tell, shown
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-Progress = Callable[[int, int, str], None]  # steps done, steps in all, what is going on
 VAL_STEPS = 10
 RUN = "run.json"
 
@@ -98,7 +98,8 @@ class Epoch:
 
     `clean` and `robust` are fractions, None without a validation split; `robust` is under PGD-10 at full eps with steps
     of eps / 4, None without an attack. `eps` and `lr` are those of the last step. `seconds` is the wall time of the
-    steps alone.
+    steps alone. `pairing` is the pairing loss before its weight, `kept` the fraction of features that Guided Dropout
+    kept.
     """
 
     epoch: int
@@ -159,7 +160,7 @@ def fit(
     val: Split | None = None,
     out: str | Path | None = None,
     resume: bool = False,
-    progress: Progress | None = None,
+    progress: bool | Tell | None = None,
 ) -> History:
     """Train `model` in place, where its weights are, and return the history.
 
@@ -187,9 +188,9 @@ def fit(
     resume : bool
         Go on with the run in `out` if there is one. On the same machine and number of threads this gives bit for bit
         the weights of an uninterrupted run (for a loader, as far as it repeats its own order).
-    progress : callable, optional
-        Called after every step with steps done, steps in all, and a word on the state. It may raise KeyboardInterrupt
-        to ask for a stop.
+    progress : True or callable, optional
+        True shows a bar. A function is called after every step with steps done, steps in all, and a word on the state;
+        it may raise KeyboardInterrupt to ask for a stop.
 
     Returns
     -------
@@ -212,8 +213,8 @@ def fit(
     --------
     >>> import aalp_lib as aalp
     >>> sample = aalp.load("mnist-sample")
-    >>> history = aalp.fit(aalp.models.lenet((4, 8, 16)), sample, "raw", epochs=1)
-    >>> len(history), history["clean"][0] > 0.2
+    >>> history = aalp.fit(aalp.models.lenet((8, 16, 64)), sample, "raw", epochs=1, recipe=Recipe(lr=3e-3))
+    >>> len(history), history["clean"][0] > 0.5
     (1, True)
     """
     recipe = recipe or Recipe()
@@ -221,12 +222,16 @@ def fit(
         recipe = dataclasses.replace(recipe, epochs=epochs)
     run = _Run(model, data, _method(method), attack, recipe, seed, val, Path(out) if out is not None else None)
     run.open(resume)
-    with torch.random.fork_rng(), _asked_to_stop(run.out is not None) as asked:
+    with (
+        shown(progress, "training") as tell,
+        torch.random.fork_rng(),
+        _asked_to_stop(run.out is not None) as asked,
+    ):
         for inputs in run.steps():
             run.step(*inputs)
             try:
-                if progress:
-                    progress(run.done, run.total, run.status())
+                if tell:
+                    tell(run.done, run.total, run.status())
             except KeyboardInterrupt:
                 asked.set()
             if asked.is_set() and run.done < run.total:
@@ -273,8 +278,7 @@ class _Run:
         val: Split | None,
         out: Path | None,
     ) -> None:
-        if not isinstance(model, Classifier):
-            raise InputError(f"the model must be a Classifier, got {type(model).__name__}; use models.wrap(model)")
+        require_classifier(model)
         self.device = next(model.parameters()).device
         self.model, self.method, self.recipe, self.seed, self.out = model, method, recipe, seed, out
         self.data_name = source.name if isinstance(source, Dataset) else None

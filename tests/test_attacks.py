@@ -56,7 +56,7 @@ def test_cw_moves_where_cross_entropy_has_no_gradient_left(generator):
     name=st.sampled_from(sorted(LOSSES)),
     start=st.sampled_from(["clean", "uniform", "gaussian"]),
     shape=st.tuples(st.integers(0, 4), st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)),
-    eps=st.floats(1e-3, 2.0),
+    eps=st.floats(1e-3, 1.0),
     steps=st.integers(1, 4),
     dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
     seed=st.integers(0, 1000),
@@ -244,6 +244,11 @@ def test_steps_that_cannot_reach_the_surface_warn():
 def test_numbers_out_of_range_are_named(bad):
     with pytest.raises(aalp.InputError, match=f"{next(iter(bad))} must be .* got {next(iter(bad.values()))}"):
         aalp.PGD(**{"eps": 0.1, "step": 0.1, "steps": 1} | bad)
+
+
+def test_a_radius_in_grey_levels_is_refused():
+    with pytest.raises(aalp.InputError, match=r"eps must be at most 1.* got 8; write 8/255"):
+        aalp.PGD(8, 2, 10)
 
 
 def test_unknown_loss_or_start_suggests_the_nearest():

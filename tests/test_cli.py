@@ -40,6 +40,18 @@ def test_help_has_an_example_and_defaults(capsys, command):
         assert len(documented) >= len(undocumented)
 
 
+def test_no_command_shows_the_help(capsys):
+    status, out, _ = run(capsys)
+    assert status == 0
+    assert "aalp demo" in out
+
+
+def test_numbers_are_asked_for_in_words(capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        main(["train", "--eps", "abc", "--out", str(tmp_path / "a")])
+    assert "must be a number or a fraction, 0.3 or 8/255 say, not 'abc'" in capsys.readouterr().err
+
+
 def test_info_and_data_describe_what_is_there(capsys):
     status, out, _ = run(capsys, "info")
     assert status == 0
@@ -95,7 +107,7 @@ def test_a_readers_own_images(capsys, tmp_path):
     assert status == 0
     status, out, _ = run(capsys, "evaluate", tmp_path / "run")
     assert status == 0
-    assert "AALP on mine, last epoch, eps 0.03137" in out
+    assert "AALP on mine, last epoch, eps 8/255, step 2/255" in out
 
 
 def test_ctrl_c_saves_and_the_command_it_names_goes_on(tmp_path):
@@ -135,6 +147,7 @@ def test_ctrl_c_saves_and_the_command_it_names_goes_on(tmp_path):
         (("train", "--model", "lenet5", "--out", "{tmp}/a"), "Did you mean 'lenet'"),
         (("train", "--recipe", "quick", "--out", "{tmp}/a"), "known are paper, fast"),
         (("train", "--epochs", "0", "--out", "{tmp}/a"), "epochs must be a whole number of at least 1, got 0"),
+        (("train", "--eps", "8", "--out", "{tmp}/a"), "eps must be at most 1"),
         (("train", "--eps", "-1", "--out", "{tmp}/a"), "eps must be above 0"),
         (("train", "--device", "warp", "--out", "{tmp}/a"), "device 'warp' cannot be used here"),
         (("train", "--seed", "-1", "--out", "{tmp}/a"), "seed must be a whole number"),

@@ -29,11 +29,14 @@ def test_layout_is_lent_and_given_back():
         assert torch.equal(p, before[name][2])
 
 
-@pytest.mark.parametrize("make", [lambda: models.lenet((4, 8, 32)), lambda: models.resnet9(4, in_channels=1, mean=(0.1,), std=(0.3,))])
+@pytest.mark.parametrize(
+    "make", [lambda: models.lenet((4, 8, 32)), lambda: models.resnet9(4, in_channels=1, mean=(0.1,), std=(0.3,))]
+)
 def test_fast_and_plain_layout_give_the_same_images(make, digits):
     torch.manual_seed(0)
-    model, (x, y) = make().double().eval(), digits
-    attack, x = aalp.PGD(0.2, 0.05, 8), x.double()
+    """On noise: over a digit's constant background max-pooling meets ties, which the layouts break differently."""
+    model, y = make().double().eval(), digits[1]
+    attack, x = aalp.PGD(0.2, 0.05, 8), torch.rand(digits[0].shape, dtype=torch.float64)
     plain = attack.perturb(model, x, y, start=x)
     with models.evaluating(model):
         found = attack(model, x, y, start=x)

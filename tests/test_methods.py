@@ -145,6 +145,11 @@ def test_attacks_in_training_see_the_model_without_the_mask_unless_asked(model, 
     assert (masked(x) - model(x)).abs().max() > 1e-3
 
 
+def test_methods_go_by_their_names_in_tables_too():
+    for method in aalp.METHODS.values():
+        assert aalp.method(method.name.upper()) is aalp.method(method.label) is method
+
+
 def test_unknown_method_is_named():
     with pytest.raises(aalp.InputError, match=r"unknown method 'aapl'.*raw, adv, alp.*Did you mean 'aalp'"):
         aalp.fit(aalp.models.lenet(), [], "aapl")

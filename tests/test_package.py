@@ -20,6 +20,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ORDER = [
     "_checks",
     "seeds",
+    "progress",
     "data",
     "models",
     "losses",

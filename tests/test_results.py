@@ -111,7 +111,7 @@ def test_robust_accuracy_figure_draws_each_record_with_its_interval():
 def test_training_curves_draw_every_epoch():
     figure = plots.training_curves([record("adv"), record("aalp")])
     texts = drawn(figure)
-    assert {"epoch", "clean validation accuracy (%)"} <= set(texts)
+    assert {"epoch", "validation accuracy, clean (%)"} <= set(texts)
     line = figure.axes[2].lines[0]
     assert list(line.get_xdata()) == [1, 2]
     assert list(line.get_ydata()) == [40, 60]
