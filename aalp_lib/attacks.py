@@ -251,7 +251,7 @@ class Attack:
 
 def laid_out(x: Tensor) -> Tensor:
     """Images (N, C, H, W) in channels-last memory, any other tensor as it is."""
-    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+    return x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
 def _right(forward: Forward, x: Tensor, y: Tensor) -> Tensor:

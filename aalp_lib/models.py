@@ -87,7 +87,9 @@ def channels_last(model: nn.Module) -> Iterator[None]:
     """
     own = [(weight, weight.data) for weight in model.parameters() if weight.ndim == 4]
     for weight, values in own:
-        weight.data = values.contiguous(memory_format=torch.channels_last)
+        weight.data = values.to(
+            memory_format=torch.channels_last
+        )  # unlike contiguous(), also where one channel goes in
     try:
         yield
     finally:
@@ -144,11 +146,11 @@ def lenet(
     first, second, hidden = width
     body = nn.Sequential(
         nn.Conv2d(in_channels, first, 5, padding=2),
+        nn.MaxPool2d(2),  # (N, first, H/2, W/2); before the ReLU, which then has a quarter of the work
         nn.ReLU(),
-        nn.MaxPool2d(2),  # (N, first, H/2, W/2)
         nn.Conv2d(first, second, 5, padding=2),
-        nn.ReLU(),
         nn.MaxPool2d(2),  # (N, second, H/4, W/4)
+        nn.ReLU(),
         nn.Flatten(),
         nn.Linear(second * (image_size // 4) ** 2, hidden),
         nn.ReLU(),
