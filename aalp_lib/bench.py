@@ -17,6 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -97,14 +98,12 @@ def fastest(seconds: Mapping[str, list[float]], names: list[str]) -> str:
 
 
 def peers(model: nn.Module, x: Tensor, y: Tensor, steps: int, eps: float, step: float) -> dict[str, Case]:
-    """PGD with the image itself as start, by each peer; InputError if one of them is not installed."""
-    try:
-        import foolbox
-        import torchattacks
-        from art.attacks.evasion import ProjectedGradientDescentPyTorch
-        from art.estimators.classification import PyTorchClassifier
-    except ImportError as error:
-        raise InputError(f"the bench needs its peers ({error}): pip install 'aalp_lib[bench]'") from error
+    """PGD with the image itself as start, by each peer; they must be installed."""
+    import foolbox
+    import torchattacks
+    from art.attacks.evasion import ProjectedGradientDescentPyTorch
+    from art.estimators.classification import PyTorchClassifier
+
     ours_elsewhere = torchattacks.PGD(model, eps=eps, alpha=step, steps=steps, random_start=False)
     fool = foolbox.attacks.LinfPGD(abs_stepsize=step, steps=steps, random_start=False)
     fooled = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
@@ -450,7 +449,8 @@ def _later(make: Callable[..., Row], *arguments: Any) -> Iterator[Row]:
 
 
 def peer_versions() -> dict[str, str]:
-    """Versions of the peers."""
-    from importlib.metadata import version
-
-    return {name: version(name) for name in PEERS}
+    """Versions of the peers; InputError if one of them is not installed."""
+    try:
+        return {name: version(name) for name in PEERS}
+    except PackageNotFoundError as error:
+        raise InputError(f"the bench needs its peers ({error}): pip install 'aalp_lib[bench]'") from error

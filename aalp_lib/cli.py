@@ -143,7 +143,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         seconds={"evaluation": time.perf_counter() - began},
     )
     images = f"-first{options.images}" if options.images else ""
-    name = f"{dataset.name}-{options.which}-{options.reading}-seed{options.seed}{images}.json"
+    precision = f"-{options.precision}" if options.precision != "float32" else ""
+    name = f"{dataset.name}-{options.which}-{options.reading}-seed{options.seed}{precision}{images}.json"
     console.print(f"wrote {record.save(options.run_folder / 'evaluations' / name)}", highlight=False)
 
 

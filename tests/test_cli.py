@@ -77,6 +77,8 @@ def test_train_then_evaluate_as_a_person_would_guess(capsys, tmp_path):
     record = Record.load(out / "evaluations" / "mnist-sample-last-any-seed0-first40.json")
     assert record.accuracy["last"]["pgd40"]["count"] == 40
     assert record.config["reading"] == "any"
+    assert run(capsys, "evaluate", out, "--images", "40", "--precision", "bfloat16")[0] == 0
+    assert (out / "evaluations" / "mnist-sample-last-any-seed0-bfloat16-first40.json").exists()
     assert run(capsys, "evaluate", out, "--which", "best", "--images", "20", "--reading", "last")[0] == 0
 
 

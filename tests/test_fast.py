@@ -122,6 +122,14 @@ def test_bench_measures_every_row(tmp_path, capsys):
     assert "| What | Goal | Reached |" in (tmp_path / "bench.md").read_text()
 
 
+def test_missing_peers_are_named_before_anything_is_timed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(bench, "PEERS", ["torchattacks", "no-such-peer"])
+    assert main(["bench", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert "no-such-peer" in said
+    assert "pip install 'aalp_lib[bench]'" in said
+
+
 def test_peers_find_the_same_images(trained, digits):
     """What is timed side by side does the same: every peer's images are ours, up to rounding."""
     x, y = digits
