@@ -22,7 +22,7 @@ from aalp_lib import _checks, checkpoints, models, results, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import PGD, Attack
 from aalp_lib.data import Dataset, load
-from aalp_lib.evaluate import evaluate, gradients, suite_in_ball, table2_suite
+from aalp_lib.evaluate import Report, evaluate, gradients, suite_in_ball, table2_suite
 from aalp_lib.methods import METHODS
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell
@@ -52,8 +52,8 @@ SETTINGS: dict[str, dict[str, Setting]] = {
         "fast": Setting(_LENET, PGD(0.3, 0.1, 5), Recipe(16, 64, 2e-3, "one-cycle")),
     },
     "mnist": {
-        "paper": Setting(_LENET, PGD(*_MNIST, 40), Recipe(40, 50, 1e-4, "constant")),
-        "fast": Setting(_LENET, PGD(0.3, 0.1, 5), Recipe(20, 128, 2e-3, "one-cycle")),
+        "paper": Setting(_LENET, PGD(*_MNIST, 40), Recipe(20, 50, 1e-4, "constant")),
+        "fast": Setting(_LENET, PGD(0.3, 0.1, 5), Recipe(16, 128, 2e-3, "one-cycle", precision="bfloat16")),
     },
     "svhn": {
         "paper": Setting(_SVHN_NET, PGD(*_SVHN, 10), Recipe(30, 128, 1e-4, "constant")),
@@ -195,12 +195,14 @@ def run_job(job: Job, progress: Tell | None = None) -> Record:
         model, dataset, job.method, attack, seed=job.seed, recipe=recipe, out=job.run, resume=True,
         progress=stages["training"],
     )  # fmt: skip
-    best = checkpoints.load_model(job.run, "best")
     began = time.perf_counter()
-    reports = {
-        "last": evaluate(model, test, suite, seed=job.seed, progress=stages["last"]),
-        "best": evaluate(best, test, best_suite, seed=job.seed, progress=stages["best"]),
-    }
+    last = evaluate(model, test, suite, seed=job.seed, progress=stages["last"])
+    if history.best == len(history):
+        best = Report({name: last[name] for name in ("clean", *best_suite)})
+    else:
+        best_model = checkpoints.load_model(job.run, "best")
+        best = evaluate(best_model, test, best_suite, seed=job.seed, progress=stages["best"])
+    reports = {"last": last, "best": best}
     seconds = {"training": history.seconds, "evaluation": time.perf_counter() - began}
     record = Record(
         data=dataset.name,
