@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -67,32 +67,93 @@ class Record:
 
     def save(self, path: str | Path) -> Path:
         """Write the record as JSON, atomically; makes the folder."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        checkpoints.write_atomically(path, (json.dumps(dataclasses.asdict(self), indent=1) + "\n").encode())
-        return path
+        return _save(self, Path(path))
 
     @classmethod
     def load(cls, path: str | Path) -> "Record":
         """Read a record; a damaged one, or one of another schema, raises InputError naming it."""
-        try:
-            found = json.loads(Path(path).read_text(encoding="utf-8"))
-            if found.get("schema") != SCHEMA:
-                raise InputError(f"{path} has record schema {found.get('schema')}; this version reads {SCHEMA}")
-            return cls(**found)
-        except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
-            raise InputError(f"{path} is not a readable record ({error})") from error
+        return _load(cls, Path(path))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Anything measured other than a training with its accuracies: on a trained model, say, or of several runs.
+
+    Attributes
+    ----------
+    kind : str
+        What was measured: "diagnosis", "samples" and so on; measurements of one kind have the same `values`.
+    subject : dict
+        What it was measured on: data, method, seed, model ("last" or "best"), as far as they apply.
+    tier : str
+        As in a `Record`.
+    config : dict
+        Settings of the measurement: attacks, number of images, seed.
+    environment : dict
+        Device, processor, threads, versions and commit.
+    values : dict
+        The result; what it holds is said by the function that measures it.
+    seconds : float
+        Wall time.
+    schema : int
+    """
+
+    kind: str
+    subject: dict[str, Any]
+    tier: str
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    values: dict[str, Any]
+    seconds: float
+    schema: int = field(default=SCHEMA)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the measurement as JSON, atomically; makes the folder."""
+        return _save(self, Path(path))
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Measurement":
+        """Read a measurement; a damaged one, or one of another schema, raises InputError naming it."""
+        return _load(cls, Path(path))
+
+
+_Kept = TypeVar("_Kept", Record, Measurement)
+
+
+def _save(kept: Record | Measurement, path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checkpoints.write_atomically(path, (json.dumps(dataclasses.asdict(kept), indent=1) + "\n").encode())
+    return path
+
+
+def _load(kind: type[_Kept], path: Path) -> _Kept:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found.get("schema") != SCHEMA:
+            raise InputError(f"{path} has record schema {found.get('schema')}; this version reads {SCHEMA}")
+        return kind(**found)
+    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        raise InputError(f"{path} is not a readable {kind.__name__.lower()} ({error})") from error
 
 
 def load_records(folder: str | Path) -> list[Record]:
     """Read every `*.json` of a folder, by name; what is no readable record is named in a warning and left out."""
-    records = []
-    for path in sorted(Path(folder).glob("*.json")):
+    return _load_all(Record, Path(folder))
+
+
+def load_measurements(folder: str | Path) -> list[Measurement]:
+    """Read every `*.json` of a folder, by name, likewise."""
+    return _load_all(Measurement, Path(folder))
+
+
+def _load_all(kind: type[_Kept], folder: Path) -> list[_Kept]:
+    found = []
+    for path in sorted(folder.glob("*.json")):
         try:
-            records.append(Record.load(path))
+            found.append(_load(kind, path))
         except InputError as error:
-            warnings.warn(str(error), stacklevel=2)
-    return records
+            warnings.warn(str(error), stacklevel=3)
+    return found
 
 
 def accuracies(report: Report) -> dict[str, dict[str, float]]:
