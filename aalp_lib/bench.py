@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aalp_lib import checkpoints, experiments, losses, models, results
+from aalp_lib import checkpoints, losses, models, results
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import PGD, scaled
 from aalp_lib.data import load
 from aalp_lib.evaluate import evaluate, table2_suite
-from aalp_lib.experiments import Job, Setting, run_jobs
+from aalp_lib.jobs import Job, Setting, cores, run_jobs
 from aalp_lib.methods import METHODS, training_loss
 from aalp_lib.models import Classifier, evaluating
 from aalp_lib.train import Recipe, fit
@@ -353,7 +353,7 @@ def jobs_row(epochs: int = 3) -> Row:
             list(run_jobs(jobs, workers))
             seconds["side by side" if workers == 2 else "one after the other"] = [time.perf_counter() - began]
     reached = ratio(seconds, "one after the other", "side by side")
-    what = f"two jobs on {experiments.cores()} cores"
+    what = f"two jobs on {cores()} cores"
     return Row(what, "at least 1.5 × one after the other", reached, reached >= 1.5, spread(seconds))
 
 
@@ -369,7 +369,7 @@ def curves(rounds: int) -> dict[str, list[dict[str, Any]]]:
             found["steps"].append({"at": size.steps, **_pair(size, rounds)})
         for size in (Size("lenet", batch, 10) for batch in (32, 64, 128, 256, 512, 1024)):
             found["batch"].append({"at": size.batch, **_pair(size, rounds)})
-        for count in range(1, experiments.cores() + 1):
+        for count in range(1, cores() + 1):
             torch.set_num_threads(count)
             found["threads"].append({"at": count, **_pair(Size("lenet", 256, 10), rounds)})
     finally:

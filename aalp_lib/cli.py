@@ -1,12 +1,14 @@
 """The command `aalp`: demo, train, evaluate, data, bench, info."""
 
 import argparse
+import contextlib
 import dataclasses
 import shlex
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,8 +24,9 @@ import aalp_lib
 from aalp_lib import _checks, bench, checkpoints, data, demo, experiments, methods, models, plots, results
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
-from aalp_lib.evaluate import HEADINGS, Report, evaluate
-from aalp_lib.methods import METHODS
+from aalp_lib.evaluate import HEADINGS, Report, evaluate, suite_for
+from aalp_lib.jobs import Job, Origin, Setting, cores, finished, new_model, run_jobs, tier
+from aalp_lib.methods import METHODS, TABLE_2
 from aalp_lib.progress import bars, shown
 from aalp_lib.train import RUN, Interrupted, fit
 
@@ -54,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _demo(options: argparse.Namespace) -> None:
     _checks.count("--seed", options.seed, least=0)
     jobs = demo.jobs(options.out, options.seed, options.quick)
-    done = sum(experiments.finished(job) is not None for job in jobs)
+    done = sum(finished(job) is not None for job in jobs)
     console.print(
         f"Training and attacking {len(jobs)} methods on the bundled digits, {options.jobs} at a time on "
-        f"{experiments.cores()} cores" + (f"; {done} are done already." if done else ".")
+        f"{cores()} cores" + (f"; {done} are done already." if done else ".")
     )
     try:
         records = _run_jobs(jobs, options.jobs)
@@ -73,11 +76,11 @@ def _train(options: argparse.Namespace) -> None:
     _set_threads(options.threads)
     if not options.resume and (options.out / RUN).exists():
         raise InputError(f"{options.out} already holds a run. To go on with it:\n  {options.again} --resume")
-    origin = experiments.Origin(options.data, options.root, options.image_size)
+    origin = Origin(options.data, options.root, options.image_size)
     dataset = data.load(options.data, root=options.root, device=device, image_size=options.image_size)
     setting = _adjusted(experiments.setting_for(dataset, options.recipe, options.model), options)
     method = methods.method(options.method)
-    model = experiments.new_model(setting, options.seed).to(device)
+    model = new_model(setting, options.seed).to(device)
     origin.save(options.out)
     recipe, attack = setting.recipe, setting.attack
     console.print(
@@ -110,7 +113,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if options.images is not None:
         _checks.count("--images", options.images)
     test = dataset.test[: options.images]
-    suite = experiments.suite_for(dataset.name, Attack(**run["watched"]) if run["watched"] else None)
+    suite = suite_for(dataset.name, Attack(**run["watched"]) if run["watched"] else None)
     began = time.perf_counter()
     with shown(True, "attacking", console) as tell:
         report = evaluate(
@@ -128,7 +131,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         data=dataset.name,
         method=run["method"]["name"],
         seed=run["seed"],
-        tier=experiments.tier(dataset.name),
+        tier=tier(dataset.name),
         config={
             **run,
             "reading": options.reading,
@@ -146,6 +149,59 @@ def _evaluate(options: argparse.Namespace) -> None:
     precision = f"-{options.precision}" if options.precision != "float32" else ""
     name = f"{dataset.name}-{options.which}-{options.reading}-seed{options.seed}{precision}{images}.json"
     console.print(f"wrote {record.save(options.run_folder / 'evaluations' / name)}", highlight=False)
+
+
+def _reproduce(options: argparse.Namespace) -> None:
+    jobs = _grid(options)
+    todo = [job for job in jobs if finished(job) is None]
+    console.print(f"{len(jobs)} runs into {jobs[0].out}, {len(jobs) - len(todo)} of them done already", highlight=False)
+    if options.dry_run:
+        for job in todo:
+            state = "under way" if job.run.exists() else "to do"
+            console.print(f"{state:>9}  {job.name}" + (f" ({job.reduced})" if job.reduced else ""), highlight=False)
+        return
+    try:
+        with _executor(options.scheduler) as executor:
+            _run_jobs(jobs, options.jobs, executor)
+    except Interrupted as error:
+        raise Interrupted(f"{error} in {jobs[0].out}; go on with:\n  {options.again}") from None
+    console.print(f"next: aalp results {options.out}", highlight=False)
+
+
+def _grid(options: argparse.Namespace) -> list[Job]:
+    if options.grid == "ablations":
+        return experiments.ablations(options.out / "ablations", options.seeds, options.quick)
+    reduced = {"epochs": 1, "test_images": 100} if options.quick else {}
+    given = {key: getattr(options, key) for key in ("epochs", "train_images", "test_images")}
+    return experiments.Grid(
+        options.grid,
+        options.out / options.grid,
+        tuple(methods.method(name).name for name in options.methods.split(",")),
+        options.seeds,
+        options.recipe,
+        options.folder,
+        options.root,
+        device=str(_checks.device(options.device)),
+        **(reduced | {key: value for key, value in given.items() if value is not None}),
+    ).jobs()
+
+
+@contextlib.contextmanager
+def _executor(scheduler: str | None) -> Iterator[Executor | None]:
+    """Of a Dask cluster, whose workers see the same folders; None for processes on this machine."""
+    if scheduler is None:
+        yield None
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise InputError("--scheduler needs Dask: pip install 'aalp_lib[cluster]'") from None
+    try:
+        client = Client(scheduler, timeout="20s", set_as_default=False)
+    except OSError as error:
+        raise OSError(f"no Dask scheduler answers at {scheduler} ({error})") from error
+    with client:
+        yield client.get_executor(pure=False)
 
 
 def _data(options: argparse.Namespace) -> None:
@@ -193,7 +249,7 @@ def _info(_: argparse.Namespace) -> None:
 # --- helpers ---------------------------------------------------------------------------------------------------------
 
 
-def _adjusted(setting: experiments.Setting, options: argparse.Namespace) -> experiments.Setting:
+def _adjusted(setting: Setting, options: argparse.Namespace) -> Setting:
     """The setting with what was given on the command line in its place."""
 
     def given(target: Any, **names: Any) -> Any:
@@ -210,11 +266,11 @@ def _adjusted(setting: experiments.Setting, options: argparse.Namespace) -> expe
     return dataclasses.replace(setting, recipe=recipe, attack=attack)
 
 
-def _origin(options: argparse.Namespace) -> experiments.Origin:
+def _origin(options: argparse.Namespace) -> Origin:
     """Where the run's data came from, unless the command line says otherwise."""
     if options.data is not None:
-        return experiments.Origin(options.data, options.root, options.image_size)
-    origin = experiments.Origin.read(options.run_folder)
+        return Origin(options.data, options.root, options.image_size)
+    origin = Origin.read(options.run_folder)
     given = {"root": options.root, "image_size": options.image_size}
     return dataclasses.replace(origin, **{key: value for key, value in given.items() if value is not None})
 
@@ -225,17 +281,15 @@ def _set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _run_jobs(jobs: list[experiments.Job], workers: int) -> list[results.Record]:
+def _run_jobs(jobs: list[Job], workers: int, executor: Executor | None = None) -> list[results.Record]:
     """Run jobs with a bar for each that is under way and one over all; on no terminal, a line for each that is done."""
     records: list[results.Record] = []
     with bars(console) as progress:
-        lines = _JobBars(progress, len(jobs))
-        for record in experiments.run_jobs(jobs, workers, lines.watch):
+        for record in run_jobs(jobs, workers, _JobBars(progress, len(jobs)).watch, executor):
             records.append(record)
-            lines.finish(f"{record.data}-{record.method}-seed{record.seed}")
             found = record.accuracy["last"]
             progress.console.print(
-                f"{len(records)}/{len(jobs)}  {results.label(record.method)}: clean {_percent(found['clean'])}, "
+                f"{len(records)}/{len(jobs)}  {record.config['method']['label']}: clean {_percent(found['clean'])}, "
                 f"PGD-40 {_percent(found['pgd40'])}; {record.seconds['training']:.0f} s training, "
                 f"{record.seconds['evaluation']:.0f} s attacks",
                 highlight=False,
@@ -253,20 +307,13 @@ class _JobBars:
         self.tasks: dict[str, TaskID] = {}
         self.overall = progress.add_task("all", total=None, text="")
 
-    def watch(self, job: experiments.Job, done: int, total: int, text: str) -> None:
-        if job.name not in self.tasks:
-            self.tasks[job.name] = self.progress.add_task(results.label(job.method), total=total, text="")
-        self.done[job.name], self.total[job.name] = done, total
-        self.progress.update(self.tasks[job.name], completed=done, text=text)
-        self._update()
-
-    def finish(self, name: str) -> None:
-        self.done[name] = self.total.setdefault(name, 0)
-        if name in self.tasks:
-            self.progress.update(self.tasks[name], visible=False)
-        self._update()
-
-    def _update(self) -> None:
+    def watch(self, job: Job, done: int, total: int, text: str) -> None:
+        name, over = job.name, done == total
+        if name not in self.tasks:
+            self.tasks[name] = self.progress.add_task(f"{job.row.label} {job.seed}", total=total, text="")
+        self.total[name] = self.total.get(name, 0) if over else total
+        self.done[name] = self.total[name] if over else done
+        self.progress.update(self.tasks[name], completed=done, text=text, visible=not over)
         unheard = (self.count - len(self.total)) * max(self.total.values(), default=0)
         self.progress.update(self.overall, completed=sum(self.done.values()), total=sum(self.total.values()) + unheard)
 
@@ -332,6 +379,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_train(commands)
     _add_evaluate(commands)
+    _add_reproduce(commands)
     _add_data(commands)
     _add_bench(commands)
     _add(commands, "info", _info, "show versions, device, and the names that are known", "aalp info")
@@ -368,7 +416,7 @@ def _add_demo(commands: Any) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for records, table and figures")
     parser.add_argument("--seed", type=int, default=0, help="the same seed on the same machine gives the same numbers")
-    parser.add_argument("--jobs", type=int, default=experiments.cores(), help="methods trained at a time")
+    parser.add_argument("--jobs", type=int, default=cores(), help="methods trained at a time")
     parser.add_argument(
         "--quick", action="store_true", help="one epoch and 100 test images: shows that it runs, no more"
     )
@@ -419,6 +467,34 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument("--seed", type=int, default=0, help="fixes the random starts")
     _add_source(parser, None)
     _add_machine(parser)
+
+
+def _add_reproduce(commands: Any) -> None:
+    what = "run the paper's experiments as a grid of jobs; what is done is kept, what was interrupted goes on"
+    parser = _add(commands, "reproduce", _reproduce, what, "aalp reproduce mnist --seeds 0,1,2 --jobs 2")
+    grids = ("mnist", "svhn", "cifar10", "mnist-sample", "ablations")
+    parser.add_argument("grid", choices=grids, help="whose settings; ablations run on the bundled digits")
+    parser.add_argument("--methods", default=",".join(TABLE_2), help="names, with commas between them")
+    parser.add_argument("--seeds", type=_numbers, default=(0,), help="numbers, with commas between them")
+    parser.add_argument("--recipe", default="fast", help="paper (as section 4.1 gives it) or fast (ours)")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for a folder of records a grid")
+    parser.add_argument("--jobs", type=int, default=cores(), help="runs at a time on this machine")
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="run on this Dask cluster, whose workers see --out")
+    parser.add_argument("--folder", type=Path, help="take the images from here: train/CLASS/*, test/CLASS/*")
+    parser.add_argument("--root", type=Path, help="folder with the files in torchvision's layout (default: the cache)")
+    parser.add_argument("--epochs", type=int, help="a reduced protocol: fewer epochs; the records say so")
+    parser.add_argument("--train-images", type=int, help="a reduced protocol: fewer images; the records say so")
+    parser.add_argument("--test-images", type=int, help="attack only that many test images (default: all)")
+    parser.add_argument("--quick", action="store_true", help="one epoch and 100 test images: shows that it runs")
+    parser.add_argument("--dry-run", action="store_true", help="say what is to do, and do nothing")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes CUDA where there is one")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be whole numbers with commas between them, not '{text}'") from None
 
 
 def _add_data(commands: Any) -> None:

@@ -10,8 +10,8 @@ from aalp_lib import _checks, losses
 from aalp_lib._checks import InputError
 from aalp_lib.models import Classifier, evaluating, require_classifier
 
-Rule = Literal["median", "half"]
-RULES = ("median", "half")
+Rule = Literal["median", "half", "low", "random"]
+RULES = ("median", "half", "low", "random")
 
 
 def feature_gradient(head: Callable[[Tensor], Tensor], features: Tensor, y: Tensor) -> Tensor:
@@ -67,10 +67,11 @@ def guided_dropout_mask(scores: Tensor, rule: Rule = "median") -> Tensor:
     ----------
     scores : (F,) or (..., F)
         Contribution scores; each row along the last dimension gets a mask of its own.
-    rule : "median" or "half"
+    rule : "median", "half", "low" or "random"
         "median" keeps `scores >= median`, the median being the mean of the two middle values. Ties keep more than
         half, and with more than half of the features dead the median is 0 and everything is kept. "half" keeps exactly
-        the upper F // 2 + F % 2, ties by position.
+        the upper F // 2 + F % 2, ties by position. Two controls keep as many: "low" those that contribute least,
+        "random" any, drawn from torch's global generator; if they do as well, the guidance is not what helps.
 
     Raises
     ------
@@ -87,6 +88,10 @@ def guided_dropout_mask(scores: Tensor, rule: Rule = "median") -> Tensor:
     tensor([ True, False, False,  True])
     """
     _checks.known("Guided Dropout rule", rule, RULES)
+    if rule == "low":
+        return guided_dropout_mask(-scores, "half")
+    if rule == "random":
+        return guided_dropout_mask(torch.rand_like(scores), "half")
     dropped = scores.shape[-1] // 2
     ranked = scores.sort(dim=-1, descending=True, stable=True)
     if rule == "half":

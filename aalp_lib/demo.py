@@ -11,7 +11,8 @@ from matplotlib.figure import Figure
 from aalp_lib import checkpoints, plots, results
 from aalp_lib.attacks import PGD
 from aalp_lib.data import load
-from aalp_lib.experiments import SETTINGS, Job
+from aalp_lib.experiments import SETTINGS
+from aalp_lib.jobs import Job
 from aalp_lib.methods import TABLE_2
 from aalp_lib.results import Record
 
@@ -43,7 +44,7 @@ def write(records: Sequence[Record], jobs: Sequence[Job], out: Path) -> list[Pat
     figures = {
         "robust-accuracy.png": plots.robust_accuracy(records),
         "training-curves.png": plots.training_curves(records),
-        "digits.png": digits({job.method: job for job in jobs}),
+        "digits.png": digits({job.row.name: job for job in jobs}),
     }
     for name, figure in figures.items():
         figure.savefig(out / name, dpi=plots.DPI)

@@ -99,7 +99,7 @@ def table2_suite(name: str) -> dict[str, Attack]:
     Parameters
     ----------
     name : str
-        "mnist", "mnist-sample", "svhn" or "cifar10".
+        "mnist", "mnist-sample", "svhn", "cifar10" or "cifar10-jpeg".
 
     Returns
     -------
@@ -112,7 +112,20 @@ def table2_suite(name: str) -> dict[str, Attack]:
     >>> table2_suite("cifar10")["cw20"].steps
     20
     """
-    return suite_in_ball(*BALLS[_checks.known("data set", name.removesuffix("-sample"), BALLS)])
+    return suite_in_ball(*BALLS[_checks.known("data set", paper_name(name), BALLS)])
+
+
+def paper_name(data: str) -> str:
+    """The paper's data set that one is a part or a copy of: "mnist" for "mnist-sample"; otherwise its own name."""
+    return data.removesuffix("-sample").removesuffix("-jpeg")
+
+
+def suite_for(name: str, attack: Attack | None) -> Suite:
+    """Table 2's attacks for a data set of the paper; for any other, in the ball of the training attack."""
+    if paper_name(name) in BALLS:
+        return table2_suite(name)
+    eps = attack.eps if attack else 8 / 255
+    return suite_in_ball(eps, eps / 4)
 
 
 def suite_in_ball(eps: float, step: float) -> dict[str, Attack]:

@@ -20,7 +20,7 @@ class GuidedDropout:
 
     Attributes
     ----------
-    rule : "median" or "half"
+    rule : "median", "half", "low" or "random"
         See `contributions.guided_dropout_mask`.
     scope : "batch", "branch" or "sample"
         One mask from all samples of the step, clean and adversarial; one from each kind for itself; one a sample.

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import aalp_lib as aalp
+from aalp_lib.jobs import Job, Setting
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -65,3 +66,12 @@ def linear(weight, bias=None):
         head.weight.copy_(weight)
         head.bias.copy_(torch.zeros(classes) if bias is None else bias)
     return aalp.Classifier(torch.nn.Flatten(), head).to(weight.dtype)
+
+
+TINY = Setting({"name": "lenet", "width": [2, 4, 8]}, aalp.PGD(0.3, 0.15, 2), aalp.Recipe(epochs=1, batch_size=200))
+
+
+def tiny(method, out, **changes):
+    """A job of a second."""
+    values = {"data": "mnist-sample", "method": method, "setting": TINY, "out": out, "test_images": 20}
+    return Job(**(values | {"best_columns": ("pgd40",)} | changes))

@@ -1,25 +1,14 @@
 import dataclasses
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import heed_ctrl_c
+from conftest import TINY, tiny
 
 import aalp_lib as aalp
-from aalp_lib import checkpoints, demo, results
-from aalp_lib.experiments import SETTINGS, Job, Origin, Setting, run_job, run_jobs, setting_for
-
-TINY = Setting({"name": "lenet", "width": [2, 4, 8]}, aalp.PGD(0.3, 0.15, 2), aalp.Recipe(epochs=1, batch_size=200))
-
-
-def tiny(method, out, **changes):
-    values = {"data": "mnist-sample", "method": method, "setting": TINY, "out": out, "test_images": 20}
-    return Job(**(values | {"best_columns": ("pgd40",)} | changes))
+from aalp_lib import demo, experiments
+from aalp_lib.experiments import ABLATIONS, ALPHAS, SETTINGS, Grid, reproduce, setting_for
+from aalp_lib.jobs import run_job
 
 
 def test_settings_are_the_papers_where_it_gives_them():
@@ -48,83 +37,57 @@ def test_setting_for_a_folder_fits_the_network_to_its_images(sample):
         setting_for(sample, recipe="quick")
 
 
-def test_a_job_leaves_a_record_that_says_everything(tmp_path, sample):
-    job = tiny("aalp", tmp_path)
-    record = run_job(job)
-    assert record == results.Record.load(tmp_path / "mnist-sample-aalp-seed0.json")
-    assert (record.data, record.method, record.seed, record.tier) == ("mnist-sample", "aalp", 0, "quick")
-    assert list(record.accuracy["last"]) == ["clean", *aalp.table2_suite("mnist")]
-    assert list(record.accuracy["best"]) == ["clean", "pgd40"]
-    assert record.config["recipe"]["epochs"] == 1
-    assert {"device", "processor", "threads", "torch", "commit"} <= set(record.environment)
-    assert record.seconds["training"] > 0
-    model = aalp.load_model(job.run)
-    found = aalp.evaluate(model, sample.test[:20], aalp.table2_suite("mnist"))
-    for name, outcome in found.items():
-        assert torch.equal(results.unpack(record.outcomes["last"][name], 20), outcome.correct)
-        assert record.accuracy["last"][name]["correct"] == outcome.correct.sum()
-    assert Origin.read(job.run) == Origin("mnist-sample")
+def test_a_reduced_protocol_is_said_in_every_record():
+    whole, part = (Grid("cifar10", Path("r"), ("alp",), epochs=epochs) for epochs in (None, 4))
+    assert [job.reduced for job in whole.jobs() + part.jobs()] == [None, "4 of 30 epochs"]
+    assert part.jobs()[0].config()["reduced"] == "4 of 30 epochs"
+    assert "reduced" not in whole.jobs()[0].config()
+    (job,) = Grid("cifar10", Path("r"), ("alp",), folder=Path("mine/cifar10-jpeg"), train_images=500).jobs()
+    assert (job.name, job.reduced) == ("cifar10-jpeg-alp-seed0", "500 training images")
+    assert job.suites()["last"] == aalp.table2_suite("cifar10")
 
 
-def test_a_finished_job_is_not_run_again_and_another_setting_is_refused(tmp_path):
-    record = run_job(tiny("raw", tmp_path))
-    began = time.perf_counter()
-    assert run_job(tiny("raw", tmp_path)) == record
-    assert time.perf_counter() - began < 0.5
-    with pytest.raises(aalp.InputError, match=r"mnist-sample-raw-seed0\.json was made with other settings"):
-        run_job(tiny("raw", tmp_path, test_images=30))
+def test_a_grid_names_what_is_wrong():
+    with pytest.raises(aalp.InputError, match="unknown data set 'imagenet'"):
+        Grid("imagenet", Path("r"))
+    with pytest.raises(aalp.InputError, match="unknown recipe 'slow'"):
+        Grid("mnist", Path("r"), recipe="slow")
+    with pytest.raises(aalp.InputError, match="a seed"):
+        Grid("mnist", Path("r"), seeds=(-1,))
 
 
-def test_jobs_side_by_side_give_what_they_give_alone(tmp_path):
-    torch.set_num_threads(1)
-    jobs = [tiny(name, tmp_path / "together") for name in ("raw", "aalp")]
-    told = []
-    records = {r.method: r for r in run_jobs(jobs, 2, lambda *news: told.append(news))}
-    for name in ("raw", "aalp"):
-        alone = run_job(tiny(name, tmp_path / "alone"))
-        assert alone.accuracy == records[name].accuracy
-        assert alone.outcomes == records[name].outcomes
-    assert {job.method for job, *_ in told} == {"raw", "aalp"}
-    assert all(0 < done <= total for _, done, total, _ in told)
+def test_recipes_of_a_grid_keep_records_apart():
+    names = {
+        job.name for recipe in ("fast", "paper") for job in Grid("mnist", Path("r"), ("alp",), recipe=recipe).jobs()
+    }
+    assert names == {"mnist-alp-seed0", "mnist-alp-paper-seed0"}
 
 
-SLOW = """
-import sys
-from pathlib import Path
-import aalp_lib as aalp
-from aalp_lib.experiments import Job, Setting, run_jobs
-if __name__ == "__main__":
-    setting = Setting({"name": "lenet"}, aalp.PGD(0.3, 0.1, 5), aalp.Recipe(epochs=50, batch_size=64))
-    jobs = [Job("mnist-sample", name, setting, Path(sys.argv[1])) for name in ("alp", "aalp", "trades")]
-    for record in run_jobs(jobs, 2, lambda *news: print(news[1], flush=True)):
-        pass
-"""
+def test_every_ablation_changes_something_and_can_be_trained(tmp_path):
+    methods = [*ABLATIONS.values(), *ALPHAS.values()]
+    assert len({dataclasses.replace(m, name="", label="") for m in methods}) == len(methods)
+    assert len(experiments.ablations(tmp_path)) == 3 * len(methods)
+    x = torch.rand(8, 1, 28, 28)
+    torch.manual_seed(0)
+    model = aalp.models.lenet((2, 4, 8))
+    found = {
+        m.name: float(aalp.training_loss(m, model, x, (x + 0.1).clamp(max=1), torch.arange(8)).total.detach())
+        for m in methods
+    }
+    assert all(value > 0 for value in found.values())
+    assert found["aalp_half"] != found["aalp_low"]
 
 
-@pytest.mark.parametrize("group", [True, False])
-def test_ctrl_c_saves_what_is_under_way(tmp_path, group):
-    """Whether the signal reaches the whole group, as from a keyboard, or the first process alone."""
-    script = tmp_path / "slow.py"
-    script.write_text(SLOW)
-    process = subprocess.Popen(
-        [sys.executable, script, tmp_path / "out"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        preexec_fn=heed_ctrl_c,
-    )
-    for _ in range(6):
-        process.stdout.readline()
-    (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode != 0
-    assert said.count("Traceback") == 1  # the first process's own, of the script
-    assert "Interrupted: stopped; what is done and what was under way is saved" in said
-    runs = [path.parent for path in (tmp_path / "out").rglob(checkpoints.LAST)]
-    assert runs
-    assert all(checkpoints.read(run / checkpoints.LAST).meta["done"] > 0 for run in runs)
-    assert not list((tmp_path / "out").rglob("*trades*"))
+def test_reproduce_finishes_what_is_missing(tmp_path, monkeypatch):
+    monkeypatch.setitem(SETTINGS, "mnist-sample", {"fast": TINY})
+    grid = Grid("mnist-sample", tmp_path, ("raw", "alp"), test_images=20, columns=("pgd40",))
+    run_job(grid.jobs()[0])
+    before = grid.jobs()[0].record.stat().st_mtime_ns
+    assert {record.method for record in reproduce(grid)} == {"raw", "alp"}
+    assert grid.jobs()[0].record.stat().st_mtime_ns == before
+    other = dataclasses.replace(grid, test_images=10)
+    with pytest.raises(aalp.InputError, match="made with other settings"):
+        next(reproduce(other))
 
 
 # --- the demo

@@ -40,6 +40,7 @@ ORDER = [
     "train",
     "evaluate",
     "results",
+    "jobs",
     "experiments",
     "plots",
     "bench",

@@ -1,0 +1,207 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+
+import pytest
+import torch
+from conftest import heed_ctrl_c, tiny
+
+import aalp_lib as aalp
+from aalp_lib import checkpoints, results
+from aalp_lib.jobs import Origin, Setting, run_job, run_jobs
+
+
+def test_a_job_leaves_a_record_that_says_everything(tmp_path, sample):
+    job = tiny("aalp", tmp_path)
+    record = run_job(job)
+    assert record == results.Record.load(tmp_path / "mnist-sample-aalp-seed0.json")
+    assert (record.data, record.method, record.seed, record.tier) == ("mnist-sample", "aalp", 0, "quick")
+    assert list(record.accuracy["last"]) == ["clean", *aalp.table2_suite("mnist")]
+    assert list(record.accuracy["best"]) == ["clean", "pgd40"]
+    assert record.config["recipe"]["epochs"] == 1
+    assert {"device", "processor", "threads", "torch", "commit"} <= set(record.environment)
+    assert record.seconds["training"] > 0
+    model = aalp.load_model(job.run)
+    found = aalp.evaluate(model, sample.test[:20], aalp.table2_suite("mnist"))
+    for name, outcome in found.items():
+        assert torch.equal(results.unpack(record.outcomes["last"][name], 20), outcome.correct)
+        assert record.accuracy["last"][name]["correct"] == outcome.correct.sum()
+    assert Origin.read(job.run) == Origin("mnist-sample")
+
+
+def test_a_finished_job_is_not_run_again_and_another_setting_is_refused(tmp_path):
+    record = run_job(tiny("raw", tmp_path))
+    began = time.perf_counter()
+    assert run_job(tiny("raw", tmp_path)) == record
+    assert time.perf_counter() - began < 0.5
+    with pytest.raises(aalp.InputError, match=r"mnist-sample-raw-seed0\.json was made with other settings"):
+        run_job(tiny("raw", tmp_path, test_images=30))
+
+
+def test_jobs_side_by_side_give_what_they_give_alone(tmp_path):
+    torch.set_num_threads(1)
+    jobs = [tiny(name, tmp_path / "together") for name in ("raw", "aalp")]
+    told = []
+    records = {r.method: r for r in run_jobs(jobs, 2, lambda *news: told.append(news))}
+    for name in ("raw", "aalp"):
+        alone = run_job(tiny(name, tmp_path / "alone"))
+        assert alone.accuracy == records[name].accuracy
+        assert alone.outcomes == records[name].outcomes
+    assert {job.method for job, *_ in told} == {"raw", "aalp"}
+    assert all(0 < done <= total for _, done, total, _ in told)
+
+
+SLOW = """
+import sys
+from pathlib import Path
+import aalp_lib as aalp
+from aalp_lib.jobs import Job, Setting, run_jobs
+if __name__ == "__main__":
+    setting = Setting({"name": "lenet"}, aalp.PGD(0.3, 0.1, 5), aalp.Recipe(epochs=50, batch_size=64))
+    jobs = [Job("mnist-sample", name, setting, Path(sys.argv[1])) for name in ("alp", "aalp", "trades")]
+    for record in run_jobs(jobs, 2, lambda *news: print(news[1], flush=True)):
+        pass
+"""
+
+
+@pytest.mark.parametrize("group", [True, False])
+def test_ctrl_c_saves_what_is_under_way(tmp_path, group):
+    """Whether the signal reaches the whole group, as from a keyboard, or the first process alone."""
+    script = tmp_path / "slow.py"
+    script.write_text(SLOW)
+    process = subprocess.Popen(
+        [sys.executable, script, tmp_path / "out"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=heed_ctrl_c,
+    )
+    for _ in range(6):
+        process.stdout.readline()
+    (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert said.count("Traceback") == 1  # the first process's own, of the script
+    assert "Interrupted: stopped; what is done and what was under way is saved" in said
+    runs = [path.parent for path in (tmp_path / "out").rglob(checkpoints.LAST)]
+    assert runs
+    assert all(checkpoints.read(run / checkpoints.LAST).meta["done"] > 0 for run in runs)
+    assert not list((tmp_path / "out").rglob("*trades*"))
+
+
+def test_training_images_are_a_share_of_every_class(tmp_path):
+    record = run_job(tiny("raw", tmp_path, train_images=360, reduced="360 training images"))
+    assert record.config["reduced"] == "360 training images"
+    assert run_job(tiny("raw", tmp_path, train_images=360, reduced="360 training images")) == record
+    with pytest.raises(aalp.InputError, match="3600 is no part of them"):
+        run_job(tiny("adv", tmp_path, train_images=3600, reduced="all"))
+
+
+def test_a_job_that_fails_does_not_stop_the_others(tmp_path):
+    jobs = [tiny("adv", tmp_path, train_images=10**6), tiny("raw", tmp_path)]
+    with pytest.raises(aalp.InputError, match="is no part of them"):
+        list(run_jobs(jobs, 1))
+    assert [job.record.exists() for job in jobs] == [False, True]
+
+
+@pytest.fixture
+def _one_thread_each(monkeypatch):
+    """For processes that an executor starts; results are equal to the bit only at the same number of threads."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.mark.usefixtures("_one_thread_each")
+@pytest.mark.parametrize("kind", ["processes", "threads"])
+def test_jobs_run_on_any_executor_and_threads_take_turns(tmp_path, kind):
+    make = {"processes": lambda: ProcessPoolExecutor(2, get_context("spawn")), "threads": lambda: ThreadPoolExecutor(2)}
+    told = []
+    with make[kind]() as executor:
+        jobs = [tiny(name, tmp_path / kind) for name in ("raw", "aalp")]
+        records = {r.method: r for r in run_jobs(jobs, executor=executor, watch=lambda *news: told.append(news))}
+    for name in ("raw", "aalp"):
+        alone = run_job(tiny(name, tmp_path / "alone"))
+        assert alone.outcomes == records[name].outcomes
+    assert {job.method for job, done, total, _ in told if done == total} == {"raw", "aalp"}
+
+
+LONG = Setting({"name": "lenet", "width": [2, 4, 8]}, aalp.PGD(0.3, 0.15, 2), aalp.Recipe(epochs=12, batch_size=100))
+
+
+def _wait_for(path, seconds=60):
+    until = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < until, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_one_thread_each")
+def test_a_process_killed_half_way_loses_nothing(tmp_path):
+    """SIGKILL to the process of a run; the same call then goes on, and gives what an undisturbed run gives."""
+    jobs = [tiny(name, tmp_path / "killed", setting=LONG) for name in ("adv", "raw")]
+    with ProcessPoolExecutor(2, get_context("spawn")) as executor:
+        victims = []
+
+        def kill(job, done, total, text):
+            if not victims and job.method == "adv" and (job.run / checkpoints.LAST).exists() and done < total:
+                victims.extend(executor._processes)
+                for victim in victims:
+                    os.kill(victim, signal.SIGKILL)
+
+        with pytest.raises(OSError, match="goes on from its last checkpoint"):
+            list(run_jobs(jobs, executor=executor, watch=kill))
+    assert not jobs[0].record.exists()
+    reached = checkpoints.read(jobs[0].run / checkpoints.LAST).meta["done"]
+    assert reached > 0
+    with ProcessPoolExecutor(2, get_context("spawn")) as executor:
+        found = {r.method: r for r in run_jobs(jobs, executor=executor)}
+    alone = run_job(tiny("adv", tmp_path / "alone", setting=LONG))
+    assert found["adv"].outcomes == alone.outcomes
+    assert [e["loss"] for e in found["adv"].history["epochs"]] == [e["loss"] for e in alone.history["epochs"]]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_one_thread_each")
+def test_a_dask_worker_killed_half_way_loses_nothing(tmp_path):
+    """A real scheduler and two worker processes; its jobs go to the other worker, and each record is written once."""
+    distributed = pytest.importorskip("distributed")
+    service = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0", "--no-dashboard", "--no-show"]
+    where = tmp_path / "scheduler.json"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": tmp_path}
+    processes = [subprocess.Popen([*service, "--scheduler-file", where], **quiet)]
+    try:
+        _wait_for(where)
+        worker = [sys.executable, "-m", "distributed.cli.dask_worker", "--scheduler-file", where, "--no-nanny"]
+        workers = {
+            name: subprocess.Popen([*worker, "--no-dashboard", "--nthreads", "1", "--name", name], **quiet)
+            for name in ("a", "b")
+        }
+        processes += workers.values()
+        with distributed.Client(scheduler_file=str(where), set_as_default=False) as client:
+            client.wait_for_workers(2, timeout=60)
+            by_address = {address: info["id"] for address, info in client.scheduler_info()["workers"].items()}
+            jobs = [tiny(name, tmp_path / "out", setting=LONG) for name in ("adv", "alp", "raw")]
+            killed = []
+
+            def kill(job, done, total, text):
+                if not killed and (job.run / checkpoints.LAST).exists() and done < total:
+                    name = next(name for address, name in by_address.items() if client.processing()[address])
+                    killed.append(name)
+                    workers[name].kill()
+
+            found = list(run_jobs(jobs, executor=client.get_executor(pure=False), watch=kill))
+        assert killed
+        assert workers[killed[0]].wait(10) == -signal.SIGKILL
+        assert sorted(r.method for r in found) == ["adv", "alp", "raw"]
+        alone = run_job(tiny("adv", tmp_path / "alone", setting=LONG))
+        assert next(r for r in found if r.method == "adv").outcomes == alone.outcomes
+        assert all(len(r.history["epochs"]) == 12 for r in found)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
