@@ -169,13 +169,14 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _grid(options: argparse.Namespace) -> list[Job]:
+    folder = options.out / (options.grid + ("-quick" if options.quick else ""))
     if options.grid == "ablations":
-        return experiments.ablations(options.out / "ablations", options.seeds, options.quick)
+        return experiments.ablations(folder, options.seeds, options.quick)
     reduced = {"epochs": 1, "test_images": 100} if options.quick else {}
     given = {key: getattr(options, key) for key in ("epochs", "train_images", "test_images")}
     return experiments.Grid(
         options.grid,
-        options.out / options.grid,
+        folder,
         tuple(methods.method(name).name for name in options.methods.split(",")),
         options.seeds,
         options.recipe,
@@ -475,7 +476,7 @@ def _add_reproduce(commands: Any) -> None:
     grids = ("mnist", "svhn", "cifar10", "mnist-sample", "ablations")
     parser.add_argument("grid", choices=grids, help="whose settings; ablations run on the bundled digits")
     parser.add_argument("--methods", default=",".join(TABLE_2), help="names, with commas between them")
-    parser.add_argument("--seeds", type=_numbers, default=(0,), help="numbers, with commas between them")
+    parser.add_argument("--seeds", type=_numbers, default="0", help="numbers, with commas between them")
     parser.add_argument("--recipe", default="fast", help="paper (as section 4.1 gives it) or fast (ours)")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for a folder of records a grid")
     parser.add_argument("--jobs", type=int, default=cores(), help="runs at a time on this machine")
