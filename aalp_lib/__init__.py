@@ -16,14 +16,15 @@ from aalp_lib.data import Dataset, Split, load
 from aalp_lib.evaluate import Outcome, Report, evaluate, suite_in_ball, table2_suite
 from aalp_lib.methods import METHODS, GuidedDropout, Method, method, training_loss
 from aalp_lib.models import Classifier
+from aalp_lib.pretrained import pretrained
 from aalp_lib.train import Epoch, History, Interrupted, Recipe, fit
 
 __version__ = "0.1.0"
 __all__ = [
     "CW", "FGSM", "METHODS", "PGD", "Attack", "Classifier", "Dataset", "Epoch", "GuidedDropout", "History",
     "InputError", "Interrupted", "Method", "Outcome", "Recipe", "Report", "Split", "attacks", "contributions", "data",
-    "evaluate", "fit", "load", "load_model", "losses", "method", "methods", "models", "suite_in_ball", "table2_suite",
-    "taylor", "training_loss",
+    "evaluate", "fit", "load", "load_model", "losses", "method", "methods", "models", "pretrained", "suite_in_ball",
+    "table2_suite", "taylor", "training_loss",
 ]  # fmt: skip
 _LATER = ("bench", "checkpoints", "experiments", "jobs", "plots", "results")
 

@@ -37,6 +37,7 @@ ORDER = [
     "attacks",
     "methods",
     "checkpoints",
+    "pretrained",
     "train",
     "evaluate",
     "results",
