@@ -118,7 +118,7 @@ def pairing_loss(answer: Answer) -> None:
 
 
 def first_order(answer: Answer) -> None:
-    """Grade `answer(model, x, delta)`: the last line of Eq. 2, |J delta|^2 for each sample, shape (N,)."""
+    """Grade `answer(model, x, delta)`: the last line of Eq. 2, `|J delta|^2` for each sample, shape (N,)."""
     model, x, delta = _classifier(), _rand(6, 1, 4, 4), _randn(6, 1, 4, 4, seed=2)
     change = jvp(model, (x,), (delta,))[1].detach()
     right = change.square().sum(1)
@@ -139,7 +139,7 @@ def first_order(answer: Answer) -> None:
 
 
 def gradient_form(answer: Answer) -> None:
-    """Grade `answer(model, x, y, step)`: Eq. 4, step^2 |J J^T g|^2 for each sample, shape (N,)."""
+    """Grade `answer(model, x, y, step)`: Eq. 4, `step^2 |J J^T g|^2` for each sample, shape (N,)."""
     model, x, y, step = _classifier(), _rand(6, 1, 4, 4), torch.arange(6) % 5, 0.3
     gradient = _input_gradient(model, x, y)
     right = taylor.pairing_gradient_form(model, x, y, step).detach()
@@ -164,7 +164,7 @@ def gradient_form(answer: Answer) -> None:
 
 
 def feature_contributions(answer: Answer) -> None:
-    """Grade `answer(head, a, y)`: Eq. 5, the mean over samples of |dLoss/dA|, shape (F,)."""
+    """Grade `answer(head, a, y)`: Eq. 5, the mean over samples of `|dLoss/dA|`, shape (F,)."""
     head, a, y = _head(), _randn(6, 8).relu(), torch.arange(6) % 5
     gradient = contributions.feature_gradient(head, a, y)
     right = gradient.abs().mean(0)
