@@ -32,6 +32,7 @@ ORDER = [
     "models",
     "losses",
     "fast",
+    "graphs",
     "taylor",
     "contributions",
     "attacks",
