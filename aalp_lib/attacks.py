@@ -321,7 +321,7 @@ def _plain(forward: Forward, x: Tensor) -> Tensor:
 
 def _few_sizes(needed: int) -> int:
     """`needed`, rounded up to one of at most eight sizes an octave: each size is recorded once."""
-    unit = max(32, (1 << (needed - 1).bit_length()) >> 3)
+    unit = max(32, (1 << (needed - 1).bit_length()) >> 4)
     return -(-needed // unit) * unit
 
 
