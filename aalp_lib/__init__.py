@@ -25,7 +25,7 @@ __all__ = [
     "evaluate", "fit", "load", "load_model", "losses", "method", "methods", "models", "suite_in_ball", "table2_suite",
     "taylor", "training_loss",
 ]  # fmt: skip
-_LATER = ("bench", "checkpoints", "experiments", "plots", "results")
+_LATER = ("bench", "checkpoints", "collect", "experiments", "paired", "paper", "plots", "report", "results")
 
 
 def __getattr__(name: str) -> Any:

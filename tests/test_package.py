@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ORDER = [
     "_checks",
+    "paper",
     "seeds",
     "progress",
     "data",
@@ -42,6 +43,9 @@ ORDER = [
     "results",
     "experiments",
     "plots",
+    "collect",
+    "paired",
+    "report",
     "bench",
     "demo",
     "cli",
