@@ -22,6 +22,11 @@ ABLATIONS = "ablations"  # folder of the training records whose method differs f
 UNMEASURED = "not measured yet"
 
 _NO_RECORDS = (RUN, "data.json", "progress.json")  # what else lies beside checkpoints
+_CALLED = {  # in measurements: in tables
+    "accuracy": "columns",
+    "clean_confidence": "mean_clean_confidence",
+    "adversarial_confidence": "mean_adversarial_confidence",
+}
 _FITTED = ("in_channels", "classes", "image_size", "mean", "std")  # of a network, follow from the data
 
 
@@ -86,8 +91,18 @@ def _read(path: Path) -> Record | Measurement:
         record = Record.load(path)
         _checked(path, lambda: _use(record))
         return record
-    _checked(path, lambda: _use_measurement(kept))
-    return kept
+    _checked(path, lambda: _use_measurement(_renamed(kept)))
+    return _renamed(kept)
+
+
+def _renamed(kept: Measurement) -> Measurement:
+    """A measurement of strong attacks or of samples under the names that tables use, whichever it came with."""
+    if kept.kind not in ("strong", "samples"):
+        return kept
+    values = {_CALLED.get(key, key): value for key, value in kept.values.items()}
+    for name in {"consistent", "inconsistent"} & values.keys():
+        values[name] = {_CALLED.get(key, key): value for key, value in values[name].items()}
+    return dataclasses.replace(kept, values=values)
 
 
 def _checked(path: Path, use: Callable[[], None]) -> None:
@@ -117,7 +132,7 @@ def _use_cell(name: str, found: Mapping[str, float], outcome: str | None) -> Non
 def _use_measurement(kept: Measurement) -> None:
     if kept.kind == "samples":
         for cells in (kept.values["consistent"], kept.values["inconsistent"]):
-            [float(cells[name]) for name in ("count", *paper.SAMPLE_COLUMNS)]
+            [float(cells[name]) for name in paper.SAMPLE_COLUMNS if cells["count"]]
     if kept.kind == "strong":
         for name, found in kept.values["columns"].items():
             _use_cell(name, found, kept.values["outcomes"].get(name))

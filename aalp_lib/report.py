@@ -157,7 +157,7 @@ def table_1(found: Found, data: str, which: Which = "last", measured: bool = Fal
     rows = []
     for name, published in paper.TABLE_1[paper_name(data)].items():
         for (where, words), group in samples.items():
-            ours = _sample_cells([m.values[name] for m in group])
+            ours = _sample_cells([m.values[name] for m in group if m.values[name]["count"]])
             said = verdict(published, {column: cell.value for column, cell in ours.items()})
             rows.append(Row(where, name, _source(where, words), published, ours, said))
         if not samples and not measured:
@@ -166,6 +166,9 @@ def table_1(found: Found, data: str, which: Which = "last", measured: bool = Fal
 
 
 def _sample_cells(found: Sequence[Mapping[str, float]]) -> dict[str, Cell]:
+    """Means over seeds; an empty set has none."""
+    if not found:
+        return {}
     cells, images = {}, int(min(f["count"] for f in found))
     for name in paper.SAMPLE_COLUMNS:
         loss = name.endswith("_loss")

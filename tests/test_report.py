@@ -173,6 +173,7 @@ def test_table_1_reads_the_samples_of_alp():
     rows = report.table_1(found(measurements=[measured("samples", sets), measured("samples", sets, "aalp")]), "mnist")
     assert [row.name for row in rows] == ["consistent", "inconsistent"]
     assert rows[0].ours["mean_clean_confidence"].value == pytest.approx(95)
+    assert rows[0].count("seeds") == "1"  # AALP's measurement is not ALP's second seed
     assert rows[0].verdict.startswith("agrees")
     assert rows[1].verdict == "lower by 2.09 at ALP loss; higher by 71.1 at Adversarial confidence"
 
@@ -197,6 +198,20 @@ def test_table_4_is_the_robust_accuracy_at_the_training_attacks_steps():
     assert row.ours["consistent"].value == pytest.approx(100 * report_of_it.consistent("pgd40").float().mean().item())
     assert row.verdict.startswith("agrees")
     assert missing.verdict == "not measured yet"
+
+
+def test_measurements_are_read_under_either_name(tmp_path):
+    empty = {"count": 0} | dict.fromkeys(("clean_confidence", "adversarial_confidence", *paper.SAMPLE_COLUMNS[2:]))
+    full = {"count": 9, "clean_confidence": 0.9, "adversarial_confidence": 0.8, "classification_loss": 1, "alp_loss": 2}
+    measured("samples", {"images": 9, "consistent": full, "inconsistent": empty}).save(tmp_path / "a.json")
+    values = strong("alp", aa=right(700)).values
+    measured("strong", {"accuracy": values["columns"], "outcomes": values["outcomes"]}).save(tmp_path / "b.json")
+    kept = collect.read(tmp_path)
+    assert kept.left_out == []
+    consistent, inconsistent = report.table_1(kept, "mnist")
+    assert consistent.ours["mean_adversarial_confidence"].value == pytest.approx(80)
+    assert inconsistent.verdict == "not measured yet"
+    assert "| MNIST | ALP | fast | 0 | 1000 | 70.0 (67.1–72.8) |" in report.strong_table(kept)
 
 
 # --- AALP against ALP
@@ -248,7 +263,9 @@ def test_part_of_the_images_is_compared_with_pgd_on_that_part():
         ("aa", 500, 0.0),
         ("pgd100", 500, 0.0),
     ]
-    assert "on the first 500 test images alone" in report.headline(found(alp, other, measurements=part))
+    assert "on the first 500 test images alone, AALP stands at +0.0 points" in report.headline(
+        found(alp, other, measurements=part)
+    )
 
 
 def test_mcnemar_table_has_the_counts_that_unpacking_gives():
@@ -266,7 +283,7 @@ def test_ablations_are_compared_with_the_nearest_row_seed_by_seed():
     )
     sample = {"data_set": "mnist-sample"}
     everything = collect.Found(
-        records=[record("aalp", s, **sample, pgd100=700) for s in (0, 1)] + [record("alp", **sample, pgd100=10)],
+        records=[record("alp", **sample, pgd100=10)] + [record("aalp", s, **sample, pgd100=700) for s in (0, 1)],
         ablations=[record("aalp_half", s, row=half, **sample, pgd100=n) for s, n in ((0, 701), (1, 730), (2, 999))],
     )
     head, _, base, variant = report.ablation_table(everything).split("\n\n")[1].splitlines()
