@@ -135,6 +135,9 @@ def headline(found: Found, which: Which = "last") -> str:
     return "\n".join(said) if said else f"AALP against ALP on the same images: {UNMEASURED}.\n"
 
 
+_ENDS = {1: "AALP is ahead", 0: "neither is shown to be ahead", -1: "AALP is behind"}
+
+
 def _judged(heading: str, found: Sequence[Pair]) -> str:
     images = max(pair.images for pair in found)
     weak = [p for p in found if p.attack == "pgd100" and p.images == images]
@@ -142,7 +145,10 @@ def _judged(heading: str, found: Sequence[Pair]) -> str:
     if not weak:
         return f"**{heading}**: PGD-100 {UNMEASURED}.\n"
     if not columns:
-        return f"**{heading}**: at PGD-100 {_lead(weak)}. Under stronger attacks: {UNMEASURED}.\n"
+        return (
+            f"**{heading}: at PGD-100 {_ENDS[standing(weak)]}; under stronger attacks {UNMEASURED}.** At PGD-100 "
+            f"{_lead(weak)}.\n"
+        )
     name = min(columns, key=lambda column: mean(p.alp + p.aalp for p in columns[column]))
     strong, count = columns[name], columns[name][0].images
     same = [p for p in found if p.attack == "pgd100" and p.images == count]
@@ -160,8 +166,7 @@ def _fate(weak: Sequence[Pair], strong: Sequence[Pair]) -> str:
     before, after = standing(weak), standing(strong)
     if before <= 0:
         start = "no gain of AALP over ALP is shown at PGD-100" if before == 0 else "AALP is behind ALP at PGD-100"
-        ends = {1: "AALP is ahead", 0: "neither is shown to be ahead", -1: "AALP is behind"}
-        return f"{start}; under the strongest attack {ends[after]}."
+        return f"{start}; under the strongest attack {_ENDS[after]}."
     if after > 0:
         word = "shrinks" if mean(p.gain for p in strong) < mean(p.gain for p in weak) else "holds"
     else:

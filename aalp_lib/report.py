@@ -298,7 +298,7 @@ def _sets_of(number: int, found: Found) -> list[str]:
     """The data sets that a table is made for: the paper's; for Table 3 also those on which Guided Dropout was tried."""
     if number != 3:
         return list(paper.TABLE_2)
-    tried = {r.data for r in found.records if r.tier == "full" and r.method in ("raw_gd", "adv_gd")}
+    tried = {r.data for r in found.records if r.tier == "full" and r.method in GUIDED}
     return ["svhn", *(data for data in TITLES if data in tried and data != "svhn")]
 
 
@@ -309,20 +309,11 @@ def markdown(rows: Sequence[Row]) -> str:
     before = None
     for row in rows:
         if row.name != before:
-            lines.append(
-                [_row_label(row.name), row.paper, "", "", *(_printed(name, row.published[name]) for name in names), ""]
-            )
+            printed = [_printed(name, row.published[name]) for name in names]
+            lines.append([_row_label(row.name), row.paper, "", "", *printed, ""])
         before = row.name
-        lines.append(
-            [
-                "",
-                row.source,
-                row.count("seeds"),
-                row.count("images"),
-                *(str(row.ours.get(name, "–")) for name in names),
-                row.verdict,
-            ]
-        )
+        cells = [str(row.ours.get(name, "–")) for name in names]
+        lines.append(["", row.source, row.count("seeds"), row.count("images"), *cells, row.verdict])
     return grid(lines)
 
 

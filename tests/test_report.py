@@ -251,7 +251,7 @@ def test_a_lead_needs_every_seed():
     assert [round(pair.gain, 1) for pair in pairs] == [5.0, -0.5]
     assert paired.standing(pairs) == 0
     assert paired.standing(pairs[:1]) == 1
-    assert "stronger attacks: not measured yet" in report.headline(one)
+    assert "at PGD-100 neither is shown to be ahead; under stronger attacks not measured yet" in report.headline(one)
 
 
 def test_part_of_the_images_is_compared_with_pgd_on_that_part():
