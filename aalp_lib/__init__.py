@@ -26,7 +26,9 @@ __all__ = [
     "evaluate", "fit", "load", "load_model", "losses", "method", "methods", "models", "pretrained", "suite_in_ball",
     "table2_suite", "taylor", "training_loss",
 ]  # fmt: skip
-_LATER = ("bench", "checkpoints", "experiments", "jobs", "plots", "results")
+_LATER = (
+    "bench", "checkpoints", "collect", "experiments", "graphs", "jobs", "paired", "paper", "plots", "report", "results",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ORDER = [
     "_checks",
+    "paper",
     "seeds",
     "progress",
     "data",
@@ -45,6 +46,9 @@ ORDER = [
     "jobs",
     "experiments",
     "plots",
+    "collect",
+    "paired",
+    "report",
     "bench",
     "demo",
     "cli",
