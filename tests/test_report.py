@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import aalp_lib as aalp
-from aalp_lib import collect, data, experiments, paired, paper, report, results
+from aalp_lib import collect, data, experiments, jobs, paired, paper, report, results
 from aalp_lib.cli import main
 from aalp_lib.methods import METHODS
 from aalp_lib.results import Measurement, Record, pack
@@ -43,7 +43,7 @@ def record(method="aalp", seed=0, *, data_set="mnist", recipe="fast", row=None, 
         data=data_set,
         method=method,
         seed=seed,
-        tier=experiments.tier(data_set),
+        tier=jobs.tier(data_set),
         config=json.loads(json.dumps(config)),
         environment={"device": "cpu", "processor": "X", "threads": 2},
         accuracy=dict.fromkeys(("last", "best"), results.accuracies(outcomes)),
