@@ -27,7 +27,8 @@ __all__ = [
     "table2_suite", "taylor", "training_loss",
 ]  # fmt: skip
 _LATER = (
-    "bench", "chapter", "check", "checkpoints", "experiments", "interactive", "jobs", "paper", "plots", "results",
+    "bench", "chapter", "check", "checkpoints", "collect", "experiments", "graphs", "interactive", "jobs", "paired",
+    "paper", "plots", "report", "results",
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from aalp_lib import _checks, losses
+from aalp_lib import _checks, graphs, losses
 from aalp_lib._checks import InputError
 from aalp_lib.models import channels_last, class_count, evaluating
 
@@ -175,6 +175,13 @@ class Attack:
         return alive
 
     def _read_any(self, forward: Forward, x: Tensor, y: Tensor, at: Sequence[int], start: Tensor) -> Tensor:
+        fooled = self._first_fooled_recorded(forward, x, y, at, start)
+        if fooled is None:
+            fooled = self._first_fooled(forward, x, y, at, start)
+        return fooled > torch.tensor(at, device=x.device)[:, None]
+
+    def _first_fooled(self, forward: Forward, x: Tensor, y: Tensor, at: Sequence[int], start: Tensor) -> Tensor:
+        """Number of the first iterate that fools, above `steps` for none: int64 (N,)."""
         rows = torch.arange(len(x), device=x.device)  # of the images still in the batch
         fooled = torch.full((len(x),), self.steps + 1, device=x.device)  # number of the first iterate that fools
 
@@ -191,7 +198,49 @@ class Attack:
             return right
 
         self._ascend(forward, x, y, start, visit)
-        return fooled > torch.tensor(at, device=x.device)[:, None]
+        return fooled
+
+    def _first_fooled_recorded(
+        self, forward: Forward, x: Tensor, y: Tensor, at: Sequence[int], start: Tensor
+    ) -> Tensor | None:
+        """The same from a recorded loop, if there is one; what was fooled leaves the batch at each k of `at`."""
+        if not graphs.wanted(forward, x.device):
+            return None
+        low, high = (x - self.eps).clamp_(min=0), (x + self.eps).clamp_(max=1)
+        x_adv, target = start.clamp(low, high), self._target(forward, x, y)
+        fooled = torch.full((len(x),), self.steps + 1, device=x.device)
+        rows, reached = torch.arange(len(x), device=x.device), 0
+        for k in sorted({*at, self.steps}):
+            if not len(rows):
+                break
+            padded = rows[torch.arange(_few_sizes(len(rows)), device=x.device) % len(rows)]
+            at_hand, its_y, its_target = laid_out(x_adv[padded]), y[padded], target[padded]
+            loop = self._recorded(forward, at_hand, its_y, its_target, decides=True)
+            if loop is None:
+                return None
+            loop.begin(at_hand, low[padded], high[padded], its_y, its_target, self.step)
+            loop.k.fill_(reached)
+            loop.fooled.fill_(self.steps + 1)
+            for _ in range(k - reached):
+                loop.advance()
+            right = _right(forward, loop.x_adv, loop.y)  # iterate k itself
+            found = torch.where(right, loop.fooled, loop.fooled.clamp(max=k))[: len(rows)]
+            fooled[rows], x_adv[rows] = found, loop.x_adv[: len(rows)]
+            rows, reached = rows[found > self.steps], k
+        return fooled
+
+    def _recorded(
+        self, forward: Forward, x: Tensor, y: Tensor, target: Tensor, decides: bool = False
+    ) -> graphs.Loop | None:
+        def decide(x_adv: Tensor, logits: Tensor) -> Tensor:
+            return logits if logits.dtype == x_adv.dtype else _plain(forward, x_adv)
+
+        def gradient(x_adv: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+            return self._gradient(forward, x_adv, target)
+
+        if not (isinstance(forward, nn.Module) and graphs.wanted(forward, x.device)):
+            return None
+        return graphs.loop_for(forward, self.loss, gradient, decide if decides else None, (x, y, target), self.steps)
 
     def _read_last(self, forward: Forward, x: Tensor, y: Tensor, at: Sequence[int], start: Tensor) -> Tensor:
         right = torch.empty(len(at), len(x), dtype=torch.bool, device=x.device)
@@ -210,6 +259,11 @@ class Attack:
         low, high = (x - self.eps).clamp_(min=0), (x + self.eps).clamp_(max=1)
         x_adv = start.detach().clamp(low, high)
         target = self._target(forward, x, y)
+        if visit is None and (loop := self._recorded(forward, x_adv, y, target)) is not None:
+            loop.begin(x_adv, low, high, y, target, self.step)
+            for _ in range(self.steps):
+                loop.advance()
+            return loop.x_adv.clone()
         for k in range(self.steps):
             if not len(x_adv):
                 return x_adv
@@ -256,10 +310,19 @@ def laid_out(x: Tensor) -> Tensor:
 
 def _right(forward: Forward, x: Tensor, y: Tensor) -> Tensor:
     """Whether images are classified correctly, bool (N,), decided without autocast, in the precision of the weights."""
-    if not len(x):
-        return torch.ones_like(y, dtype=torch.bool)
+    return _plain(forward, x).argmax(1) == y if len(x) else torch.ones_like(y, dtype=torch.bool)
+
+
+def _plain(forward: Forward, x: Tensor) -> Tensor:
+    """Logits (N, K) without autocast."""
     with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        return forward(x).argmax(1) == y
+        return forward(x)
+
+
+def _few_sizes(needed: int) -> int:
+    """`needed`, rounded up to one of at most eight sizes an octave: each size is recorded once."""
+    unit = max(32, (1 << (needed - 1).bit_length()) >> 4)
+    return -(-needed // unit) * unit
 
 
 def FGSM(eps: float) -> Attack:

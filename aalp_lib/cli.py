@@ -1,4 +1,4 @@
-"""The command `aalp`: demo, train, evaluate, data, bench, info."""
+"""The command `aalp`: demo, train, evaluate, results, data, bench, info."""
 
 import argparse
 import contextlib
@@ -21,7 +21,20 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 import aalp_lib
-from aalp_lib import _checks, bench, checkpoints, data, demo, experiments, methods, models, plots, results
+from aalp_lib import (
+    _checks,
+    bench,
+    checkpoints,
+    collect,
+    data,
+    demo,
+    experiments,
+    methods,
+    models,
+    plots,
+    report,
+    results,
+)
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
 from aalp_lib.evaluate import HEADINGS, Report, evaluate, suite_for
@@ -205,6 +218,28 @@ def _executor(scheduler: str | None) -> Iterator[Executor | None]:
         yield client.get_executor(pure=False)
 
 
+def _results(options: argparse.Namespace) -> None:
+    asked = {key: getattr(options, key) for key in ("data", "method", "seed", "recipe")}
+    filtered = any(value is not None for value in asked.values())
+    if options.write and (filtered or options.table):
+        raise InputError("--write remakes every table from all records; it goes with no filter and no --table")
+    everything = collect.read(options.folder)
+    for sentence in everything.left_out:
+        print(f"aalp: left out: {sentence}", file=sys.stderr)
+    if options.write:
+        for path in report.write(options.folder, everything):
+            console.print(f"wrote {path}", highlight=False)
+        return
+    found = collect.select(everything, **asked)
+    if options.table:
+        text = report.table(
+            found, options.table, data=options.data, which=options.which, form=options.form, measured=filtered
+        )
+    else:
+        text = report.listing(found, options.which, options.form)
+    print(text, end="")
+
+
 def _data(options: argparse.Namespace) -> None:
     dataset = data.load(options.data, root=options.root, image_size=options.image_size)
     channels, height, width = dataset.train.images.shape[1:]
@@ -381,6 +416,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_train(commands)
     _add_evaluate(commands)
     _add_reproduce(commands)
+    _add_results(commands)
     _add_data(commands)
     _add_bench(commands)
     _add(commands, "info", _info, "show versions, device, and the names that are known", "aalp info")
@@ -496,6 +532,22 @@ def _numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be whole numbers with commas between them, not '{text}'") from None
+
+
+def _add_results(commands: Any) -> None:
+    what = "list records of runs, or show the paper's tables with ours beside them"
+    parser = _add(commands, "results", _results, what, "aalp results results --table 2 --data mnist")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", default=Path("results"), metavar="FOLDER", help="where the records are"
+    )
+    parser.add_argument("--table", type=int, choices=tuple(report.TABLES), help="the paper's table of that number")
+    parser.add_argument("--data", help="only that data set")
+    parser.add_argument("--method", help=f"only that method: {', '.join(METHODS)}")
+    parser.add_argument("--seed", type=int, help="only that seed")
+    parser.add_argument("--recipe", help="only that recipe: paper or fast")
+    parser.add_argument("--which", default="last", choices=("last", "best"), help="last epoch, or best on validation")
+    parser.add_argument("--form", default="markdown", choices=("markdown", "csv"), help="of what is printed")
+    parser.add_argument("--write", action="store_true", help="remake the tables in FOLDER and the RESULTS.md beside it")
 
 
 def _add_data(commands: Any) -> None:

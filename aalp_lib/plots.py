@@ -188,7 +188,7 @@ def speed(bench: dict[str, Any]) -> Figure:
 
 def in_table_order(records: Sequence[Record]) -> list[Record]:
     """Records sorted as Table 2 lists the methods, then by seed; other methods last."""
-    order = {name: index for index, name in enumerate((*TABLE_2, *METHODS))}
+    order = {name: index for index, name in enumerate(dict.fromkeys((*TABLE_2, *METHODS)))}
     return sorted(records, key=lambda r: (order.get(r.method, len(order)), r.seed))
 
 

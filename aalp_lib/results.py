@@ -186,6 +186,47 @@ def unpack(text: str, count: int) -> Tensor:
     return torch.from_numpy(bits.astype(bool))
 
 
+def mcnemar(a: Tensor, b: Tensor) -> tuple[int, int, float]:
+    """Compare two models on the same images with McNemar's exact test.
+
+    Parameters
+    ----------
+    a, b : bool tensor (N,)
+        Which images each model has right.
+
+    Returns
+    -------
+    only_a, only_b : int
+        Images that only one of them has right.
+    p : float
+        Chance of a split at least as uneven if each of these images were as likely to fall to either model: two-sided
+        binomial test of `only_a` out of `only_a + only_b` against 1/2; 1 where no image tells them apart.
+
+    Raises
+    ------
+    InputError
+        If the two are not bool tensors of the same length.
+
+    Examples
+    --------
+    >>> right = torch.tensor([True, True, True, False])
+    >>> mcnemar(right, ~right)
+    (3, 1, 0.625)
+    """
+    if a.dtype != torch.bool or b.dtype != torch.bool or a.shape != b.shape or a.ndim != 1:
+        kinds = " and ".join(f"{t.dtype} {tuple(t.shape)}" for t in (a, b))
+        raise InputError(f"McNemar's test takes two bool tensors (N,) on the same images, got {kinds}")
+    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
+    return only_a, only_b, exact_p(only_a, only_b)
+
+
+def exact_p(only_a: int, only_b: int) -> float:
+    """The p of McNemar's exact test for two counts of images that only one of two models has right."""
+    from scipy.stats import binomtest  # slow to import
+
+    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
+
+
 def table(
     records: Iterable[Record],
     *,

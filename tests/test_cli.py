@@ -15,7 +15,7 @@ from aalp_lib import checkpoints
 from aalp_lib.cli import main
 from aalp_lib.results import Record
 
-COMMANDS = ("demo", "train", "evaluate", "data", "bench", "info")
+COMMANDS = ("demo", "train", "evaluate", "results", "data", "bench", "info")
 SMALL = ("--data", "mnist-sample", "--epochs", "1", "--steps", "2", "--step", "0.15", "--threads", "1")
 
 

@@ -57,6 +57,19 @@ def test_outcomes_survive_packing(values):
     assert torch.equal(unpack(pack(correct), len(values)), correct)
 
 
+def test_mcnemar_is_the_binomial_test_on_images_that_one_model_alone_has_right():
+    a = torch.tensor([True] * 5 + [True] * 8 + [False] * 2 + [False] * 5)  # both, only a, only b, neither
+    b = torch.tensor([True] * 5 + [False] * 8 + [True] * 2 + [False] * 5)
+    two_sided = 2 * (1 + 10 + 45) / 2**10  # splits of 10 into 0, 1 or 2 against the rest, both ways
+    assert results.mcnemar(a, b) == (8, 2, pytest.approx(two_sided))
+    assert results.mcnemar(b, a) == (2, 8, pytest.approx(two_sided))
+    assert results.mcnemar(a, a) == (0, 0, 1.0)
+    with pytest.raises(aalp.InputError, match="same images"):
+        results.mcnemar(a, b[:3])
+    with pytest.raises(aalp.InputError, match="bool"):
+        results.mcnemar(a, b.long())
+
+
 def test_markdown_table_shows_the_interval():
     text = table([record(), record("raw", pgd=0)])
     head, rule, first, second = text.splitlines()
@@ -132,9 +145,11 @@ def test_every_method_has_a_colour_and_records_come_in_table_order():
     assert set(plots.COLOURS) == set(plots.MARKERS) == set(aalp.METHODS)
     assert len({plots.COLOURS[name] for name in plots.TABLE_2}) == 7
     mixed = [record("aalp"), record("alp", seed=1), record("alp"), record("raw")]
+    mixed.insert(0, record("aalp_half"))
     assert [(r.method, r.seed) for r in plots.in_table_order(mixed)] == [
         ("raw", 0),
         ("alp", 0),
         ("alp", 1),
         ("aalp", 0),
+        ("aalp_half", 0),
     ]

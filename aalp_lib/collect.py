@@ -1,0 +1,350 @@
+"""What lies in a folder of records: read, selected, and gathered into repetitions of one protocol."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean
+from typing import Any, Literal
+
+from aalp_lib import _checks, paper
+from aalp_lib._checks import InputError
+from aalp_lib.evaluate import paper_name
+from aalp_lib.experiments import SETTINGS
+from aalp_lib.methods import METHODS
+from aalp_lib.plots import in_table_order
+from aalp_lib.results import Measurement, Record, label, unpack
+from aalp_lib.train import RUN
+
+Which = Literal["last", "best"]
+
+TITLES = {"mnist": "MNIST", "svhn": "SVHN", "cifar10": "CIFAR-10", "cifar10-jpeg": "CIFAR-10, JPEG"}
+ABLATIONS = "ablations"  # folder of the training records whose method differs from a row of the paper
+UNMEASURED = "not measured yet"
+
+_NO_RECORDS = (RUN, "data.json", "progress.json")  # what else lies beside checkpoints
+_CALLED = {  # in measurements: in tables
+    "accuracy": "columns",
+    "clean_confidence": "mean_clean_confidence",
+    "adversarial_confidence": "mean_adversarial_confidence",
+}
+_FITTED = ("in_channels", "classes", "image_size", "mean", "std")  # of a network, follow from the data
+
+
+# --- what lies in a folder -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Found:
+    """What `read` found.
+
+    Attributes
+    ----------
+    records, ablations : list of Record
+        Training runs, in the order of the paper's tables, then by seed; those under `ablations/` apart.
+    measurements : list of Measurement
+    left_out : list of str
+        A sentence for each file that is no readable record.
+    """
+
+    records: list[Record] = field(default_factory=list)
+    ablations: list[Record] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+
+def read(folder: str | Path) -> Found:
+    """Read every record and measurement in a folder and those below it.
+
+    What is damaged or of another schema, and a second record of the same run, is named in `left_out`. InputError if
+    there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; `aalp train` and `aalp demo` write records")
+    found = Found()
+    seen: dict[tuple[Any, ...], Path] = {}
+    for path in sorted(folder.rglob("*.json")):
+        if path.name in _NO_RECORDS:
+            continue
+        try:
+            kept = _read(path)
+        except (InputError, OSError) as error:
+            found.left_out.append(str(error))
+            continue
+        if isinstance(kept, Measurement):
+            found.measurements.append(kept)
+            continue
+        run = (kept.data, kept.method, _protocol_key(kept), kept.seed, *kept.accuracy)
+        if run in seen:
+            found.left_out.append(f"{path} is of the same run as {seen[run]}")
+            continue
+        seen[run] = path
+        ablation = ABLATIONS in (folder.resolve().name, *path.relative_to(folder).parts[:-1])
+        (found.ablations if ablation else found.records).append(kept)
+    return dataclasses.replace(found, records=in_table_order(found.records), ablations=in_table_order(found.ablations))
+
+
+def _read(path: Path) -> Record | Measurement:
+    try:
+        kept = Measurement.load(path)
+    except InputError:
+        record = Record.load(path)
+        _checked(path, lambda: _use(record))
+        return record
+    _checked(path, lambda: _use_measurement(_renamed(kept)))
+    return _renamed(kept)
+
+
+def _renamed(kept: Measurement) -> Measurement:
+    """A measurement of strong attacks or of samples under the names that tables use, whichever it came with."""
+    if kept.kind not in ("strong", "samples"):
+        return kept
+    values = {_CALLED.get(key, key): value for key, value in kept.values.items()}
+    for name in {"consistent", "inconsistent"} & values.keys():
+        values[name] = {_CALLED.get(key, key): value for key, value in values[name].items()}
+    return dataclasses.replace(kept, values=values)
+
+
+def _checked(path: Path, use: Callable[[], None]) -> None:
+    try:
+        use()
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is not a sound record ({type(error).__name__}: {error})") from error
+
+
+def _use(record: Record) -> None:
+    """Touch what the tables use, so that damage shows here; outcomes must agree with the counts beside them."""
+    recipe(record), _differences(record), record.config["method"].items(), record.environment.items()
+    for which, cells in record.accuracy.items():
+        outcomes = record.outcomes.get(which, {})
+        for name, found in cells.items():
+            _use_cell(name, found, outcomes.get(name))
+    sum(record.seconds.values())
+
+
+def _use_cell(name: str, found: Mapping[str, float], outcome: str | None) -> None:
+    if not 0 <= found["low"] <= found["accuracy"] <= found["high"] <= 1:
+        raise ValueError(f"'{name}' has accuracy {found['accuracy']} outside its interval")
+    if outcome is not None and int(unpack(outcome, int(found["count"])).sum()) != found["correct"]:
+        raise ValueError(f"the outcomes of '{name}' do not add up to its count")
+
+
+def _use_measurement(kept: Measurement) -> None:
+    if kept.kind == "samples":
+        for cells in (kept.values["consistent"], kept.values["inconsistent"]):
+            [float(cells[name]) for name in paper.SAMPLE_COLUMNS if cells["count"]]
+    if kept.kind == "strong":
+        for name, found in kept.values["columns"].items():
+            _use_cell(name, found, kept.values["outcomes"].get(name))
+    if kept.kind == "diagnosis":
+        "; ".join(kept.values["signs"])
+    kept.subject.get("data")
+
+
+def select(
+    found: Found, data: str | None = None, method: str | None = None, seed: int | None = None, recipe: str | None = None
+) -> Found:
+    """What is left when data set, method (by name or label), seed and recipe are those given.
+
+    Raises
+    ------
+    InputError
+        If a name is neither known nor among the records.
+    """
+    runs = (*found.records, *found.ablations)
+    if method is not None:
+        labels = {row.label: row.name for row in METHODS.values()} | {label(r.method): r.method for r in runs}
+        method = labels.get(method, method)
+        _checks.known("method", method, dict.fromkeys((*METHODS, *(r.method for r in runs))))
+    if data is not None:
+        _checks.known("data set", data, dict.fromkeys((*SETTINGS, *(r.data for r in runs))))
+    if recipe is not None:
+        _checks.known("recipe", recipe, ("paper", "fast"))
+    wanted = {"data": data, "method": method, "seed": seed, "recipe": recipe}
+    asked = {key: value for key, value in wanted.items() if value is not None}
+
+    def among(traits: Mapping[str, Any]) -> bool:
+        return all(traits.get(key) == value for key, value in asked.items())
+
+    return Found(
+        [r for r in found.records if among(_traits(r))],
+        [r for r in found.ablations if among(_traits(r))],
+        [m for m in found.measurements if among({"recipe": "fast", **m.subject})],
+        found.left_out,
+    )
+
+
+def _traits(record: Record) -> dict[str, Any]:
+    return {"data": record.data, "method": record.method, "seed": record.seed, "recipe": recipe(record)}
+
+
+# --- protocols: which runs are repetitions of one another ------------------------------------------------------------
+
+
+def recipe(record: Record) -> str:
+    """Return "paper" where learning rate and training attack are section 4.1's, else "fast"."""
+    said = paper.SETTINGS.get(paper_name(record.data))
+    attack, lr = record.config["attack"] or {}, record.config["recipe"]["lr"]
+    if said and (attack.get("eps"), attack.get("step"), attack.get("steps"), lr) == (
+        said.eps, said.step, said.steps, said.lr,
+    ):  # fmt: skip
+        return "paper"
+    return "fast"
+
+
+def protocol(record: Record) -> str:
+    """In words, how a run was made: its recipe, how it is reduced, or where it differs from `SETTINGS`.
+
+    Runs whose words are the same are repetitions of one another; only such are averaged.
+    """
+    reduced = record.config.get("reduced")
+    parts = [f"reduced: {reduced}"] if reduced else _differences(record)
+    return ", ".join([recipe(record), *parts])
+
+
+def _protocol_key(record: Record) -> tuple[str, ...]:
+    method = changes(record) if record.method in METHODS else [str(record.config["method"])]
+    return (protocol(record), *_differences(record), *method)
+
+
+def _differences(record: Record) -> list[str]:
+    """Where network, attack, recipe and evaluation differ from the setting of that recipe for the data set."""
+    config, found = record.config, []
+    setting = SETTINGS.get(record.data) or SETTINGS.get(paper_name(record.data))
+    if setting:
+        usual = setting[recipe(record)]
+        parts = (
+            ("model", usual.model),
+            ("attack", dataclasses.asdict(usual.attack)),
+            ("recipe", dataclasses.asdict(usual.recipe)),
+        )
+        for part, reference in parts:
+            for key, value in (config.get(part) or {}).items():
+                if key not in _FITTED and reference.get(key) != value:
+                    found.append(f"{part} {key} {value}")
+    if config.get("reading", "any") != "any":
+        found.append("last iterate alone")
+    if config.get("evaluation_precision", "float32") != "float32":
+        found.append(f"evaluated in {config['evaluation_precision']}")
+    for part in ("train", "test"):
+        if config.get(f"{part}_images"):
+            found.append(f"{config[f'{part}_images']} {part} images")
+    return found
+
+
+def title(data: str) -> str:
+    """The name of a data set in tables."""
+    return TITLES.get(data, data)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A number of ours, in the paper's unit.
+
+    Attributes
+    ----------
+    value : float
+        Mean over seeds.
+    low, high : float, optional
+        With one seed the 95 % Wilson interval, with several the lowest and highest of them.
+    seeds, images : int
+    digits : int
+        Decimals that are shown.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    seeds: int
+    images: int
+    digits: int = 1
+
+    @classmethod
+    def of(cls, found: Sequence[Mapping[str, float]]) -> "Cell":
+        """From the columns of one or several records."""
+        values = [100 * f["accuracy"] for f in found]
+        images = int(min(f["count"] for f in found))
+        if len(found) == 1:
+            return cls(values[0], 100 * found[0]["low"], 100 * found[0]["high"], 1, images)
+        return cls(mean(values), min(values), max(values), len(found), images)
+
+    def __str__(self) -> str:
+        text = f"{self.value:.{self.digits}f}"
+        if self.low is None or self.high is None:
+            return text
+        span = f"{self.low:.{self.digits}f}–{self.high:.{self.digits}f}"
+        return f"{text} ({span})" if self.seeds == 1 else f"{text} [{span}]"
+
+
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in their seed alone."""
+
+    data: str
+    method: str
+    protocol: str
+    records: list[Record]
+
+    def cell(self, name: str, which: str) -> Cell | None:
+        """The column `name` over those seeds that have it."""
+        found = [r.accuracy.get(which, {}).get(name) for r in self.records]
+        measured = [f for f in found if f is not None]
+        return Cell.of(measured) if measured else None
+
+    def cells(self, names: Iterable[str], which: str) -> dict[str, Cell]:
+        """All columns among `names` that were measured."""
+        return {name: cell for name in names if (cell := self.cell(name, which))}
+
+
+def groups(records: Iterable[Record]) -> list[Group]:
+    """Gather repetitions, in the order in which they first come."""
+    gathered: dict[tuple[Any, ...], list[Record]] = {}
+    for record in records:
+        gathered.setdefault((record.data, record.method, *_protocol_key(record)), []).append(record)
+    return [Group(key[0], key[1], key[2], found) for key, found in gathered.items()]
+
+
+def of_the_paper(records: Iterable[Record], data: str) -> list[Group]:
+    """Full-tier runs of the paper's methods on a data set or, where it is the paper's, on a copy of it."""
+    usual = [
+        record
+        for record in records
+        if record.tier == "full" and data in (record.data, paper_name(record.data)) and not changes(record)
+    ]
+    return groups(usual)
+
+
+def changes(record: Record) -> list[str]:
+    """Where a record's method differs from the row of the paper that has its name; of another name, that it has."""
+    return differences_from(record, record.method) if record.method in METHODS else ["another method"]
+
+
+def differences_from(record: Record, base: str) -> list[str]:
+    """Where a record's method differs from a row of `METHODS`, in words; what the record does not name is as usual."""
+    usual, found = _flat(dataclasses.asdict(METHODS[base])), _flat(record.config["method"])
+    return [f"{k} {v}" for k, v in found.items() if k not in ("name", "label") and usual.get(k) != v]
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    mask = config.get("guided_dropout")
+    flat = {key: value for key, value in config.items() if key != "guided_dropout"}
+    return flat | {"Guided Dropout": "on" if mask else "off"} | {f"mask {k}": v for k, v in (mask or {}).items()}
+
+
+def measured_sets(found: Found) -> list[str]:
+    """The data sets of the paper, copies included, on which something was measured in full."""
+    subjects = [r.data for r in found.records if r.tier == "full"]
+    subjects += [str(m.subject.get("data")) for m in found.measurements if m.tier == "full"]
+    return [data for data in TITLES if data in subjects]
+
+
+def measured_recipe(kept: Measurement) -> str:
+    """The recipe of the model that something was measured on; "fast" where the subject names none."""
+    return str(kept.subject.get("recipe", "fast"))
+
+
+def grid(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells, the head first, as a Markdown table."""
+    head, *rows = lines
+    return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rows)) + "\n"

@@ -1,0 +1,272 @@
+"""Models compared on the same images: AALP against ALP, and variants of a method against it."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean
+
+from torch import Tensor
+
+from aalp_lib.collect import (
+    UNMEASURED,
+    Found,
+    Group,
+    Which,
+    changes,
+    differences_from,
+    grid,
+    groups,
+    measured_recipe,
+    measured_sets,
+    of_the_paper,
+    protocol,
+    recipe,
+    title,
+)
+from aalp_lib.evaluate import HEADINGS
+from aalp_lib.results import Record, exact_p, label, mcnemar, unpack
+
+PAIRED = ("pgd100", "cw100")  # columns that the table always has
+ABLATED = ("clean", "pgd40", "pgd100", "cw100")
+DECIDING = "pgd100"  # the column at which a variant is compared with its base
+
+
+# --- AALP against ALP on the same images -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pair:
+    """ALP and AALP of one seed under one attack, on the same `images` images; `only_alp` has only ALP right."""
+
+    data: str
+    protocol: str
+    seed: int
+    attack: str
+    images: int
+    alp: float
+    aalp: float
+    only_alp: int
+    only_aalp: int
+    p: float
+    strong: bool = False
+
+    @property
+    def gain(self) -> float:
+        """AALP's lead in points."""
+        return 100 * (self.aalp - self.alp)
+
+
+def pairs(found: Found, which: Which = "last") -> list[Pair]:
+    """AALP against ALP wherever both have the same data, protocol and seed, full tier.
+
+    PGD-100, CW-100 and every column of "strong" measurements. Those rest on images from the front of the test split;
+    where that is not all of it, PGD-100 is compared on the same images too. A measurement belongs to the runs of its
+    subject's recipe, "fast" where it names none.
+    """
+    made = []
+    for data in measured_sets(found):
+        runs = [g for g in of_the_paper(found.records, data) if g.data == data]
+        for alp, aalp in itertools.product(runs, runs):
+            if (alp.method, aalp.method, alp.protocol) == ("alp", "aalp", aalp.protocol):
+                seeds = {r.seed: r for r in aalp.records}
+                for r in alp.records:
+                    if r.seed in seeds:
+                        made += _seed_pairs(found, r, seeds[r.seed], which)
+    return made
+
+
+def _seed_pairs(found: Found, alp: Record, aalp: Record, which: str) -> list[Pair]:
+    a, b = outcomes(alp, which), outcomes(aalp, which)
+    made = [_pair(alp, name, a[name], b[name]) for name in PAIRED if name in a and name in b]
+    c, d = _strong(found, alp, which), _strong(found, aalp, which)
+    shared = [name for name in c if name != "clean" and name in d and len(c[name]) == len(d[name])]
+    made += [_pair(alp, name, c[name], d[name], strong=True) for name in shared]
+    if "pgd100" in a and "pgd100" in b:
+        parts = sorted({len(c[name]) for name in shared} - {len(a["pgd100"])})
+        made += [_pair(alp, "pgd100", a["pgd100"][:count], b["pgd100"][:count]) for count in parts]
+    return made
+
+
+def outcomes(record: Record, which: str) -> dict[str, Tensor]:
+    """Which images each column of a record left right, bool (N,)."""
+    packed, counts = record.outcomes.get(which, {}), record.accuracy.get(which, {})
+    return {name: unpack(text, int(counts[name]["count"])) for name, text in packed.items()}
+
+
+def _strong(found: Found, record: Record, which: str) -> dict[str, Tensor]:
+    wanted = {"data": record.data, "method": record.method, "seed": record.seed, "model": which}
+    for m in found.measurements:
+        if m.kind == "strong" and measured_recipe(m) == recipe(record) and wanted.items() <= m.subject.items():
+            counts = m.values["columns"]
+            return {name: unpack(text, int(counts[name]["count"])) for name, text in m.values["outcomes"].items()}
+    return {}
+
+
+def _pair(of: Record, name: str, alp: Tensor, aalp: Tensor, *, strong: bool = False) -> Pair:
+    only_alp, only_aalp, p = mcnemar(alp, aalp)
+    shares = int(alp.sum()) / len(alp), int(aalp.sum()) / len(aalp)
+    return Pair(of.data, protocol(of), of.seed, name, len(alp), *shares, only_alp, only_aalp, p, strong)
+
+
+def standing(found: Sequence[Pair]) -> int:
+    """1 if AALP is ahead of ALP, -1 if behind, 0 if neither is shown.
+
+    Ahead or behind is shown if every seed says so and McNemar's exact p over the images of all seeds together, taken
+    as so many different images, is below 0.05.
+    """
+    gains = [pair.gain for pair in found]
+    p = exact_p(sum(pair.only_alp for pair in found), sum(pair.only_aalp for pair in found))
+    if p >= 0.05 or not (min(gains) > 0 or max(gains) < 0):
+        return 0
+    return 1 if gains[0] > 0 else -1
+
+
+def headline(found: Found, which: Which = "last") -> str:
+    """What becomes of AALP's gain over ALP at PGD-100 under the strongest attack, a paragraph for each protocol.
+
+    The strongest attack is the one under which the two together keep the fewest images; PGD-100 is taken on the same
+    images. The gain "turns over" if AALP is shown to be behind (see `standing`), "vanishes" if neither is shown to be
+    ahead, "shrinks" if AALP is still shown to be ahead but by less than at PGD-100, and else "holds".
+    """
+    by: dict[tuple[str, str], list[Pair]] = {}
+    for pair in pairs(found, which):
+        by.setdefault((pair.data, pair.protocol), []).append(pair)
+    said = [_judged(f"{title(data)}, {words}", of) for (data, words), of in by.items()]
+    return "\n".join(said) if said else f"AALP against ALP on the same images: {UNMEASURED}.\n"
+
+
+_ENDS = {1: "AALP is ahead", 0: "neither is shown to be ahead", -1: "AALP is behind"}
+
+
+def _judged(heading: str, found: Sequence[Pair]) -> str:
+    images = max(pair.images for pair in found)
+    weak = [p for p in found if p.attack == "pgd100" and p.images == images]
+    columns = {p.attack: [q for q in found if q.strong and q.attack == p.attack] for p in found if p.strong}
+    if not weak:
+        return f"**{heading}**: PGD-100 {UNMEASURED}.\n"
+    if not columns:
+        return (
+            f"**{heading}: at PGD-100 {_ENDS[standing(weak)]}; under stronger attacks {UNMEASURED}.** At PGD-100 "
+            f"{_lead(weak)}.\n"
+        )
+    name = min(columns, key=lambda column: mean(p.alp + p.aalp for p in columns[column]))
+    strong, count = columns[name], columns[name][0].images
+    same = [p for p in found if p.attack == "pgd100" and p.images == count]
+    text = f"**{heading}: {_fate(same, strong)}** At PGD-100 {_lead(weak)}"
+    if count < images:
+        text += f"; on the first {count} test images alone, {_lead(same)}"
+    change = mean(p.gain for p in strong) - mean(p.gain for p in same)
+    return (
+        f"{text}. Under {attack_title(name)}, the strongest attack measured ({count} images), {_lead(strong)}: "
+        f"a change of {change:+.1f} points on the same images.\n"
+    )
+
+
+def _fate(weak: Sequence[Pair], strong: Sequence[Pair]) -> str:
+    before, after = standing(weak), standing(strong)
+    if before <= 0:
+        start = "no gain of AALP over ALP is shown at PGD-100" if before == 0 else "AALP is behind ALP at PGD-100"
+        return f"{start}; under the strongest attack {_ENDS[after]}."
+    if after > 0:
+        word = "shrinks" if mean(p.gain for p in strong) < mean(p.gain for p in weak) else "holds"
+    else:
+        word = "vanishes" if after == 0 else "turns over"
+    return f"AALP's gain over ALP {word} under the strongest attack."
+
+
+def _lead(found: Sequence[Pair]) -> str:
+    gains = [pair.gain for pair in found]
+    count = f"{len(found)} seed" + ("s" if len(found) > 1 else "")
+    span = f", {min(gains):+.1f} to {max(gains):+.1f}" if len(found) > 1 else ""
+    ps = ", ".join(shown_p(pair.p) for pair in found)
+    return f"AALP stands at {mean(gains):+.1f} points against ALP ({count}{span}; McNemar's p {ps})"
+
+
+def shown_p(value: float) -> str:
+    """A p value as tables have it."""
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
+
+
+def attack_title(name: str) -> str:
+    """The name of an attack in tables."""
+    return HEADINGS.get(name, name)
+
+
+def mcnemar_table(found: Found, which: Which = "last") -> str:
+    """AALP against ALP, a line for each seed and attack."""
+    made = pairs(found, which)
+    if not made:
+        return f"AALP against ALP on the same images: {UNMEASURED}.\n"
+    lines = [["Data", "Protocol", "Seed", "Attack", "Images", "ALP", "AALP", "Gain", "Only ALP", "Only AALP", "p"]]
+    for p in made:
+        lines.append(
+            [
+                title(p.data), p.protocol, str(p.seed), attack_title(p.attack), str(p.images), f"{100 * p.alp:.1f}",
+                f"{100 * p.aalp:.1f}", f"{p.gain:+.1f}", str(p.only_alp), str(p.only_aalp), shown_p(p.p),
+            ]
+        )  # fmt: skip
+    return (
+        "Correct images in percent; number of images that only one of the two has right; p of McNemar's exact test, "
+        "two-sided.\n\n" + grid(lines)
+    )
+
+
+# --- ablations -------------------------------------------------------------------------------------------------------
+
+ABLATED = ("clean", "pgd40", "pgd100", "cw100")
+DECIDING = "pgd100"
+
+
+def ablation_table(found: Found, which: Which = "last") -> str:
+    """One row a variant: accuracies over seeds, and the difference to its base at PGD-100, paired by seed.
+
+    The base is the row of the paper, of the same data and protocol, from which the variant differs in the fewest
+    points; it may be among the ablations or among the other records.
+    """
+    variants = groups(found.ablations)
+    if not variants:
+        return f"Ablations: {UNMEASURED}.\n"
+    among = [group for group in (*variants, *groups(found.records)) if not changes(group.records[0])]
+    bases = {id(group): _base(group, among) for group in variants}
+    rows = [group for group in among if group in variants or any(group is base for base in bases.values())]
+    rows += [group for group in variants if group not in rows]
+    lines = [["Variant", "Differs from", "Data", "Protocol", "Seeds", *(HEADINGS[name] for name in ABLATED)]]
+    lines[0] += [f"Against base, {HEADINGS[DECIDING]}", "McNemar's p by seed"]
+    lines += [_ablation_line(group, bases.get(id(group)), which) for group in rows]
+    return (
+        "Correct test images in percent: mean over seeds with the lowest and the highest in square brackets, or one "
+        "seed with its 95 % Wilson interval in round ones; differences in points.\n\n" + grid(lines)
+    )
+
+
+def _base(group: Group, among: Sequence[Group]) -> Group | None:
+    """The row that a variant is compared with; None for a row of the paper, or where it was not run."""
+    if not changes(group.records[0]):
+        return None
+    alike = [other for other in among if (other.data, other.protocol) == (group.data, group.protocol)]
+    return min(alike, key=lambda other: len(differences_from(group.records[0], other.method)), default=None)
+
+
+def _ablation_line(group: Group, base: Group | None, which: Which) -> list[str]:
+    name = str(group.records[0].config["method"].get("label", label(group.method)))
+    differs = "a row of the paper" if not changes(group.records[0]) else f"base {UNMEASURED}"
+    if base is not None:
+        differs = f"{label(base.method)}: {', '.join(differences_from(group.records[0], base.method))}"
+    cells = [str(group.cell(column, which) or "–") for column in ABLATED]
+    numbers = _against(group, base, which) if base is not None else ("", "")
+    return [name, differs, title(group.data), group.protocol, str(len(group.records)), *cells, *numbers]
+
+
+def _against(group: Group, base: Group, which: Which) -> tuple[str, str]:
+    """Difference in points at the deciding column, mean and range over shared seeds, and each seed's p."""
+    theirs = {record.seed: outcomes(record, which).get(DECIDING) for record in base.records}
+    made = []
+    for record in group.records:
+        a, b = theirs.get(record.seed), outcomes(record, which).get(DECIDING)
+        if a is not None and b is not None and len(a) == len(b):
+            made.append((100 * (int(b.sum()) - int(a.sum())) / len(a), mcnemar(a, b)[2]))
+    if not made:
+        return "no seed in common", ""
+    gains = [gain for gain, _ in made]
+    span = f" [{min(gains):+.1f} to {max(gains):+.1f}]" if len(gains) > 1 else ""
+    return f"{mean(gains):+.1f}{span}", ", ".join(shown_p(p) for _, p in made)

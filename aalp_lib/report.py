@@ -1,0 +1,566 @@
+"""The paper's tables with ours beside them, lists of records, and RESULTS.md."""
+
+import csv
+import dataclasses
+import io
+import itertools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import mean
+from typing import Any, Literal
+
+from aalp_lib import _checks, checkpoints, paper, results
+from aalp_lib._checks import InputError
+from aalp_lib.collect import (
+    ABLATIONS,
+    TITLES,
+    UNMEASURED,
+    Cell,
+    Found,
+    Group,
+    Which,
+    grid,
+    measured_recipe,
+    measured_sets,
+    of_the_paper,
+    protocol,
+    title,
+)
+from aalp_lib.evaluate import HEADINGS, gradients, paper_name, suite_in_ball
+from aalp_lib.methods import METHODS
+from aalp_lib.paired import ABLATED, ablation_table, attack_title, headline, mcnemar_table
+from aalp_lib.results import Measurement, Record, label
+from aalp_lib.train import VAL_STEPS
+
+Form = Literal["markdown", "csv"]
+
+TOLERANCE = 2.0  # points, on accuracies and confidences
+LOSS_TOLERANCE = 0.1  # of the published loss
+CONSISTENT = {"mnist": "pgd40", "svhn": "pgd10", "cifar10": "pgd10"}  # at the training attack's steps, or nearest
+GUIDED = {"raw_gd": "raw", "adv_gd": "adv", "aalp_gd": "alp"}  # Table 3: with Guided Dropout, without
+IMAGES = {  # training and validation
+    "mnist": (54_000, 6_000),
+    "mnist-sample": (3_600, 400),
+    "svhn": (65_931, 7_326),
+    "cifar10": (45_000, 5_000),
+    "cifar10-jpeg": (45_000, 5_000),
+}
+
+_HEADINGS = HEADINGS | {
+    "mean_clean_confidence": "Clean confidence",
+    "mean_adversarial_confidence": "Adversarial confidence",
+    "classification_loss": "Classification loss",
+    "alp_loss": "ALP loss",
+    "consistent": "Consistent",
+}
+
+
+# --- rows and verdicts -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the paper and one protocol's counterpart; `ours` is empty where nothing was measured."""
+
+    data: str
+    name: str
+    source: str
+    published: Mapping[str, float]
+    ours: Mapping[str, Cell]
+    verdict: str
+    paper: str = "paper"
+
+    def count(self, of: Literal["seeds", "images"]) -> str:
+        """Number of seeds or of test images, or its range where columns differ."""
+        counts = sorted({getattr(cell, of) for cell in self.ours.values()})
+        return "–".join(str(count) for count in dict.fromkeys((counts[0], counts[-1]))) if counts else ""
+
+
+def verdict(published: Mapping[str, float], ours: Mapping[str, float]) -> str:
+    """Say in words how our row stands to the paper's.
+
+    "agrees" if in every column the two are at most 2 points apart (losses: 10 % of the published one); otherwise
+    "lower", "higher" or both, with the widest difference to that side, relative to what is allowed, and its column.
+    Columns that were not measured are counted.
+
+    Examples
+    --------
+    >>> verdict({"clean": 99.0, "pgd40": 94.1}, {"clean": 98.9, "pgd40": 90.0})
+    'lower by 4.1 at PGD-40'
+    """
+    shared = [name for name in published if name in ours]
+    if not shared:
+        return UNMEASURED
+    apart = {name: (ours[name] - published[name]) / _tolerance(name, published[name]) for name in shared}
+    words = []
+    for word, sign in (("lower", -1), ("higher", 1)):
+        widest = max(shared, key=lambda name: sign * apart[name])
+        if sign * apart[widest] > 1 + 1e-9:
+            words.append(f"{word} by {_points(widest, abs(ours[widest] - published[widest]))}")
+    widest = max(shared, key=lambda name: abs(apart[name]))
+    words = words or [f"agrees; widest {_points(widest, ours[widest] - published[widest], '+')}"]
+    if len(shared) < len(published):
+        words.append(f"{len(published) - len(shared)} columns not measured")
+    return "; ".join(words)
+
+
+def _tolerance(name: str, published: float) -> float:
+    return LOSS_TOLERANCE * published if name.endswith("_loss") else TOLERANCE
+
+
+def _points(name: str, difference: float, sign: str = "") -> str:
+    digits = 2 if name.endswith("_loss") else 1
+    return f"{round(difference, digits) + 0.0:{sign}.{digits}f} at {_HEADINGS.get(name, name)}"  # never -0.0
+
+
+def _rows(
+    name: str, published: Mapping[str, float], found: Sequence[Group], which: str, data: str, measured: bool
+) -> list[Row]:
+    """A row for each protocol, or one that says that there is none."""
+    if not found:
+        return [] if measured else [Row(data, name, "ours", published, {}, UNMEASURED)]
+    rows = []
+    for group in found:
+        ours = group.cells(published, which)
+        said = verdict(published, {column: cell.value for column, cell in ours.items()})
+        rows.append(Row(group.data, name, _source(group.data, group.protocol), published, ours, said))
+    return rows
+
+
+def _source(data: str, words: str) -> str:
+    return f"ours, {title(data)}, {words}" if data.endswith("-jpeg") else f"ours, {words}"
+
+
+# --- the paper's tables, ours beside them ----------------------------------------------------------------------------
+
+
+def table_1(found: Found, data: str, which: Which = "last", measured: bool = False) -> list[Row]:
+    """Consistent and inconsistent samples of ALP's model: confidences in percent, losses in nats.
+
+    Parameters
+    ----------
+    found : Found
+    data : str
+        A data set of the paper, or a copy of one, such as "cifar10-jpeg".
+    which : "last" or "best"
+    measured : bool
+        Leave out the rows for which there is nothing of ours.
+    """
+    samples: dict[tuple[str, str], list[Measurement]] = {}
+    for m in about(found, "samples", which):
+        where = str(m.subject.get("data"))
+        if m.subject.get("method") == "alp" and data in (where, paper_name(where)):
+            samples.setdefault((where, measured_recipe(m)), []).append(m)
+    rows = []
+    for name, published in paper.TABLE_1[paper_name(data)].items():
+        for (where, words), group in samples.items():
+            ours = _sample_cells([m.values[name] for m in group if m.values[name]["count"]])
+            said = verdict(published, {column: cell.value for column, cell in ours.items()})
+            rows.append(Row(where, name, _source(where, words), published, ours, said))
+        if not samples and not measured:
+            rows.append(Row(data, name, "ours", published, {}, UNMEASURED))
+    return rows
+
+
+def _sample_cells(found: Sequence[Mapping[str, float]]) -> dict[str, Cell]:
+    """Means over seeds; an empty set has none."""
+    if not found:
+        return {}
+    cells, images = {}, int(min(f["count"] for f in found))
+    for name in paper.SAMPLE_COLUMNS:
+        loss = name.endswith("_loss")
+        values = [f[name] if loss else 100 * f[name] for f in found]
+        span = (min(values), max(values)) if len(values) > 1 else (None, None)
+        cells[name] = Cell(mean(values), span[0], span[1], len(values), images, 3 if loss else 1)
+    return cells
+
+
+def table_2(found: Found, data: str, which: Which = "last", measured: bool = False) -> list[Row]:
+    """Seven methods under ten attacks; arguments as in `table_1`."""
+    runs = of_the_paper(found.records, data)
+    return [
+        row
+        for method, published in paper.TABLE_2[paper_name(data)].items()
+        for row in _rows(method, published, [g for g in runs if g.method == method], which, data, measured)
+    ]
+
+
+def table_3(found: Found, data: str, which: Which = "last", measured: bool = False) -> list[Row]:
+    """Guided Dropout with other methods; the paper's numbers are SVHN's whatever `data` is.
+
+    On SVHN the verdict is `verdict`'s. Elsewhere levels are not compared, only what adding Guided Dropout does: its
+    effect in points, column by column, ours beside the paper's, and in how many columns the two have the same sign.
+    """
+    runs = of_the_paper(found.records, data)
+    rows = [
+        row
+        for method, published in paper.TABLE_3.items()
+        for row in _rows(method, published, [g for g in runs if g.method == method], which, data, measured)
+    ]
+    if data == "svhn":
+        return rows
+    by = {(row.data, row.name, row.source): row for row in rows}
+    return [dataclasses.replace(row, verdict=_effect(row, by), paper="paper, SVHN") for row in rows]
+
+
+def _effect(row: Row, by: Mapping[tuple[str, str, str], Row]) -> str:
+    if not row.ours:
+        return UNMEASURED
+    if row.name not in GUIDED:
+        return "other data: levels not compared"
+    base = by.get((row.data, GUIDED[row.name], row.source))
+    shared = [name for name in row.ours if base and name in base.ours]
+    if base is None or not shared:
+        return f"without it ({label(GUIDED[row.name])}) {UNMEASURED}"
+    pairs = {n: (row.ours[n].value - base.ours[n].value, row.published[n] - base.published[n]) for n in shared}
+    same = sum(ours * theirs > 0 for ours, theirs in pairs.values())
+    words = ", ".join(f"{HEADINGS[n]} {ours:+.1f} ({theirs:+.1f})" for n, (ours, theirs) in pairs.items())
+    return f"effect of gd, ours (paper's): {words}; same sign in {same} of {len(pairs)}"
+
+
+def table_4(found: Found, data: str, which: Which = "last", measured: bool = False) -> list[Row]:
+    """Share of consistent samples, right both clean and attacked: the column of `CONSISTENT` itself."""
+    runs, rows = of_the_paper(found.records, data), []
+    column = CONSISTENT[paper_name(data)]
+    for method, share in paper.TABLE_4[paper_name(data)].items():
+        mine = [g for g in runs if g.method == method and g.cell(column, which)]
+        for row in _rows(method, {column: share}, mine, which, data, measured):
+            ours = {"consistent": row.ours[column]} if row.ours else {}
+            rows.append(dataclasses.replace(row, published={"consistent": share}, ours=ours))
+    return rows
+
+
+TABLES: dict[int, Callable[..., list[Row]]] = {1: table_1, 2: table_2, 3: table_3, 4: table_4}
+_AGREES = "A row agrees if every column is within 2 points of the paper's; otherwise the widest difference is named."
+_SPANS = (
+    "Ours: one seed with its 95 % Wilson interval in round brackets; several as their mean with the lowest and the "
+    "highest in square brackets."
+)
+_CAPTIONS = {
+    1: "Mean softmax probability of the true class in percent and losses in nats, over the test images of each set, "
+    f"model trained with ALP. {_AGREES} A loss is within if it is less than 10 % off. Ours: several seeds as their "
+    "mean with the lowest and the highest in square brackets.",
+    2: "Correct test images in percent. An image counts as fooled at k steps once any iterate up to k fools it. "
+    f"{_AGREES} {_SPANS}",
+    3: "Correct test images in percent. The paper's numbers are SVHN's; on SVHN, a row agrees if every column is "
+    "within 2 points of them; elsewhere the verdict says what adding Guided Dropout does, in points. "
+    f"{_SPANS}",
+    4: "Test images in percent that are right both clean and attacked, at the training attack's steps: PGD-40 on "
+    "MNIST, PGD-10 on SVHN; on CIFAR-10 PGD-10, the column nearest to the 7 steps. "
+    f"{_AGREES} {_SPANS}",
+}
+_WHICH = {"last": "model after the last epoch", "best": "model that was best on the validation split"}
+
+
+def table(
+    found: Found,
+    number: int,
+    *,
+    data: str | None = None,
+    which: Which = "last",
+    form: Form = "markdown",
+    measured: bool = False,
+) -> str:
+    """One of the paper's tables with ours beside it, for a data set or for all of the paper.
+
+    Parameters
+    ----------
+    found : Found
+    number : 1, 2, 3 or 4
+    data : str, optional
+        A data set of the paper, or a copy of one.
+    which : "last" or "best"
+        The model after the last epoch, or the best on the validation split.
+    form : "markdown" or "csv"
+    measured : bool
+        Leave out the rows for which there is nothing of ours.
+
+    Raises
+    ------
+    InputError
+        If a name is unknown.
+    """
+    _checks.known("table", str(number), map(str, TABLES))
+    _checks.known("table form", form, ("markdown", "csv"))
+    _checks.known("model", which, ("last", "best"))
+    sets = _sets_of(number, found) if data is None else [_checks.known("data set of the paper", data, TITLES)]
+    parts = {name: TABLES[number](found, name, which, measured) for name in sets}
+    if form == "csv":
+        return _csv(number, which, itertools.chain.from_iterable(parts.values()))
+    shown = [f"**{title(name)}**\n\n{markdown(rows)}" for name, rows in parts.items() if rows]
+    return "\n".join([f"Table {number}, {_WHICH[which]}. {_CAPTIONS[number]}\n", *shown])
+
+
+def _sets_of(number: int, found: Found) -> list[str]:
+    """The data sets that a table is made for: the paper's; for Table 3 also those on which Guided Dropout was tried."""
+    if number != 3:
+        return list(paper.TABLE_2)
+    tried = {r.data for r in found.records if r.tier == "full" and r.method in GUIDED}
+    return ["svhn", *(data for data in TITLES if data in tried and data != "svhn")]
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """Rows as a Markdown table, each row of the paper above ours."""
+    names = list(rows[0].published)
+    lines = [["Row", "Source", "Seeds", "Images", *(_HEADINGS.get(name, name) for name in names), "Verdict"]]
+    before = None
+    for row in rows:
+        if row.name != before:
+            printed = [_printed(name, row.published[name]) for name in names]
+            lines.append([_row_label(row.name), row.paper, "", "", *printed, ""])
+        before = row.name
+        cells = [str(row.ours.get(name, "–")) for name in names]
+        lines.append(["", row.source, row.count("seeds"), row.count("images"), *cells, row.verdict])
+    return grid(lines)
+
+
+def _printed(name: str, value: float) -> str:
+    """A number of the paper with the decimals that it is printed with."""
+    return f"{value:.{4 if name.endswith('_loss') else 2}f}"
+
+
+def _row_label(name: str) -> str:
+    return label(name) if name in METHODS else name.capitalize()
+
+
+def _csv(number: int, which: str, rows: Iterable[Row]) -> str:
+    """A line for each number: the paper's, ours, what its span is, and the verdict on its row."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    heads = "table data row source model column paper ours low high span seeds images verdict"
+    writer.writerow(heads.split())
+    for row in rows:
+        for name, published in row.published.items():
+            cell = row.ours.get(name)
+            ours = [""] * 6
+            if cell:
+                span = "" if cell.low is None else "wilson95" if cell.seeds == 1 else "range"
+                numbers = ["" if v is None else f"{v:.{cell.digits + 1}f}" for v in (cell.value, cell.low, cell.high)]
+                ours = [*numbers, span, str(cell.seeds), str(cell.images)]
+            writer.writerow([number, row.data, row.name, row.source, which, name, published, *ours, row.verdict])
+    return text.getvalue()
+
+
+# --- beyond the paper ------------------------------------------------------------------------------------------------
+
+
+def strong_table(found: Found, which: Which = "last") -> str:
+    """Accuracy under the stronger attacks, a line for each model."""
+    made = about(found, "strong", which)
+    if not made:
+        return f"Stronger attacks: {UNMEASURED}.\n"
+    names = list(dict.fromkeys(name for m in made for name in m.values["columns"]))
+    lines = [["Data", "Method", "Recipe", "Seed", "Images", *(attack_title(name) for name in names)]]
+    for m in made:
+        cells = {name: Cell.of([cell]) for name, cell in m.values["columns"].items()}
+        counts = sorted({cell.images for cell in cells.values()})
+        images = "–".join(str(c) for c in dict.fromkeys((counts[0], counts[-1]))) if counts else ""
+        lines.append([*_subject(m), images, *(str(cells.get(name, "–")) for name in names)])
+    return "Correct images in percent, with 95 % Wilson intervals.\n\n" + grid(lines)
+
+
+def signs_table(found: Found, which: Which = "last") -> str:
+    """Signs of gradient masking, a line for each model."""
+    made = about(found, "diagnosis", which)
+    if not made:
+        return f"Signs of gradient masking: {UNMEASURED}.\n"
+    lines = [["Data", "Method", "Recipe", "Seed", "Signs of gradient masking"]]
+    return grid(lines + [[*_subject(m), "; ".join(m.values["signs"]) or "none"] for m in made])
+
+
+def about(found: Found, kind: str, which: Which) -> list[Measurement]:
+    """Full-tier measurements of a kind, in the order of the tables."""
+    order = {name: index for index, name in enumerate(METHODS)}
+    made = [
+        m for m in found.measurements if m.kind == kind and m.tier == "full" and m.subject.get("model", which) == which
+    ]
+    return sorted(
+        made,
+        key=lambda m: (
+            list(TITLES).index(m.subject["data"]) if m.subject.get("data") in TITLES else len(TITLES),
+            order.get(str(m.subject.get("method")), len(order)),
+            measured_recipe(m),
+            m.subject.get("seed", 0),
+        ),
+    )
+
+
+def _subject(m: Measurement) -> list[str]:
+    subject = m.subject
+    return [
+        title(str(subject.get("data", ""))),
+        label(str(subject.get("method", ""))),
+        measured_recipe(m),
+        str(subject.get("seed", "")),
+    ]
+
+
+# --- cost ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Gradient evaluations of a run, one an image; None where the record does not say how many images there were.
+
+    `training`: images × epochs × (attack steps + samples of an image that go through the training step).
+    `evaluation`: at most; PGD-10 on the validation split after each epoch, and the test attacks on the last model and,
+    where it is another, on the best. An image that is fooled is not attacked again.
+    """
+
+    training: int | None
+    evaluation: int | None
+
+
+def cost(record: Record) -> Cost:
+    """Work out what a run took from its config."""
+    config, steps = record.config, _samples(record.config["method"])
+    epochs, attack = config["recipe"]["epochs"], config["attack"]
+    train, val = IMAGES.get(record.data, (None, None))
+    train = config.get("train_images") or train
+    if steps > 1 or config["method"]["classify"] == "adversarial":
+        steps += attack["steps"] * attack["restarts"]
+    if train is None or val is None:
+        return Cost(None, None)
+    again = 0 if record.history.get("best") == len(record.history.get("epochs", ())) else _suite(record, "best")
+    return Cost(train * epochs * steps, val * epochs * VAL_STEPS + _suite(record, "last") + again)
+
+
+def _samples(method: Mapping[str, Any]) -> int:
+    """How many samples of each image go through a training step: clean, adversarial, or both."""
+    return 2 if method["classify"] == "joint" or method["pairing"] else 1
+
+
+def _suite(record: Record, which: str) -> int:
+    """Gradients of the attacks on one model, if nothing is fooled."""
+    cells = record.accuracy.get(which, {})
+    suite = {name: attack for name, attack in suite_in_ball(0.3, 0.3).items() if name in cells}
+    return gradients(suite) * int(max((cell["count"] for cell in cells.values()), default=0))
+
+
+def cost_table(found: Found) -> str:
+    """Minutes and gradient evaluations of each run of the full tier."""
+    made = [r for data in measured_sets(found) for r in found.records if r.data == data and r.tier == "full"]
+    if not made:
+        return f"Cost: {UNMEASURED}.\n"
+    lines = [["Data", "Method", "Protocol", "Seed", "Training, min", "Evaluation, min"]]
+    lines[0] += ["Gradients, training", "Gradients, evaluation (at most)", "Device"]
+    for r in made:
+        spent = cost(r)
+        lines.append(
+            [
+                title(r.data), label(r.method), protocol(r), str(r.seed),
+                *(f"{r.seconds[part] / 60:.1f}" if part in r.seconds else "–" for part in ("training", "evaluation")),
+                *(f"{n / 1e6:.1f} M" if n is not None else "not known" for n in (spent.training, spent.evaluation)),
+                _device(r),
+            ]
+        )  # fmt: skip
+    hours = sum(sum(r.seconds.values()) for r in made) / 3600
+    return (
+        "A gradient evaluation is one forward and backward pass of one image. Evaluation counts validation and the "
+        f"test attacks. {len(made)} run{'s' * (len(made) > 1)}, {hours:.1f} hours in all.\n\n" + grid(lines)
+    )
+
+
+def _device(record: Record) -> str:
+    found = record.environment
+    if found.get("device") != "cpu":
+        return str(found.get("device", "–"))
+    return f"{found.get('processor', 'cpu')}, {found.get('threads', '?')} thread" + "s" * (found.get("threads") != 1)
+
+
+# --- list, files and RESULTS.md --------------------------------------------------------------------------------------
+
+
+def listing(found: Found, which: Which = "last", form: Form = "markdown") -> str:
+    """A line for each training record: what was run, four accuracies in percent, minutes, device.
+
+    "markdown" gives columns aligned with spaces and a line that counts the measurements; "csv" the records' own table.
+    """
+    _checks.known("table form", form, ("markdown", "csv"))
+    runs = [*found.records, *found.ablations]
+    if form == "csv":
+        return results.table([r for r in runs if which in r.accuracy], which=which, form="csv")
+    lines = [["data", "method", "seed", "recipe", "tier", "clean", "PGD-40", "PGD-100", "CW-100", "min", "device"]]
+    lines += [_listed(record, which) for record in runs]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
+    text = "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    kinds = [m.kind for m in found.measurements]
+    counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
+    return f"{text}\n" + (f"measurements: {counts}\n" if kinds else "")
+
+
+def _listed(record: Record, which: Which) -> list[str]:
+    cells = record.accuracy.get(which, {})
+    shares = [f"{100 * cells[name]['accuracy']:.1f}" if name in cells else "–" for name in ABLATED]
+    name = str(record.config["method"].get("label", label(record.method)))
+    minutes = f"{sum(record.seconds.values()) / 60:.1f}"
+    return [record.data, name, str(record.seed), protocol(record), record.tier, *shares, minutes, _device(record)]
+
+
+def files(found: Found) -> dict[str, str]:
+    """Every generated table file: its path below the folder, its text."""
+    made = {}
+    for data in measured_sets(found):
+        for number, rows in TABLES.items():
+            tried = number != 3 or data in _sets_of(3, found)
+            if tried and any(row.ours for which in ("last", "best") for row in rows(found, data, which)):
+                both = [table(found, number, data=data, which=which) for which in ("last", "best")]
+                made[f"{data}/table{number}.md"] = "\n".join(both)
+                both = [table(found, number, data=data, which=which, form="csv") for which in ("last", "best")]
+                made[f"{data}/table{number}.csv"] = both[0] + both[1].split("\n", 1)[1]
+    if found.ablations:
+        made[f"{ABLATIONS}/ablations.md"] = ablation_table(found)
+        made[f"{ABLATIONS}/ablations.csv"] = results.table(
+            [r for r in found.ablations if "last" in r.accuracy], form="csv"
+        )
+    return made
+
+
+def blocks(found: Found) -> dict[str, str]:
+    """Every generated part of RESULTS.md by its name."""
+    return {
+        "headline": headline(found),
+        **{f"table2-{data}": table(found, 2, data=data) for data in paper.TABLE_2},
+        **{f"table{number}": table(found, number) for number in (1, 3, 4)},
+        "mcnemar": mcnemar_table(found),
+        "strong": strong_table(found),
+        "signs": signs_table(found),
+        "ablations": ablation_table(found),
+        "cost": cost_table(found),
+    }
+
+
+def refreshed(text: str, parts: Mapping[str, str]) -> str:
+    """`text` with each part put between `<!-- begin NAME -->` and `<!-- end NAME -->`.
+
+    Raises
+    ------
+    InputError
+        If the text names a part that there is not, or begins one and does not end it.
+    """
+    for name in re.findall(r"<!-- begin (\S+) -->", text):
+        _checks.known("generated part", name, parts)
+        pattern = re.compile(rf"(<!-- begin {re.escape(name)} -->\n).*?(<!-- end {re.escape(name)} -->)", re.DOTALL)
+        text, count = pattern.subn(_between(parts[name]), text)
+        if not count:
+            raise InputError(f"the part '{name}' begins but does not end: '<!-- end {name} -->' is missing")
+    return text
+
+
+def _between(part: str) -> Callable[[re.Match[str]], str]:
+    return lambda found: f"{found[1]}{part}{found[2]}"
+
+
+def write(folder: str | Path, found: Found) -> list[Path]:
+    """Remake the tables of `folder`, and the generated parts of the RESULTS.md beside it; returns what was written."""
+    folder = Path(folder)
+    texts = {folder / name: text for name, text in files(found).items()}
+    page = folder.resolve().parent / "RESULTS.md"
+    if page.exists():
+        texts[page] = refreshed(page.read_text(encoding="utf-8"), blocks(found))
+    for path, text in texts.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoints.write_atomically(path, text.encode())
+    return list(texts)

@@ -1,0 +1,434 @@
+"""Records as lists and tables: on made-up records whose every number is known, and on the repository's own."""
+
+import csv
+import dataclasses
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import aalp_lib as aalp
+from aalp_lib import collect, data, experiments, jobs, paired, paper, report, results
+from aalp_lib.cli import main
+from aalp_lib.methods import METHODS
+from aalp_lib.results import Measurement, Record, pack
+
+ROOT = Path(__file__).resolve().parents[1]
+COUNT = 1000
+
+
+def right(count, first=0, of=COUNT):
+    """`count` images right, from number `first` on."""
+    return (torch.arange(of) >= first) & (torch.arange(of) < first + count)
+
+
+def record(method="aalp", seed=0, *, data_set="mnist", recipe="fast", row=None, best=2, changes=None, **columns):
+    """A made-up record; columns are counts of right images of 1,000, or bool tensors."""
+    setting = experiments.SETTINGS[data_set.removesuffix("-jpeg")][recipe]
+    found = {n: right(v) if isinstance(v, int) else v for n, v in ({"clean": 980} | columns).items()}
+    outcomes = aalp.Report({n: aalp.Outcome(v) for n, v in found.items()})
+    config = {
+        "model": setting.model,
+        "attack": dataclasses.asdict(setting.attack),
+        "recipe": dataclasses.asdict(setting.recipe),
+        "method": dataclasses.asdict(row or METHODS[method]),
+        "reading": "any",
+        "test_images": None,
+    } | (changes or {})
+    return Record(
+        data=data_set,
+        method=method,
+        seed=seed,
+        tier=jobs.tier(data_set),
+        config=json.loads(json.dumps(config)),
+        environment={"device": "cpu", "processor": "X", "threads": 2},
+        accuracy=dict.fromkeys(("last", "best"), results.accuracies(outcomes)),
+        outcomes=dict.fromkeys(("last", "best"), results.outcomes(outcomes)),
+        history={"epochs": [{}, {}], "best": best},
+        seconds={"training": 600.0, "evaluation": 60.0},
+    )
+
+
+def measured(kind, values, method="alp", seed=0, **subject):
+    about = {"data": "mnist", "method": method, "seed": seed, "model": "last"} | subject
+    return Measurement(kind, about, "full", {}, {}, values, 1.0)
+
+
+def strong(method, seed=0, **columns):
+    outcomes = aalp.Report({name: aalp.Outcome(correct) for name, correct in columns.items()})
+    values = {"columns": results.accuracies(outcomes), "outcomes": results.outcomes(outcomes)}
+    return measured("strong", values, method, seed)
+
+
+def found(*records, measurements=()):
+    return collect.Found(records=list(records), measurements=list(measurements))
+
+
+def as_published(method, shift=0.0):
+    """A record with the paper's row, shifted by so many points, of 10,000 images."""
+    row = {n: min(10_000, round(100 * (v + shift))) for n, v in paper.TABLE_2["mnist"][method].items()}
+    return record(method, **{n: right(max(v, 0), of=10_000) for n, v in row.items()})
+
+
+# --- verdicts and cells
+
+
+def test_a_row_agrees_within_two_points_in_every_column():
+    published = {"clean": 99.0, "pgd40": 94.0, "cw100": 90.0}
+    assert report.verdict(published, {"clean": 98.0, "pgd40": 96.0, "cw100": 88.0}) == "agrees; widest +2.0 at PGD-40"
+    assert report.verdict(published, {"clean": 99.0, "pgd40": 91.9, "cw100": 80.5}) == "lower by 9.5 at CW-100"
+    assert report.verdict(published, {"clean": 99.0, "pgd40": 96.1, "cw100": 90.0}) == "higher by 2.1 at PGD-40"
+    both = report.verdict(published, {"clean": 90.0, "pgd40": 97.0, "cw100": 90.0})
+    assert both == "lower by 9.0 at Clean; higher by 3.0 at PGD-40"
+    assert report.verdict(published, {"clean": 99.0}) == "agrees; widest +0.0 at Clean; 2 columns not measured"
+    assert report.verdict(published, {}) == "not measured yet"
+
+
+def test_losses_are_judged_by_a_tenth_of_the_published_one():
+    published = {"mean_clean_confidence": 90.0, "alp_loss": 0.2}
+    assert report.verdict(published, {"mean_clean_confidence": 91.0, "alp_loss": 0.215}).startswith("agrees")
+    assert report.verdict(published, {"mean_clean_confidence": 90.0, "alp_loss": 0.25}) == "higher by 0.05 at ALP loss"
+
+
+def test_one_seed_has_its_wilson_interval_and_several_their_mean_and_range():
+    one = collect.Cell.of([record(pgd40=700).accuracy["last"]["pgd40"]])
+    assert str(one) == "70.0 (67.1–72.8)"  # as Wilson's formula gives it for 700 of 1,000
+    three = collect.Cell.of([record(pgd40=n).accuracy["last"]["pgd40"] for n in (700, 730, 709)])
+    assert (three.value, three.low, three.high, three.seeds) == (pytest.approx(71.3), 70.0, 73.0, 3)
+    assert str(three) == "71.3 [70.0–73.0]"
+
+
+# --- which runs are repetitions
+
+
+def test_only_runs_of_one_protocol_are_averaged():
+    recipe = dataclasses.asdict(experiments.SETTINGS["mnist"]["fast"].recipe)
+    runs = [
+        record(seed=0, pgd40=900),
+        record(seed=1, pgd40=920),
+        record(seed=0, recipe="paper", pgd40=950),
+        record(seed=2, changes={"recipe": recipe | {"epochs": 3}}, pgd40=500),
+        record(seed=3, changes={"test_images": 100}, pgd40=100),
+        record(seed=4, changes={"reduced": "10,000 images", "train_images": 10_000}, pgd40=300),
+        record(seed=5, row=dataclasses.replace(METHODS["aalp"], weight=3.0), pgd40=0),
+    ]
+    rows = [row for row in report.table_2(found(*runs), "mnist") if row.name == "aalp"]
+    assert {row.source: row.ours["pgd40"].value for row in rows} == {
+        "ours, fast": pytest.approx(91.0),
+        "ours, paper": pytest.approx(95.0),
+        "ours, fast, recipe epochs 3": pytest.approx(50.0),
+        "ours, fast, 100 test images": pytest.approx(10.0),
+        "ours, fast, reduced: 10,000 images": pytest.approx(30.0),
+    }
+    assert rows[0].count("seeds") == "2"
+
+
+def test_quick_numbers_enter_no_table_of_the_paper():
+    quick = record(data_set="mnist-sample", pgd40=900)
+    assert quick.tier == "quick"
+    for number, rows in report.TABLES.items():
+        assert all(row.verdict == "not measured yet" for row in rows(found(quick), "mnist")), number
+    assert report.files(found(quick)) == {}
+    assert set(re.findall("not measured yet", report.headline(found(quick))))
+
+
+def test_jpeg_and_reduced_say_so():
+    said = report.table(found(record(data_set="cifar10-jpeg", pgd10=300, changes={"reduced": "5 epochs"})), 2)
+    assert "| ours, CIFAR-10, JPEG, fast, reduced: 5 epochs | 1 | 1000 |" in said
+    svhn = said.split("**SVHN**")[1].split("**")[0]
+    assert svhn.count("not measured yet") == 7
+
+
+# --- the four tables
+
+
+def test_table_2_puts_ours_under_the_papers():
+    said = report.table(found(as_published("adv"), as_published("alp", -5.0)), 2, data="mnist")
+    lines = said.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith("| Madry | paper |"))
+    assert "| 99.00 | 96.92 | 95.69 |" in lines[at]
+    assert "| ours, fast | 1 | 10000 | 99.0 (98.8–99.2) |" in lines[at + 1]
+    assert re.search(r"agrees; widest \+0\.0 at \S+ \|$", lines[at + 1])
+    assert "lower by 5.0 at" in lines[at + 3]
+    assert said.count("not measured yet") == 5
+    assert report.table(found(as_published("adv")), 2, data="mnist", measured=True).count("not measured yet") == 0
+
+
+def test_csv_has_a_line_for_each_published_number():
+    lines = list(csv.DictReader(io.StringIO(report.table(found(as_published("adv")), 2, form="csv"))))
+    assert len(lines) == 3 * 7 * 10
+    (line,) = [r for r in lines if (r["data"], r["row"], r["column"]) == ("mnist", "adv", "pgd40")]
+    assert (line["paper"], line["ours"], line["span"], line["seeds"]) == ("94.14", "94.14", "wilson95", "1")
+
+
+def test_table_1_reads_the_samples_of_alp():
+    sets = {
+        name: {"count": 900, **dict(zip(paper.SAMPLE_COLUMNS, (0.95, 0.93, 0.33, 0.15), strict=True))}
+        for name in ("consistent", "inconsistent")
+    }
+    rows = report.table_1(found(measurements=[measured("samples", sets), measured("samples", sets, "aalp")]), "mnist")
+    assert [row.name for row in rows] == ["consistent", "inconsistent"]
+    assert rows[0].ours["mean_clean_confidence"].value == pytest.approx(95)
+    assert rows[0].count("seeds") == "1"  # AALP's measurement is not ALP's second seed
+    assert rows[0].verdict.startswith("agrees")
+    assert rows[1].verdict == "lower by 2.09 at ALP loss; higher by 71.1 at Adversarial confidence"
+
+
+def test_table_3_compares_effects_where_the_data_are_others():
+    runs = [record("adv", clean=900, pgd10=500, cw10=400), record("adv_gd", clean=950, pgd10=480, cw10=410)]
+    rows = {row.name: row for row in report.table_3(found(*runs), "mnist")}
+    assert rows["adv"].verdict == "other data: levels not compared"
+    said = (
+        "effect of gd, ours (paper's): Clean +5.0 (+8.7), PGD-10 -2.0 (+3.8), CW-10 +1.0 (+10.5); same sign in 2 of 3"
+    )
+    assert rows["adv_gd"].verdict == said
+    assert "paper, SVHN" in report.table(found(*runs), 3)
+    on_svhn = {row.name: row for row in report.table_3(found(record("adv_gd", data_set="svhn", clean=951)), "svhn")}
+    assert on_svhn["adv_gd"].verdict == "agrees; widest +0.0 at Clean; 2 columns not measured"
+
+
+def test_table_4_is_the_robust_accuracy_at_the_training_attacks_steps():
+    run = record("alp", pgd10=990, pgd40=949)
+    report_of_it = aalp.Report({n: aalp.Outcome(v) for n, v in paired.outcomes(run, "last").items()})
+    (row, missing) = report.table_4(found(run), "mnist")
+    assert row.ours["consistent"].value == pytest.approx(100 * report_of_it.consistent("pgd40").float().mean().item())
+    assert row.verdict.startswith("agrees")
+    assert missing.verdict == "not measured yet"
+
+
+def test_measurements_are_read_under_either_name(tmp_path):
+    empty = {"count": 0} | dict.fromkeys(("clean_confidence", "adversarial_confidence", *paper.SAMPLE_COLUMNS[2:]))
+    full = {"count": 9, "clean_confidence": 0.9, "adversarial_confidence": 0.8, "classification_loss": 1, "alp_loss": 2}
+    measured("samples", {"images": 9, "consistent": full, "inconsistent": empty}).save(tmp_path / "a.json")
+    values = strong("alp", aa=right(700)).values
+    measured("strong", {"accuracy": values["columns"], "outcomes": values["outcomes"]}).save(tmp_path / "b.json")
+    kept = collect.read(tmp_path)
+    assert kept.left_out == []
+    consistent, inconsistent = report.table_1(kept, "mnist")
+    assert consistent.ours["mean_adversarial_confidence"].value == pytest.approx(80)
+    assert inconsistent.verdict == "not measured yet"
+    assert "| MNIST | ALP | fast | 0 | 1000 | 70.0 (67.1–72.8) |" in report.strong_table(kept)
+
+
+# --- AALP against ALP
+
+
+def duel(alp, aalp_, name="pgd100", seed=0):
+    """Records of ALP and AALP that are right on the first so many images under one attack."""
+    return record("alp", seed, **{name: alp}), record("aalp", seed, **{name: aalp_})
+
+
+@pytest.mark.parametrize(
+    ("weak", "tough", "said"),
+    [
+        ((700, 750), (500, 540), "shrinks"),
+        ((700, 750), (500, 560), "holds"),
+        ((700, 750), (500, 503), "vanishes"),
+        ((700, 750), (540, 500), "turns over"),
+        ((700, 702), (540, 500), "no gain of AALP over ALP is shown at PGD-100; under the strongest attack AALP is"),
+        ((750, 700), (500, 501), "AALP is behind ALP at PGD-100; under the strongest attack neither is shown"),
+    ],
+)
+def test_headline_says_what_becomes_of_the_gain(weak, tough, said):
+    measurements = [
+        strong(method, easy=right(990), autoattack=right(count))
+        for method, count in zip(("alp", "aalp"), tough, strict=True)
+    ]
+    text = report.headline(found(*duel(*weak), measurements=measurements))
+    assert said in text
+    assert "autoattack, the strongest attack measured (1000 images)" in text
+    change = (tough[1] - tough[0] - weak[1] + weak[0]) / 10
+    assert f"a change of {change:+.1f} points" in text
+
+
+def test_a_lead_needs_every_seed():
+    one = found(*duel(700, 750, seed=0), *duel(710, 705, seed=1))
+    pairs = paired.pairs(one)
+    assert [round(pair.gain, 1) for pair in pairs] == [5.0, -0.5]
+    assert paired.standing(pairs) == 0
+    assert paired.standing(pairs[:1]) == 1
+    assert "at PGD-100 neither is shown to be ahead; under stronger attacks not measured yet" in report.headline(one)
+
+
+def test_part_of_the_images_is_compared_with_pgd_on_that_part():
+    alp, other = record("alp", pgd100=right(700, 100)), record("aalp", pgd100=right(800, 100))
+    part = [strong(m, aa=right(n, 100)[:500]) for m, n in (("alp", 300), ("aalp", 300))]
+    pairs = paired.pairs(found(alp, other, measurements=part))
+    assert [(p.attack, p.images, round(p.gain, 1)) for p in pairs] == [
+        ("pgd100", 1000, 10.0),
+        ("aa", 500, 0.0),
+        ("pgd100", 500, 0.0),
+    ]
+    assert "on the first 500 test images alone, AALP stands at +0.0 points" in report.headline(
+        found(alp, other, measurements=part)
+    )
+
+
+def test_mcnemar_table_has_the_counts_that_unpacking_gives():
+    alp, other = record("alp", cw100=right(10)), record("aalp", cw100=right(12, 3))
+    (line,) = [line for line in report.mcnemar_table(found(alp, other)).splitlines() if "CW-100" in line]
+    assert line == "| MNIST | fast | 0 | CW-100 | 1000 | 1.0 | 1.2 | +0.2 | 3 | 5 | 0.727 |"
+
+
+# --- ablations and cost
+
+
+def test_ablations_are_compared_with_the_nearest_row_seed_by_seed():
+    half = dataclasses.replace(
+        METHODS["aalp"], name="aalp_half", label="AALP, half", guided_dropout=aalp.GuidedDropout("half")
+    )
+    sample = {"data_set": "mnist-sample"}
+    everything = collect.Found(
+        records=[record("alp", **sample, pgd100=10)] + [record("aalp", s, **sample, pgd100=700) for s in (0, 1)],
+        ablations=[record("aalp_half", s, row=half, **sample, pgd100=n) for s, n in ((0, 701), (1, 730), (2, 999))],
+    )
+    head, _, base, variant = report.ablation_table(everything).split("\n\n")[1].splitlines()
+    assert head.startswith("| Variant | Differs from |")
+    assert base.startswith("| AALP | a row of the paper | mnist-sample | fast | 2 |")
+    assert variant.startswith("| AALP, half | AALP: mask rule half | mnist-sample | fast | 3 |")
+    assert variant.endswith("| +1.6 [+0.1 to +3.0] | 1.000, 2e-09 |")  # 2 / 2^30; seed 2 has no base
+
+
+def test_cost_counts_attack_steps_and_samples_of_the_training_step():
+    epochs = experiments.SETTINGS["mnist"]["fast"].recipe.epochs
+    columns = dict.fromkeys(("fgsm", "pgd10", "pgd100", "cw100"), 10)
+    steps = {"raw": 1, "adv": 6, "alp": 7, "trades": 7, "aalp": 7}
+    for method, count in steps.items():
+        spent = report.cost(record(method, **columns))
+        assert spent.training == 54_000 * epochs * count
+        assert spent.evaluation == 6_000 * epochs * 10 + COUNT * 201
+    assert report.cost(record(best=1, **columns)).evaluation == 6_000 * epochs * 10 + 2 * COUNT * 201
+    assert report.cost(record(changes={"train_images": 9, "reduced": "9"})).training == 9 * epochs * 7
+    folder = dataclasses.replace(record(), data="mine")
+    assert report.cost(folder) == report.Cost(None, None)
+
+
+def test_cost_knows_how_many_images_the_data_sets_have(sample):
+    assert report.IMAGES["mnist-sample"] == (len(sample.train), len(sample.val))
+    assert report.IMAGES["mnist"] == (60_000 - data.MNIST_VAL, data.MNIST_VAL)
+    svhn = (4948, 13861, 10585, 8497, 7458, 6882, 5727, 5595, 5045, 4659)  # training images of each digit
+    for name, counts in {"svhn": svhn, "cifar10": (5000,) * 10, "cifar10-jpeg": (5000,) * 10}.items():
+        labels = torch.arange(10).repeat_interleave(torch.tensor(counts))
+        rest, val = data.stratified(labels, data.VAL_FRACTION)
+        assert report.IMAGES[name] == (len(rest), len(val))
+
+
+# --- reading a folder
+
+
+def test_what_is_damaged_is_named_and_left_out(tmp_path):
+    good = record(pgd40=700)
+    good.save(tmp_path / "mnist" / "good.json")
+    good.save(tmp_path / "mnist" / "same.json")
+    measured("diagnosis", {"signs": ["zero gradients"]}).save(tmp_path / "mnist" / "diagnosis" / "a.json")
+    measured("diagnosis", {}).save(tmp_path / "no-signs.json")
+    (tmp_path / "broken.json").write_text('{"data": "mn')
+    (tmp_path / "newer.json").write_text(json.dumps({"schema": 99}))
+    (tmp_path / "run.json").write_text("{}")  # lies beside checkpoints and is no record
+    other = record(seed=1, pgd40=700)
+    other.outcomes["last"]["pgd40"] = pack(right(699))
+    other.save(tmp_path / "untrue.json")
+    dataclasses.replace(record(seed=2), config={}).save(tmp_path / "bare.json")
+    dataclasses.replace(record(seed=3), accuracy={"last": None}).save(tmp_path / "empty.json")
+    kept = collect.read(tmp_path)
+    assert kept.records == [good]
+    assert [m.values["signs"] for m in kept.measurements] == [["zero gradients"]]
+    said = "\n".join(kept.left_out)
+    names = ("broken", "newer", "untrue", "bare", "empty", "no-signs", "same")
+    assert len(kept.left_out) == len(names)
+    assert all(f"{name}.json" in said for name in names)
+    assert "newer.json has record schema 99" in said
+    assert "the outcomes of 'pgd40' do not add up to its count" in said
+
+
+def test_command_lists_filters_and_names_what_it_leaves_out(capsys, tmp_path):
+    record("alp", pgd100=690, cw100=680).save(tmp_path / "mnist" / "a.json")
+    record("aalp", seed=1, pgd100=700).save(tmp_path / "mnist" / "b.json")
+    record("aalp", data_set="mnist-sample", pgd100=710).save(tmp_path / "ablations" / "c.json")
+    (tmp_path / "broken.json").write_text("{")
+    assert main(["results", str(tmp_path)]) == 0
+    said = capsys.readouterr()
+    lines = [re.split(r"  +", line) for line in said.out.splitlines()]
+    assert lines[0][:5] == ["data", "method", "seed", "recipe", "tier"]
+    assert lines[1] == ["mnist", "ALP", "0", "fast", "full", "98.0", "–", "69.0", "68.0", "11.0", "X, 2 threads"]
+    assert [line[:2] for line in lines[2:]] == [["mnist", "AALP"], ["mnist-sample", "AALP"]]
+    assert f"left out: {tmp_path / 'broken.json'} is not a readable record" in said.err
+    assert main(["results", str(tmp_path), "--method", "AALP", "--data", "mnist"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert main(["results", str(tmp_path), "--table", "2", "--method", "alp"]) == 0
+    said = capsys.readouterr().out
+    assert "| ALP | paper |" in said
+    assert "Madry" not in said
+    assert main(["results", str(tmp_path), "--table", "4", "--form", "csv"]) == 0
+    assert capsys.readouterr().out.startswith("table,data,row,")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("{tmp}/none",), "there is no folder {tmp}/none"),
+        (("{tmp}", "--method", "alpp"), "Did you mean 'alp'"),
+        (("{tmp}", "--data", "mnits"), "Did you mean 'mnist'"),
+        (("{tmp}", "--recipe", "slow"), "known are paper, fast"),
+        (("{tmp}", "--table", "2", "--data", "mnist-sample"), "unknown data set of the paper 'mnist-sample'"),
+        (("{tmp}", "--write", "--seed", "0"), "--write remakes every table"),
+    ],
+)
+def test_bad_input_is_one_clear_sentence(capsys, tmp_path, arguments, said):
+    assert main(["results", *(a.format(tmp=tmp_path) for a in arguments)]) == 1
+    assert said.format(tmp=tmp_path) in capsys.readouterr().err
+
+
+# --- files and RESULTS.md
+
+
+def test_parts_are_put_between_their_markers():
+    text = "a\n<!-- begin x -->\nold\n<!-- end x -->\nb\n"
+    new = report.refreshed(text, {"x": r"new \1" + "\n"})
+    assert new == "a\n<!-- begin x -->\nnew \\1\n<!-- end x -->\nb\n"
+    assert report.refreshed(new, {"x": r"new \1" + "\n"}) == new
+    with pytest.raises(aalp.InputError, match="unknown generated part 'x'"):
+        report.refreshed(text, {"y": ""})
+    with pytest.raises(aalp.InputError, match="end x"):
+        report.refreshed("<!-- begin x -->\n", {"x": ""})
+
+
+def test_write_makes_tables_and_refreshes_the_page_beside_the_folder(capsys, tmp_path):
+    shutil.copy(ROOT / "RESULTS.md", tmp_path)
+    folder = tmp_path / "results"
+    as_published("aalp").save(folder / "mnist" / "a.json")
+    assert main(["results", str(folder), "--write"]) == 0
+    assert (folder / "mnist" / "table2.csv").read_text().splitlines()[0].startswith("table,data,row")
+    page = (tmp_path / "RESULTS.md").read_text()
+    assert report.table(collect.read(folder), 2, data="mnist") in page
+    assert "1 run, 0.2 hours" in page
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
+    assert main(["results", str(folder), "--write"]) == 0
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()} == before
+
+
+def test_results_page_has_every_generated_part():
+    page = (ROOT / "RESULTS.md").read_text()
+    assert sorted(re.findall(r"<!-- begin (\S+) -->", page)) == sorted(report.blocks(collect.Found()))
+
+
+def test_remaking_the_repositorys_tables_changes_nothing():
+    """What `aalp results results --write` would write is what is committed: no number is typed by hand."""
+    kept = collect.read(ROOT / "results")
+    assert kept.left_out == []
+    page = (ROOT / "RESULTS.md").read_text()
+    assert report.refreshed(page, report.blocks(kept)) == page
+    made = report.files(kept)
+    assert {name: (ROOT / "results" / name).read_text() for name in made} == made
+    tables = {path.relative_to(ROOT / "results").as_posix() for path in (ROOT / "results").rglob("table*.*")}
+    assert {name for name in tables if re.search(r"table\d\.(md|csv)$", name)} <= set(made)
+
+
+def test_the_pages_own_words_hold_no_measured_number():
+    page = (ROOT / "RESULTS.md").read_text()
+    prose = re.sub(r"<!-- begin (\S+) -->.*?<!-- end \1 -->", "", page, flags=re.DOTALL)
+    assert re.findall(r"\d+(?:\.\d+)? ?(?:%|percent|points|minutes|seconds|hours)", prose) == []
