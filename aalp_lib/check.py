@@ -71,8 +71,7 @@ def margin(answer: Answer) -> None:
         lambda: answer(z.clone(), y),
         right,
         (-right, "the sign is turned round: the margin is positive where the image is misclassified"),
-        (z.amax(1) - true, "the largest logit may be the true one: leave the true class out of the maximum"),
-        (right.clamp(min=0), "you clamped at 0; then a correct image has no gradient at all"),
+        (right.clamp(min=0), "never negative: it is clamped at 0, or its maximum runs over the true class as well"),
         (right.clamp(max=0), "you clamped at 0; the attack should go on behind the boundary"),
         (
             ((1 - one_hot) * z).amax(1) - true,

@@ -146,11 +146,11 @@ def predict(question: str, answers: Mapping[str, str], right: str) -> Page:
         f"{html.escape(why)}</p></div>"
         for answer, why in answers.items()
     ]
-    frame = "border:1px solid currentColor;border-radius:.4em;padding:.4em 1em .6em;margin:0"
+    frame = "border:1px solid currentColor;border-radius:.4em;padding:.6em 1em;margin:0;min-width:0"
+    legend = "float:left;width:100%;font-size:1em;line-height:inherit;padding:0;margin:0 0 .4em"  # inside the frame
     return Page(
-        f'<fieldset class="aalp-predict" style="{frame}"><legend style="font-size:1em;padding:0 .4em;margin:0;'
-        f'width:auto;float:none"><strong>Predict first.</strong> {html.escape(question)}</legend>{"".join(rows)}'
-        "</fieldset>",
+        f'<fieldset class="aalp-predict" style="{frame}"><legend style="{legend}"><strong>Predict first.</strong> '
+        f'{html.escape(question)}</legend><div style="clear:both"></div>{"".join(rows)}</fieldset>',
         f"Predict first. {question} " + " / ".join(answers),
     )
 

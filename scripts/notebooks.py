@@ -22,7 +22,7 @@ from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS_A_MINUTE = 130  # of exact prose with equations and code between
-HIDDEN = "remove-input"  # cells that only show computed sentences: the page shows what they say
+HIDDEN = {"remove-input", "hide-input"}  # sentences with numbers, and drawing: folded in Colab and JupyterLab too
 
 
 def chapters() -> list[Path]:
@@ -46,7 +46,7 @@ def version() -> str:
 def setup_lines() -> list[str]:
     """The beginning of every chapter's setup cell: it installs on Colab only, and only what is missing."""
     return [
-        "import importlib.util, sys  # on Colab only: installs aalp_lib, and leaves torch, torchvision and numpy alone",
+        "import importlib.util, sys  # on Colab, and nowhere else, install what is missing",
         'if importlib.util.find_spec("aalp_lib") is None and "google.colab" in sys.modules:',
         f"    %pip install --quiet git+{repository()[0]}@v{version()}",
     ]
@@ -81,7 +81,7 @@ def stamp(notebook: NotebookNode, path: Path) -> None:
     for cell in notebook.cells:
         tags = list(cell.metadata.get("tags", []))
         cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
-        if HIDDEN in tags:  # folded in Colab and in JupyterLab as well
+        if HIDDEN & set(tags):
             cell.metadata |= {"cellView": "form", "jupyter": {"source_hidden": True}}
 
 
@@ -91,9 +91,8 @@ def run(path: Path) -> None:
     stamp(notebook, path)
     os.environ["AALP_BOOK"] = "1"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    NotebookClient(
-        notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": path.parent}}
-    ).execute()
+    place = {"metadata": {"path": path.parent}}
+    NotebookClient(notebook, timeout=300, kernel_name="python3", coalesce_streams=True, resources=place).execute()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     for cell in notebook.cells:
