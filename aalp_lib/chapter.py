@@ -2,6 +2,7 @@
 
 import os
 import sys
+import warnings
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -68,6 +69,7 @@ def begin() -> Stage:
     found = tier()
     device = _checks.device("auto" if found == "full" else "cpu")
     torch.manual_seed(seeds.derive(0, "book"))
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # about torch's own parts
     plt.rcParams.update({"axes.grid": True, "grid.color": "0.92", "axes.axisbelow": True, "font.size": 10})
     plt.rcParams.update({"axes.titlesize": 11, "figure.constrained_layout.use": True})
     stage = Stage(found, data.load(TIERS[found], device=device), device)
