@@ -45,6 +45,7 @@ ORDER = [
     "results",
     "jobs",
     "experiments",
+    "throughput",
     "plots",
     "collect",
     "paired",
