@@ -1,8 +1,8 @@
 """Adaptive Adversarial Logits Pairing, measured: data, models, attacks, methods, training and evaluation.
 
 Read in the order in which the data flows: data, models, losses, taylor, contributions, attacks, methods, checkpoints,
-train, evaluate, results, experiments, plots. All are attributes of this package; the later ones are imported when first
-used.
+train, evaluate, results, experiments, analyses, observe, plots, figures. All are attributes of this package; the later
+ones are imported when first used.
 """
 
 import importlib
@@ -25,7 +25,7 @@ __all__ = [
     "evaluate", "fit", "load", "load_model", "losses", "method", "methods", "models", "suite_in_ball", "table2_suite",
     "taylor", "training_loss",
 ]  # fmt: skip
-_LATER = ("bench", "checkpoints", "experiments", "plots", "results")
+_LATER = ("analyses", "bench", "checkpoints", "experiments", "figures", "observe", "plots", "results")
 
 
 def __getattr__(name: str) -> Any:

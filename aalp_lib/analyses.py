@@ -1,4 +1,4 @@
-"""The paper's Table 1 and its figures as measurements: trained models looked at, and one training looked at throughout.
+"""The paper's Table 1 and its figures of trained models, as measurements.
 
 All look at the last iterate of the attack, not at the first that fools: confidences and losses are those of the images
 that the attack ends with. Counts of consistent images may therefore lie above those of a record, which by default lets
@@ -12,26 +12,25 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from aalp_lib import _checks, checkpoints, contributions, losses, results, seeds
+from aalp_lib import checkpoints, contributions, losses, results, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
-from aalp_lib.checkpoints import LAST, Checkpoint
 from aalp_lib.data import Dataset, Split, load, to_float
-from aalp_lib.experiments import Setting, new_model, setting_for, tier
-from aalp_lib.methods import Method, method
+from aalp_lib.experiments import setting_for, tier
 from aalp_lib.models import Classifier, evaluating
 from aalp_lib.progress import Tell
 from aalp_lib.results import Measurement
-from aalp_lib.train import RUN, History, fit
+from aalp_lib.train import RUN
 
 Values = dict[str, Any]
 SETS = ("consistent", "inconsistent")
+EQUATIONS = {"loss_gradient": contributions.loss_gradient, "scores": contributions.scores}
 MAP_KINDS: tuple[Literal["paper", "grad-cam"], ...] = ("paper", "grad-cam")
 POINTS = 300  # of each set, for Figure 11
 BINS = 30  # of the histograms of Figure 9
@@ -131,11 +130,10 @@ def _per_image(z: Tensor, z_adv: Tensor, y: Tensor) -> dict[str, Tensor]:
 
 
 def _means(measured: dict[str, Tensor], rows: Tensor) -> Values:
-    count = int(rows.sum())
-    means = {name: _rounded(values[rows].double().mean()) if count else None for name, values in measured.items()}
+    means = {name: mean(values[rows]) for name, values in measured.items()}
     pairing, joint = means["alp_loss"], means["classification_loss"]
-    share = None if pairing is None or joint is None else _rounded(pairing / (pairing + joint))
-    return {"count": count} | means | {"alp_share": share}
+    share = None if pairing is None or joint is None else rounded(pairing / (pairing + joint))
+    return {"count": int(rows.sum())} | means | {"alp_share": share}
 
 
 def _points(measured: dict[str, Tensor], rows: Tensor, seed: int) -> Values:
@@ -147,9 +145,14 @@ def _points(measured: dict[str, Tensor], rows: Tensor, seed: int) -> Values:
     }
 
 
-def _rounded(value: Tensor | float, digits: int = 5) -> float:
-    """To so many significant digits: what a measurement keeps."""
+def rounded(value: Tensor | float, digits: int = 5) -> float:
+    """Round to so many significant digits, as a measurement keeps a number."""
     return float(f"{float(value):.{digits}g}")
+
+
+def mean(values: Tensor) -> float | None:
+    """Mean of a tensor of any type, rounded; None of an empty one."""
+    return rounded(values.double().mean()) if len(values) else None
 
 
 # --- Figure 3 --------------------------------------------------------------------------------------------------------
@@ -222,12 +225,11 @@ def feature_contributions(model: Classifier, found: Attacked) -> Values:
 
 
 def contribution_vectors(model: Classifier, found: Attacked) -> dict[tuple[str, str], Tensor]:
-    """Eq. 5 ("loss_gradient") and Eq. 7 ("scores") over all images, by ("clean" or "adversarial", name); (F,) each."""
-    equations = {"loss_gradient": contributions.loss_gradient, "scores": contributions.scores}
+    """Contributions over all images, (F,) each, by ("clean" or "adversarial", "loss_gradient" or "scores")."""
     return {
         (images, name): _over_batches(equation, model, x, found.y)
         for images, x in (("clean", found.x), ("adversarial", found.x_adv))
-        for name, equation in equations.items()
+        for name, equation in EQUATIONS.items()
     }
 
 
@@ -262,13 +264,13 @@ def spread(values: Tensor) -> Values:
     rank = torch.arange(count, 0, -1, dtype=torch.float64)  # the smallest value has rank 1
     gini = float((2 * rank * ordered).sum()) / (count * total) - (count + 1) / count if total else 0.0
     return {
-        "mean": _rounded(total / count),
-        "largest": _rounded(ordered[0]),
-        "dead_share": _rounded((ordered == 0).double().mean()),
-        "half_share": _rounded(carried / count) if total else 0.0,
-        "high_share": _rounded((ordered > ordered[0] / 2).double().mean()),
-        "gini": _rounded(gini),
-        "sorted": [_rounded(v, 4) for v in ordered[ranks].tolist()],
+        "mean": rounded(total / count),
+        "largest": rounded(ordered[0]),
+        "dead_share": rounded((ordered == 0).double().mean()),
+        "half_share": rounded(carried / count) if total else 0.0,
+        "high_share": rounded((ordered > ordered[0] / 2).double().mean()),
+        "gini": rounded(gini),
+        "sorted": [rounded(v, 4) for v in ordered[ranks].tolist()],
     }
 
 
@@ -296,18 +298,18 @@ def activation(model: Classifier, found: Attacked, shown: Attacked | None = None
         of maps that are 0 everywhere, which the means leave out; "maps" of `shown`, each over its largest value,
         packed, or None. "labels" and "pictures" (adversarial, packed) of `shown`, or None.
     """
-    maps = {kind: _maps(model, found, kind) for kind in MAP_KINDS}
-    h, w = maps["paper"].shape[1:]
+    whole = {kind: maps(model, found, kind) for kind in MAP_KINDS}
+    h, w = whole["paper"].shape[1:]
     strokes = _strokes(found.x, h, w)
     values: Values = {
         "resolution": [h, w],
-        "stroke_area": None if strokes is None else _rounded(strokes.double().mean()),
+        "stroke_area": None if strokes is None else rounded(strokes.double().mean()),
         "labels": shown.y.tolist() if shown else None,
         "pictures": pack(shown.x_adv) if shown else None,
     }
     for kind in MAP_KINDS:
-        kept = pack(_over_largest(_maps(model, shown, kind))) if shown else None
-        values[kind] = concentration(maps[kind], strokes) | {"maps": kept}
+        kept = pack(over_largest(maps(model, shown, kind))) if shown else None
+        values[kind] = concentration(whole[kind], strokes) | {"maps": kept}
     return values
 
 
@@ -319,17 +321,19 @@ def concentration(maps: Tensor, strokes: Tensor | None = None) -> Values:
     on_stroke = None if strokes is None else (maps * strokes).sum((1, 2))
 
     def share(part: Tensor | None) -> float | None:
-        return None if part is None or not full.any() else _rounded((part / total)[full].double().mean())
+        return None if part is None or not full.any() else rounded((part / total)[full].double().mean())
 
     return {"top_tenth": share(strongest), "on_stroke": share(on_stroke), "empty": int((~full).sum())}
 
 
-def _maps(model: Classifier, found: Attacked, kind: Literal["paper", "grad-cam"]) -> Tensor:
+def maps(model: Classifier, found: Attacked, kind: Literal["paper", "grad-cam"]) -> Tensor:
+    """Activation maps (N, h, w) of adversarial images, some hundred at a time; `kind` as for `activation_map`."""
     parts = zip(found.x_adv.split(BATCH), found.y.split(BATCH), strict=True)
     return torch.cat([contributions.activation_map(model, x, y, kind=kind) for x, y in parts])
 
 
-def _over_largest(maps: Tensor) -> Tensor:
+def over_largest(maps: Tensor) -> Tensor:
+    """Maps (N, h, w), each divided by its largest value; one that is 0 everywhere stays so."""
     return maps / maps.amax((1, 2), keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
 
 
@@ -345,189 +349,6 @@ def first_of_each_class(split: Split) -> Split:
     return split[torch.stack([(split.labels == label).nonzero()[0, 0] for label in split.labels.unique()])]
 
 
-# --- Figures 4, 9, 10 and 12 -----------------------------------------------------------------------------------------
-
-
-def over_training(
-    dataset: Dataset,
-    name: str | Method,
-    setting: Setting,
-    run: Path,
-    *,
-    seed: int = 0,
-    images: int = 2000,
-    attack: Attack | None = None,
-    shown: Split | None = None,
-    progress: Tell | None = None,
-) -> Values:
-    """Figures 4, 9, 10 and 12: one training, looked at after every epoch on the same test images.
-
-    Looking changes nothing: the weights are bit for bit those of `fit` alone. The attack always has its full radius,
-    also while the one of training is still ramped up. The two sets are those of the last epoch: that they end apart is
-    their definition; how they get there is what the figure shows.
-
-    Parameters
-    ----------
-    dataset : Dataset
-    name : str or Method
-    setting : Setting
-    run : Path
-        Folder for the checkpoints, as of `fit`, and `observed/`, what was seen after each epoch. An interrupted run
-        goes on where it stopped.
-    seed : int
-    images : int
-        Number of test images, drawn by seed 0 whatever the run's own: MNIST's first 5,000 are its easier ones.
-    attack : Attack, optional
-        By default the paper's.
-    shown : Split, optional
-        Images of which activation maps are kept, four say.
-    progress : callable, optional
-
-    Returns
-    -------
-    dict
-        "images", "consistent", "inconsistent": counts. "epochs": for each "epoch", "gradients" (of single images taken
-        in training so far, those of the attack included), "eps" of training, "clean", "robust" (fractions),
-        "loss_clean", "loss_adversarial" (nats), "alp" (mean Eq. 1 of "consistent", "inconsistent" and "all") and
-        "spread" (`half_share` and `gini` of Eq. 5 and 7, on clean and on adversarial images). "contributions": Eq. 5
-        and 7 on adversarial images, "edges" of the bins and "counts" for each epoch. "activation": "labels",
-        "pictures" and "maps" (Eq. 6, for each epoch) of `shown` under the attack, packed, or None.
-
-    Raises
-    ------
-    InputError
-        If `run` was trained without being looked at, or with other settings; and whatever `fit` raises.
-    """
-    chosen = method(name)
-    watch = _Watch(dataset, setting, run, images, attack or paper_attack(dataset), shown)
-    watch.catch_up()
-    model = new_model(setting, seed).to(dataset.test.images.device)
-
-    def told(done: int, total: int, text: str) -> None:
-        if done % watch.per_epoch == 0:
-            watch.look(model, done // watch.per_epoch)
-        if progress:
-            progress(done, total, text)
-
-    history = fit(
-        model, dataset, chosen, setting.attack, seed=seed, recipe=setting.recipe, out=run, resume=True, progress=told
-    )
-    return _told_over_training(watch.all(), history, chosen, setting, len(dataset.train), shown)
-
-
-class _Watch:
-    """Looks at a network after each epoch and keeps what it sees, so that a run that is resumed has all of it."""
-
-    def __init__(
-        self, dataset: Dataset, setting: Setting, run: Path, images: int, attack: Attack, shown: Split | None
-    ) -> None:
-        _checks.count("the number of images", images)
-        order = torch.randperm(len(dataset.test), generator=torch.Generator().manual_seed(0))
-        self.split = dataset.test[order[:images].sort().values.to(dataset.test.labels.device)]
-        self.attack, self.shown, self.run = attack, shown, run
-        self.per_epoch = math.ceil(len(dataset.train) / setting.recipe.batch_size)
-        self.epochs = setting.recipe.epochs
-
-    def file(self, epoch: int) -> Path:
-        return self.run / "observed" / f"epoch-{epoch:04d}.safetensors"
-
-    def catch_up(self) -> None:
-        """Look at an epoch whose end was saved, but after which the process was killed before it could be looked at."""
-        if not (self.run / LAST).is_file():
-            return
-        epoch, inside = divmod(checkpoints.read(self.run / LAST).meta["done"], self.per_epoch)
-        if not inside and epoch and not self.file(epoch).exists():
-            self.look(checkpoints.load_model(self.run).to(self.split.images.device), epoch)
-
-    def look(self, model: Classifier, epoch: int) -> None:
-        found = attacked(model, self.split, self.attack)
-        z, z_adv = logits(model, found.x), logits(model, found.x_adv)
-        seen = {
-            "alp": losses.alp(z, z_adv),
-            "loss_clean": losses.cross_entropy(z, found.y),
-            "loss_adversarial": losses.cross_entropy(z_adv, found.y),
-            "clean": z.argmax(1) == found.y,
-            "robust": z_adv.argmax(1) == found.y,
-        }
-        seen |= {f"{images}.{name}": v for (images, name), v in contribution_vectors(model, found).items()}
-        if self.shown is not None:
-            shown = attacked(model, self.shown, self.attack)
-            seen |= {"pictures": shown.x_adv, "maps": _over_largest(_maps(model, shown, "paper"))}
-        self.file(epoch).parent.mkdir(parents=True, exist_ok=True)
-        checkpoints.write(self.file(epoch), Checkpoint(seen, self.config()))
-
-    def config(self) -> dict[str, Any]:
-        """What must be the same for every epoch."""
-        return {"attack": dataclasses.asdict(self.attack), "images": len(self.split)}
-
-    def all(self) -> list[dict[str, Tensor]]:
-        """What was seen, an epoch each."""
-        missing = [epoch for epoch in range(1, self.epochs + 1) if not self.file(epoch).exists()]
-        if missing:
-            raise InputError(f"{self.run} was not looked at after epoch {missing[0]}; name another folder")
-        found = [checkpoints.read(self.file(epoch)) for epoch in range(1, self.epochs + 1)]
-        if any(seen.meta != self.config() for seen in found):
-            raise InputError(f"{self.run} was looked at with another attack or other images; name another folder")
-        return [seen.tensors for seen in found]
-
-
-def _told_over_training(
-    seen: list[dict[str, Tensor]], history: History, chosen: Method, setting: Setting, train: int, shown: Split | None
-) -> Values:
-    last = seen[-1]
-    rows = {"consistent": last["clean"] & last["robust"], "inconsistent": last["clean"] & ~last["robust"]}
-    lines = []
-    for line, now in zip(history.epochs, seen, strict=True):
-        lines.append(
-            {"epoch": line.epoch, "gradients": line.epoch * train * _gradients_an_image(chosen, setting.attack)}
-            | {"eps": line.eps}
-            | {name: _mean(now[name]) for name in ("clean", "robust", "loss_clean", "loss_adversarial")}
-            | {"alp": {name: _mean(now["alp"][which]) for name, which in rows.items()} | {"all": _mean(now["alp"])}}
-            | {"spread": _spreads(now)}
-        )
-    activation = None
-    if shown is not None:
-        maps, pictures = [pack(now["maps"]) for now in seen], pack(last["pictures"])
-        activation = {"labels": shown.labels.tolist(), "pictures": pictures, "maps": maps}
-    return {
-        "images": len(last["clean"]),
-        **{name: int(which.sum()) for name, which in rows.items()},
-        "epochs": lines,
-        "contributions": {name: _histograms([s[f"adversarial.{name}"] for s in seen]) for name in EQUATIONS},
-        "activation": activation,
-    }
-
-
-EQUATIONS = ("loss_gradient", "scores")
-
-
-def _mean(values: Tensor) -> float | None:
-    return _rounded(values.double().mean()) if len(values) else None
-
-
-def _spreads(seen: dict[str, Tensor]) -> Values:
-    return {
-        images: {
-            name: {key: spread(seen[f"{images}.{name}"])[key] for key in ("half_share", "gini")} for name in EQUATIONS
-        }
-        for images in ("clean", "adversarial")
-    }
-
-
-def _histograms(vectors: list[Tensor]) -> Values:
-    """Counts of features in bins that all epochs share, from 0 to the largest value of all."""
-    top = max(float(v.max()) for v in vectors) or 1.0
-    edges = np.linspace(0, top, BINS + 1)
-    counts = [np.histogram(v.double().numpy().clip(0, top), edges)[0].tolist() for v in vectors]
-    return {"edges": [_rounded(e) for e in edges], "counts": counts}
-
-
-def _gradients_an_image(chosen: Method, attack: Attack) -> int:
-    """Gradients that training takes of one image in an epoch: the attack's, and one for each image that is learned."""
-    clean = chosen.classify != "adversarial" or chosen.pairing is not None
-    return int(clean) + (int(chosen.adversarial) + attack.steps * attack.restarts if chosen.adversarial else 0)
-
-
 # --- all of it, as files ---------------------------------------------------------------------------------------------
 
 
@@ -536,13 +357,12 @@ def measure_all(
     dataset: Dataset,
     out: Path,
     *,
-    which: Literal["last", "best"] = "last",
     attack: Attack | None = None,
     shown: Split | None = None,
     seed: int = 0,
     progress: Tell | None = None,
 ) -> list[Path]:
-    """Write `samples`, `contributions`, `activation` and `examples` of trained models; what is there stays.
+    """Write `samples`, `contributions`, `activation` and `examples` of models after the last epoch, unless there.
 
     Parameters
     ----------
@@ -552,7 +372,6 @@ def measure_all(
         The one that they were trained on; its test split is measured.
     out : Path
         Measurements go to `out/KIND/DATA-METHOD-seedK.json`.
-    which : "last" or "best"
     attack : Attack, optional
         By default the paper's.
     shown : Split, optional
@@ -578,7 +397,7 @@ def measure_all(
     for done, (name, folder) in enumerate(runs.items()):
         if progress:
             progress(done, len(runs), f"measuring {name}")
-        paths += _measure_run(name, Path(folder), dataset, Path(out), which, attack, shown, seed)
+        paths += _measure_run(name, Path(folder), dataset, Path(out), attack, shown, seed)
     if progress:
         progress(len(runs), len(runs), "measured")
     return paths
@@ -590,84 +409,39 @@ def storable(dataset: Dataset) -> Split | None:
 
 
 def _measure_run(
-    name: str,
-    folder: Path,
-    dataset: Dataset,
-    out: Path,
-    which: Literal["last", "best"],
-    attack: Attack,
-    shown: Split | None,
-    seed: int,
+    name: str, folder: Path, dataset: Dataset, out: Path, attack: Attack, shown: Split | None, seed: int
 ) -> list[Path]:
+    """Write what is missing of one run; the whole test split is attacked once for all kinds."""
     settings = checkpoints.read_json(folder / RUN)
     if settings.get("data", {}).get("name") != dataset.name:
         raise InputError(f"the run in {folder} was trained on {settings.get('data')}, not on '{dataset.name}'")
-    file = f"{dataset.name}-{name}-seed{settings['seed']}.json"
-    kinds = ("samples", "contributions", "activation", *(("examples",) if shown else ()))
-    missing = [kind for kind in kinds if not (out / kind / file).exists()]
-    if missing:
-        model = checkpoints.load_model(folder, which).to(dataset.test.images.device)
-        began = time.perf_counter()
+    make: dict[str, Callable[[Classifier, Attacked], Values]] = {
+        "samples": lambda model, found: samples(model, found, seed=seed),
+        "contributions": feature_contributions,
+        "activation": lambda model, found: activation(model, found, _few(model, shown, attack, seed)),
+    }
+    if shown is not None:
+        make["examples"] = lambda model, _: examples(model, shown, attack, seed=seed)
+    paths = {kind: out / kind / f"{dataset.name}-{name}-seed{settings['seed']}.json" for kind in make}
+    if not all(path.exists() for path in paths.values()):
+        model = checkpoints.load_model(folder).to(dataset.test.images.device)
         found = attacked(model, dataset.test, attack, seed=seed)
-        attacking = time.perf_counter() - began
-        make: dict[str, Callable[[], Values]] = {
-            "samples": lambda: samples(model, found, seed=seed),
-            "contributions": lambda: feature_contributions(model, found),
-            "activation": lambda: activation(model, found, _few(model, shown, attack, seed)),
-            "examples": lambda: examples(model, cast(Split, shown), attack, seed=seed),
-        }
-        subject = {"data": dataset.name, "method": name, "seed": settings["seed"], "model": which}
-        for kind in missing:
+        subject = {"data": dataset.name, "method": name, "seed": settings["seed"], "model": "last"}
+        config = {"attack": dataclasses.asdict(attack), "images": len(found), "seed": seed, "reading": "last"}
+        for kind in (kind for kind, path in paths.items() if not path.exists()):
             began = time.perf_counter()
-            values = make[kind]()
-            config = {"attack": dataclasses.asdict(attack), "images": len(found), "seed": seed, "reading": "last"}
-            seconds = time.perf_counter() - began + (attacking if kind != "examples" else 0)
-            _keep(kind, subject, config, values, seconds, found.y.device, out / kind / file)
-    return [out / kind / file for kind in kinds]
+            values = make[kind](model, found)
+            keep(kind, subject, config, values, time.perf_counter() - began, found.y.device, paths[kind])
+    return list(paths.values())
 
 
 def _few(model: Classifier, shown: Split | None, attack: Attack, seed: int) -> Attacked | None:
     return None if shown is None else attacked(model, first_of_each_class(shown), attack, seed=seed)
 
 
-def measure_over_training(
-    dataset: Dataset,
-    name: str | Method,
-    setting: Setting,
-    run: Path,
-    out: Path,
-    *,
-    seed: int = 0,
-    images: int = 2000,
-    progress: Tell | None = None,
-) -> Path:
-    """Write `over_training` of one run to `out/over_training/DATA-METHOD-seedK.json`, unless it is there.
-
-    Arguments are those of `over_training`; the pictures are of the first four classes of `storable`.
-    """
-    chosen, shown, attack = method(name), storable(dataset), paper_attack(dataset)
-    path = Path(out) / "over_training" / f"{dataset.name}-{chosen.name}-seed{seed}.json"
-    if path.exists():
-        return path
-    began = time.perf_counter()
-    few = first_of_each_class(shown)[:4] if shown else None
-    values = over_training(dataset, chosen, setting, Path(run), seed=seed, images=images, shown=few, progress=progress)
-    subject = {"data": dataset.name, "method": chosen.name, "seed": seed}
-    config = {
-        "model": setting.model,
-        "training_attack": dataclasses.asdict(setting.attack),
-        "recipe": dataclasses.asdict(setting.recipe),
-        "method": dataclasses.asdict(chosen),
-        "attack": dataclasses.asdict(attack),
-        "images": values["images"],
-        "reading": "last",
-    }
-    _keep("over_training", subject, config, values, time.perf_counter() - began, dataset.test.labels.device, path)
-    return path
-
-
-def _keep(
+def keep(
     kind: str, subject: Values, config: Values, values: Values, seconds: float, device: torch.device, path: Path
 ) -> None:
+    """Write a measurement; `seconds` is its own time, without the attack that several share."""
     measured_tier, environment = tier(subject["data"]), results.environment(device)
     Measurement(kind, subject, measured_tier, config, environment, values, round(seconds, 2)).save(path)
