@@ -28,37 +28,38 @@ MAP_TITLES = {"paper": "Eq. 6", "grad-cam": "Grad-CAM"}
 
 def contributions(found: Sequence[Measurement]) -> Figure:
     """Figures 1 and 7: how many features contribute how much, by method, on clean and on adversarial images."""
-    figure, panels = plt.subplots(len(EQUATIONS), len(IMAGES), figsize=(10, 6.2), layout="constrained")
+    figure, panels = plt.subplots(len(EQUATIONS), len(IMAGES), figsize=(10, 6.6), layout="constrained")
     for row, (equation, title) in zip(panels, EQUATIONS.items(), strict=True):
         for panel, images in zip(row, IMAGES, strict=True):
             _histograms(panel, found, images, equation)
-            panel.set(xlabel=f"{title}, {images} images (nats per unit)" if row is panels[0] else
-                      f"{title}, {images} images (nats)", ylabel="features (%)")  # fmt: skip
-    figure.suptitle(_claim_of_contributions(found), fontsize=11)
+            panel.set(xlabel=f"{title}, {images} images (nats)", ylabel="features (%)")
+    panels[1, 0].annotate("dead, or nearly", (0.085, 0.93), xycoords="axes fraction", fontsize=8)
+    figure.suptitle(_claim_of_contributions(found), fontsize=10)
     _legend(figure, panels[0, 0])
     return figure
 
 
 def _histograms(panel: Axes, found: Sequence[Measurement], images: str, equation: str) -> None:
-    """One step line a method over bins that are even in the logarithm, exact zeros at the left end."""
-    vectors = {m.subject["method"]: np.array(m.values[images][equation]["sorted"]) for m in found}
+    """One step line a method over bins that are even in the logarithm; what is below the first is counted there."""
+    vectors = {_name(m): np.array(m.values[images][equation]["sorted"]) for m in found}
     alive = np.concatenate([v[v > 0] for v in vectors.values()])
-    edges = np.geomspace(max(alive.min(), alive.max() * 1e-6), alive.max() * 1.001, 40)
+    edges = np.geomspace(max(alive.min() * 0.8, alive.max() * 1e-3), alive.max() * 1.001, 36)
     for name, vector in vectors.items():
         counts, _ = np.histogram(vector.clip(edges[0], edges[-1]), edges)
         panel.stairs(100 * counts / len(vector), edges, color=COLOURS.get(name), linewidth=1.6, label=label(name))
     panel.set_xscale("log")
+    panel.set_axisbelow(True)
     panel.grid(color="0.92")
 
 
 def _claim_of_contributions(found: Sequence[Measurement]) -> str:
-    """On how many features half of Eq. 5 rests, in words."""
-    shares = [f"{label(m.subject['method'])} {_percent(m, 'loss_gradient'):.0f} %" for m in found]
-    return "Half of Eq. 5 on adversarial images rests on this share of the features: " + ", ".join(shares)
-
-
-def _percent(found: Measurement, equation: str) -> float:
-    return 100 * float(found.values["adversarial"][equation]["half_share"])
+    """How large Eq. 5 is, and on how few features half of it rests, in words."""
+    kept = [(label(_name(m)), *(m.values[images]["loss_gradient"] for images in IMAGES)) for m in found]
+    means = ", ".join(f"{name} {1000 * clean['mean']:.2g} / {1000 * adv['mean']:.2g}" for name, clean, adv in kept)
+    shares = ", ".join(f"{name} {100 * adv['half_share']:.0f} %" for name, _, adv in kept)
+    return f"Mean of Eq. 5 on clean / adversarial images (0.001 nats): {means}\n" + (
+        f"Features that carry half of it on adversarial images: {shares}"
+    )
 
 
 def contributions_over_training(found: Measurement) -> Figure:
@@ -107,59 +108,68 @@ def _claim_of_contributions_over_training(found: Measurement) -> str:
 
 
 def activation_maps(found: Sequence[Measurement], kind: str = "paper") -> Figure:
-    """Figures 2 and 8: where the evidence lies in adversarial images, a row a method, after Eq. 6 or Grad-CAM."""
+    """Figures 2 and 8: adversarial images, and under them where the evidence lies, after Eq. 6 or Grad-CAM."""
     count = len(found[0].values["labels"])
-    size = (0.95 * count + 1.3, 1.08 * len(found) + 0.5)
-    figure, panels = plt.subplots(len(found), count, figsize=size, layout="constrained", squeeze=False)
-    for row, measured in zip(panels, found, strict=True):
-        pictures, maps = unpack(measured.values["pictures"]).numpy(), unpack(measured.values[kind]["maps"]).numpy()
-        for panel, picture, layer in zip(row, pictures, maps, strict=True):
-            _overlay(panel, picture, layer)
-        row[0].set_ylabel(label(_name(measured)), fontsize=10)
-    shares = ", ".join(f"{label(_name(m))} {100 * m.values[kind]['top_tenth']:.0f} %" for m in found)
-    images = found[0].config["images"]
+    size = (0.9 * count + 0.6, 1.82 * len(found) + 0.6)
+    figure, panels = plt.subplots(2 * len(found), count, figsize=size, layout="constrained", squeeze=False)
+    for i, measured in enumerate(found):
+        _picture_row(panels[2 * i], unpack(measured.values["pictures"]).numpy(), f"{label(_name(measured))}\nattacked")
+        _map_row(panels[2 * i + 1], unpack(measured.values[kind]["maps"]).numpy(), MAP_TITLES[kind])
+    shares = ", ".join(f"{label(_name(m))} {_share(m.values[kind]['top_tenth'])}" for m in found)
     figure.suptitle(
-        f"{MAP_TITLES[kind]} on adversarial images: share of a map on its strongest tenth of positions,\n"
-        f"mean of {images:,} images: {shares}",
+        f"{MAP_TITLES[kind]}: share of a map on its strongest tenth of positions, "
+        f"mean of {found[0].config['images']:,} adversarial images:\n{shares}",
         fontsize=10,
     )
     return figure
 
 
-def maps_over_training(found: Measurement, columns: int = 8) -> Figure:
-    """Figure 10: Eq. 6 on a few adversarial images as training goes on, a column an epoch."""
+def maps_over_training(found: Measurement, columns: int = 6) -> Figure:
+    """Figure 10: Eq. 6 on a few adversarial images as training goes on, a column an epoch, beside the images."""
     kept = found.values["activation"]
     maps = np.stack([unpack(m).numpy() for m in kept["maps"]])  # (epochs, images, h, w)
     chosen = np.unique(np.linspace(0, len(maps) - 1, columns).round().astype(int))
-    rows = len(kept["labels"])
-    size = (1.05 * len(chosen) + 0.8, 1.1 * rows + 0.6)
-    figure, panels = plt.subplots(rows, len(chosen), figsize=size, layout="constrained", squeeze=False)
-    pictures = unpack(kept["pictures"]).numpy()
-    for column, epoch in zip(panels.T, chosen, strict=True):
-        for panel, picture, layer in zip(column, pictures, maps[epoch], strict=True):
-            _overlay(panel, picture, layer)
+    count = len(kept["labels"])
+    size = (0.9 * len(chosen) + 1.9, 0.95 * count + 0.6)
+    figure, panels = plt.subplots(count, len(chosen) + 1, figsize=size, layout="constrained", squeeze=False)
+    for column, epoch in zip(panels.T, chosen, strict=False):
+        _map_row(column, maps[epoch])
         column[0].set_title(f"epoch {epoch + 1}", fontsize=9)
+    _picture_row(panels[:, -1], unpack(kept["pictures"]).numpy())
+    panels[0, -1].set_title("attacked at\nthe end", fontsize=9)
     tenth = [_top_tenth(maps[epoch]) for epoch in (_full_radius(found), -1)]
     figure.suptitle(
-        f"{label(_name(found))}: these maps' strongest tenth of positions holds {100 * tenth[0]:.0f} % "
+        f"{label(_name(found))}, Eq. 6: a tenth of the positions holds\n{100 * tenth[0]:.0f} % of these maps "
         f"at full radius, {100 * tenth[1]:.0f} % at the end",
         fontsize=10,
     )
     return figure
 
 
+def _share(value: float | None) -> str:
+    return "none, all maps are 0" if value is None else f"{100 * value:.0f} %"
+
+
+def _picture_row(panels: np.ndarray, pictures: np.ndarray, title: str = "") -> None:
+    """Images (N, C, H, W), one in each panel."""
+    for panel, picture in zip(panels, pictures, strict=True):
+        panel.imshow(picture.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=1)
+        panel.set(xticks=[], yticks=[])
+    panels[0].set_ylabel(title, fontsize=8)
+
+
+def _map_row(panels: np.ndarray, maps: np.ndarray, title: str = "") -> None:
+    """Maps (N, h, w), each over its largest value, one in each panel."""
+    for panel, layer in zip(panels, maps, strict=True):
+        panel.imshow(layer, cmap="inferno", vmin=0, vmax=1)
+        panel.set(xticks=[], yticks=[])
+    panels[0].set_ylabel(title, fontsize=8)
+
+
 def _top_tenth(maps: np.ndarray) -> float:
     flat = np.sort(maps.reshape(len(maps), -1), axis=1)[:, ::-1]
     strongest = flat[:, : int(np.ceil(flat.shape[1] / 10))].sum(1)
     return float(np.mean(strongest / flat.sum(1).clip(1e-12)))
-
-
-def _overlay(panel: Axes, picture: np.ndarray, layer: np.ndarray) -> None:
-    """A picture (C, H, W), pale, and over it a map (h, w) in [0, 1], the more opaque the stronger."""
-    extent = (0, picture.shape[2], picture.shape[1], 0)
-    panel.imshow(1 - 0.45 * picture.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=1, extent=extent)
-    panel.imshow(layer, cmap="inferno_r", vmin=0, vmax=1, alpha=layer.clip(0, 1) ** 0.7, extent=extent)
-    panel.set(xticks=[], yticks=[])
 
 
 # --- Figures 3, 11: two kinds of samples -----------------------------------------------------------------------------
@@ -202,7 +212,7 @@ def _bars(panel: Axes, shown: dict[str, Any], i: int, state: str) -> None:
 
 def confidences(found: Sequence[Measurement]) -> Figure:
     """Figure 11: confidence in the true class on clean and on adversarial images, a point an image, a panel a model."""
-    size = (4.4 * len(found), 4.9)
+    size = (4.4 * len(found) + 0.4, 5.2)
     figure, panels = plt.subplots(1, len(found), figsize=size, squeeze=False, layout="constrained", sharey=True)
     for panel, measured in zip(panels[0], found, strict=True):
         for name in SETS:
@@ -210,7 +220,7 @@ def confidences(found: Sequence[Measurement]) -> Figure:
             text = f"{name}: {len(points['clean']):,} of {count:,}"
             panel.plot(*_hundreds(points), ".", color=SET_COLOURS[name], markersize=4, alpha=0.6, label=text)
         panel.plot((0, 100), (0, 100), color="0.6", linewidth=0.8, zorder=0)
-        panel.set(title=label(_name(measured)), xlabel="confidence, clean image (%)", aspect="equal")
+        panel.set(title=label(_name(measured)), xlabel="confidence, clean image (%)", box_aspect=1)
         panel.legend(fontsize=8, loc="upper left", frameon=False)
     panels[0, 0].set_ylabel("confidence, adversarial image (%)")
     gaps = [f"{label(_name(m))} {100 * m.values['both']['confidence_gap']:.1f}" for m in found]
@@ -227,7 +237,7 @@ def _hundreds(points: dict[str, list[float]]) -> tuple[np.ndarray, np.ndarray]:
 
 def pairing_by_set(found: Sequence[Measurement]) -> Figure:
     """Figure 4: the ALP loss of the images that end consistent and of those that end inconsistent, epoch by epoch."""
-    size = (4.8 * len(found) + 0.4, 4.1)
+    size = (max(6.5, 4.8 * len(found)), 4.2)
     figure, panels = plt.subplots(1, len(found), figsize=size, squeeze=False, layout="constrained", sharey=True)
     for panel, measured in zip(panels[0], found, strict=True):
         lines = measured.values["epochs"]
@@ -249,8 +259,8 @@ def _claim_of_pairing(found: Measurement) -> str:
     first, last = found.values["epochs"][_full_radius(found)]["alp"], found.values["epochs"][-1]["alp"]
     if None in (*first.values(), *last.values()):
         return "The ALP loss by epoch"
-    moves = [f"{name} {first[name]:.2g} → {last[name]:.2g}" for name in SETS]
-    return f"{label(_name(found))}'s ALP loss from full radius to the end: {', '.join(moves)}"
+    moves = [f"{name} {first[name]:#.2g} → {last[name]:#.2g}" for name in SETS]
+    return f"{label(_name(found))}'s ALP loss from full radius to the end:\n{', '.join(moves)}"
 
 
 def convergence(found: Sequence[Measurement]) -> Figure:
@@ -350,7 +360,7 @@ def draw_all(folder: str | Path, out: str | Path) -> list[Path]:
         ("04-alp-loss-by-set", _of(pairing_by_set, found["over_training"], "alp", "aalp")),
         ("06-alpha", (lambda: alpha(weights)) if weights else None),
         ("07-contributions", _of(contributions, found["contributions"], *TABLE_2)),
-        ("08-activation", _of(activation_maps, _with_pictures(found["activation"]), *TABLE_2)),
+        ("08-activation", _of(activation_maps, _with_pictures(found["activation"]), "raw", "adv", "alp", "aalp")),
         ("09-contributions-over-training", _one(contributions_over_training, found["over_training"], "aalp")),
         ("10-activation-over-training", _one(maps_over_training, _with_maps(found["over_training"]), "aalp")),
         ("11-confidences", _of(confidences, found["samples"], "alp", "aalp")),
