@@ -185,7 +185,7 @@ def examples(found: Measurement) -> Figure:
     for column, (name, i) in zip(panels.T, kept, strict=True):
         shown = found.values[name]
         for top, (key, state) in zip((0, 2), (("images", "clean"), ("adversarial_images", "adversarial")), strict=True):
-            column[top].imshow(unpack(shown[key])[i].permute(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=1)
+            column[top].imshow(unpack(shown[key])[i].permute(1, 2, 0).squeeze().numpy(), cmap="gray", vmin=0, vmax=1)
             _bars(column[top + 1], shown, i, state)
         column[0].set_title(name, fontsize=8, color=SET_COLOURS[name])
     for row, title in zip(panels, ("clean", "%", "attacked", "%"), strict=True):

@@ -55,6 +55,8 @@ def test_a_linear_model_is_attacked_and_measured_in_closed_form(two_pixels):
     # each logit moves by 4 · 0.1, the two of them: 2 · 0.4²
     assert inconsistent["alp_loss"] == pytest.approx(0.32, rel=1e-4)
     joint = inconsistent["classification_loss"]
+    kinds = [inconsistent[f"classification_loss_{name}"] for name in margins]
+    assert joint == pytest.approx(sum(kinds) / 2, rel=1e-4)
     assert inconsistent["alp_share"] == pytest.approx(0.32 / (0.32 + joint), rel=1e-4)
     assert values["points"]["inconsistent"]["clean"] == [pytest.approx(inconsistent["clean_confidence"], abs=1e-4)]
 

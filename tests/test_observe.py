@@ -9,8 +9,8 @@ from aalp_lib import analyses, checkpoints, observe, results
 from aalp_lib.experiments import Setting, new_model
 from aalp_lib.observe import over_training
 
-SETTING = Setting({"name": "lenet", "width": [2, 4, 8]}, aalp.PGD(0.3, 0.15, 2), aalp.Recipe(3, 50, 1e-2, ramp=0.5))
-LOOK = aalp.PGD(0.3, 0.15, 2)
+SETTING = Setting({"name": "lenet", "width": [4, 8, 16]}, aalp.PGD(0.1, 0.05, 2), aalp.Recipe(3, 50, 3e-3, ramp=0.5))
+LOOK = aalp.PGD(0.1, 0.05, 2)
 
 
 @pytest.fixture(scope="module")
@@ -26,13 +26,25 @@ def observed(small, tmp_path_factory):
     return run, over_training(small, "aalp", SETTING, run, seed=1, images=60, attack=LOOK, shown=shown)
 
 
+def same_tensors(one, other):
+    one, other = (checkpoints.read(run / "last.safetensors").tensors for run in (one, other))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
 def test_looking_changes_no_weight(observed, small, tmp_path):
     model = new_model(SETTING, 1)
-    history = aalp.fit(model, small, "aalp", SETTING.attack, seed=1, recipe=SETTING.recipe, out=tmp_path)
-    one, other = (checkpoints.read(run / "last.safetensors") for run in (observed[0], tmp_path))
-    assert one.tensors.keys() == other.tensors.keys()
-    assert all(torch.equal(one.tensors[name], other.tensors[name]) for name in one.tensors)
-    assert [line["clean"] for line in one.meta["history"]["epochs"]] == history["clean"]
+    aalp.fit(model, small, "aalp", SETTING.attack, seed=1, recipe=SETTING.recipe, out=tmp_path)
+    same_tensors(observed[0], tmp_path)
+
+
+def test_looking_changes_no_batch_statistics(small, tmp_path):
+    net = {"name": "resnet9", "width": 2, "in_channels": 1, "mean": [0.5], "std": [0.5]}
+    setting = Setting(net, aalp.PGD(0.1, 0.05, 2), aalp.Recipe(2, 50, 3e-3, crop=2))
+    few = dataclasses.replace(small, train=small.train[:100])
+    over_training(few, "adv", setting, tmp_path / "one", images=20, attack=LOOK)
+    aalp.fit(new_model(setting, 0), few, "adv", setting.attack, recipe=setting.recipe, out=tmp_path / "other")
+    same_tensors(tmp_path / "one", tmp_path / "other")
 
 
 def test_the_last_epoch_is_the_trained_model_as_it_is_measured_elsewhere(observed, small):
@@ -69,7 +81,7 @@ def test_gradients_are_those_of_the_attack_and_of_both_images(observed):
 def test_every_feature_is_in_one_bin_in_every_epoch(observed):
     _, values = observed
     for kept in values["contributions"].values():
-        assert [sum(counts) for counts in kept["counts"]] == [8, 8, 8]
+        assert [sum(counts) for counts in kept["counts"]] == [16, 16, 16]
         assert len(kept["edges"]) == len(kept["counts"][0]) + 1
     assert [len(m["shape"]) for m in values["activation"]["maps"]] == [3, 3, 3]
     assert values["activation"]["labels"] == [0, 1]
