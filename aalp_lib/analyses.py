@@ -21,6 +21,7 @@ from torch import Tensor
 from aalp_lib import checkpoints, contributions, losses, results, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
+from aalp_lib.checkpoints import LAST
 from aalp_lib.data import Dataset, Split, load, to_float
 from aalp_lib.experiments import setting_for, tier
 from aalp_lib.models import Classifier, evaluating
@@ -33,7 +34,6 @@ SETS = ("consistent", "inconsistent")
 EQUATIONS = {"loss_gradient": contributions.loss_gradient, "scores": contributions.scores}
 MAP_KINDS: tuple[Literal["paper", "grad-cam"], ...] = ("paper", "grad-cam")
 POINTS = 300  # of each set, for Figure 11
-BINS = 30  # of the histograms of Figure 9
 STROKE = 0.25  # brightness above which a position of a grey image belongs to its stroke
 BATCH = 500
 
@@ -390,7 +390,8 @@ def measure_all(
     Raises
     ------
     InputError, FileNotFoundError
-        A folder that holds no run, or one of other data.
+        A folder that holds no run, or one of other data, or one that is under way; a measurement that is there but was
+        made with other settings.
     """
     attack, shown = attack or paper_attack(dataset), storable(dataset) if shown is None else shown
     paths = []
@@ -423,16 +424,34 @@ def _measure_run(
     if shown is not None:
         make["examples"] = lambda model, _: examples(model, shown, attack, seed=seed)
     paths = {kind: out / kind / f"{dataset.name}-{name}-seed{settings['seed']}.json" for kind in make}
-    if not all(path.exists() for path in paths.values()):
+    config = {"attack": dataclasses.asdict(attack), "images": len(dataset.test), "seed": seed, "reading": "last"}
+    missing = [kind for kind, path in paths.items() if not present(path, config)]
+    if missing:
+        _require_finished(folder, settings)
         model = checkpoints.load_model(folder).to(dataset.test.images.device)
         found = attacked(model, dataset.test, attack, seed=seed)
         subject = {"data": dataset.name, "method": name, "seed": settings["seed"], "model": "last"}
-        config = {"attack": dataclasses.asdict(attack), "images": len(found), "seed": seed, "reading": "last"}
-        for kind in (kind for kind, path in paths.items() if not path.exists()):
+        for kind in missing:
             began = time.perf_counter()
             values = make[kind](model, found)
             keep(kind, subject, config, values, time.perf_counter() - began, found.y.device, paths[kind])
     return list(paths.values())
+
+
+def present(path: Path, config: Values) -> bool:
+    """Whether a measurement is there; InputError if it is a damaged one, or one made with other settings."""
+    if not path.exists():
+        return False
+    if Measurement.load(path).config != config:
+        raise InputError(f"{path} was made with other settings; name another folder, or move it away")
+    return True
+
+
+def _require_finished(folder: Path, settings: Values) -> None:
+    """Raise unless the run in a folder has taken all of its steps."""
+    done = checkpoints.read(folder / LAST).meta["done"]
+    if done < settings["steps"]:
+        raise InputError(f"the run in {folder} has taken {done} of its {settings['steps']} steps; let it finish first")
 
 
 def _few(model: Classifier, shown: Split | None, attack: Attack, seed: int) -> Attacked | None:

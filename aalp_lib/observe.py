@@ -1,6 +1,7 @@
 """One training looked at after every epoch: the paper's figures of how losses, features and maps change."""
 
 import dataclasses
+import json
 import math
 import time
 from pathlib import Path
@@ -219,11 +220,6 @@ def measure(
     """
     chosen, shown, attack = method(name), analyses.storable(dataset), analyses.paper_attack(dataset)
     path = Path(out) / "over_training" / f"{dataset.name}-{chosen.name}-seed{seed}.json"
-    if path.exists():
-        return path
-    began = time.perf_counter()
-    few = analyses.first_of_each_class(shown)[:4] if shown else None
-    values = over_training(dataset, chosen, setting, Path(run), seed=seed, images=images, shown=few, progress=progress)
     subject = {"data": dataset.name, "method": chosen.name, "seed": seed}
     config = {
         "model": setting.model,
@@ -231,9 +227,14 @@ def measure(
         "recipe": dataclasses.asdict(setting.recipe),
         "method": dataclasses.asdict(chosen),
         "attack": dataclasses.asdict(attack),
-        "images": values["images"],
+        "images": min(images, len(dataset.test)),
         "reading": "last",
     }
+    if analyses.present(path, json.loads(json.dumps(config))):  # as it comes back from disk: tuples are lists
+        return path
+    few = analyses.first_of_each_class(shown)[:4] if shown else None
+    began = time.perf_counter()
+    values = over_training(dataset, chosen, setting, Path(run), seed=seed, images=images, shown=few, progress=progress)
     analyses.keep(
         "over_training", subject, config, values, time.perf_counter() - began, dataset.test.labels.device, path
     )

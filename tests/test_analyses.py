@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import shutil
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import aalp_lib as aalp
-from aalp_lib import analyses, contributions, results
+from aalp_lib import analyses, checkpoints, contributions, results
 from aalp_lib.analyses import Attacked, attacked, examples, pack, samples, sets, spread, unpack
 from aalp_lib.experiments import SETTINGS, new_model
 
@@ -225,10 +226,8 @@ def test_measure_all_writes_what_is_missing_and_leaves_the_rest(run, sample, tmp
     assert found.subject == {"data": "mnist-sample", "method": "raw", "seed": 3, "model": "last"}
     assert found.config["attack"] == dataclasses.asdict(ATTACK)
     paths[1].unlink()
-    paths[0].write_text("mine")
     before = {path: path.stat().st_mtime_ns for path in paths if path.exists()}
     assert analyses.measure_all({"raw": run}, small, tmp_path, attack=ATTACK) == paths
-    assert paths[0].read_text() == "mine"
     assert all(path.stat().st_mtime_ns == at for path, at in before.items())
     assert results.Measurement.load(paths[1]).kind == "contributions"
     assert all(path.stat().st_size < 60_000 for path in paths)
@@ -240,6 +239,21 @@ def test_a_run_of_other_data_is_refused(run, sample, tmp_path):
         analyses.measure_all({"raw": run}, other, tmp_path)
     with pytest.raises(aalp.InputError, match=r"run\.json cannot be read"):
         analyses.measure_all({"raw": tmp_path}, sample, tmp_path)
+
+
+def test_a_measurement_with_other_settings_is_refused(run, sample, tmp_path):
+    small = dataclasses.replace(sample, test=sample.test[:20])
+    analyses.measure_all({"raw": run}, small, tmp_path, attack=ATTACK)
+    with pytest.raises(aalp.InputError, match="made with other settings"):
+        analyses.measure_all({"raw": run}, small, tmp_path, attack=ATTACK, seed=1)
+
+
+def test_a_run_under_way_is_refused(run, sample, tmp_path):
+    shutil.copytree(run, tmp_path / "run")
+    saved = checkpoints.read(run / "last.safetensors")
+    checkpoints.write(tmp_path / "run" / "last.safetensors", dataclasses.replace(saved, meta=saved.meta | {"done": 3}))
+    with pytest.raises(aalp.InputError, match="has taken 3 of its 36 steps"):
+        analyses.measure_all({"raw": tmp_path / "run"}, sample, tmp_path)
 
 
 def test_the_papers_attack(sample):

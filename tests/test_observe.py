@@ -134,3 +134,5 @@ def test_measure_writes_once(small, tmp_path, monkeypatch):
     at = path.stat().st_mtime_ns
     assert observe.measure(small, "alp", setting, tmp_path / "run", tmp_path, images=20) == path
     assert path.stat().st_mtime_ns == at
+    with pytest.raises(aalp.InputError, match="made with other settings"):
+        observe.measure(small, "alp", SETTING, tmp_path / "run", tmp_path, images=20)
