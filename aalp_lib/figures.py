@@ -326,9 +326,12 @@ def alpha(records: Sequence[Record], column: str = "pgd40") -> Figure:
     panel.set(xlabel="weight α of the pairing loss", ylabel="correct test images (%)")
     panel.grid(color="0.92")
     _legend(figure, panel)
-    ends = {name: (np.mean(values[0]), np.mean(values[-1])) for name, values in found.items()}
-    moves = [f"{HEADINGS.get(name, name)} {a:.1f} → {b:.1f} %" for name, (a, b) in ends.items()]
-    figure.suptitle(f"From α = {weights[0]:g} to {weights[-1]:g}: {', '.join(moves)}", fontsize=11)
+    best = {name: int(np.argmax([np.mean(v) for v in values])) for name, values in found.items()}
+    peaks = [
+        f"{HEADINGS.get(name, name)} is highest at α = {weights[i]:g} ({np.mean(found[name][i]):.1f} %)"
+        for name, i in best.items()
+    ]
+    figure.suptitle(", ".join(peaks), fontsize=11)
     return figure
 
 
