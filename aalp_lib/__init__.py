@@ -1,8 +1,8 @@
 """Adaptive Adversarial Logits Pairing, measured: data, models, attacks, methods, training and evaluation.
 
 Read in the order in which the data flows: data, models, losses, taylor, contributions, attacks, methods, checkpoints,
-train, evaluate, results, jobs, experiments, plots. All are attributes of this package; the later ones are imported when
-first used.
+train, evaluate, results, jobs, experiments, analyses, plots, report. All are attributes of this package; the later ones
+are imported when first used.
 """
 
 import importlib
@@ -27,7 +27,8 @@ __all__ = [
     "table2_suite", "taylor", "training_loss",
 ]  # fmt: skip
 _LATER = (
-    "bench", "checkpoints", "collect", "experiments", "graphs", "jobs", "paired", "paper", "plots", "report", "results",
+    "analyses", "bench", "checkpoints", "collect", "experiments", "figures", "graphs", "jobs", "observe", "paired",
+    "paper", "plots", "report", "results", "throughput",
 )  # fmt: skip
 
 
