@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from aalp_lib import _checks, checkpoints, models, results, seeds
+from aalp_lib import _checks, checkpoints, models, results
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
 from aalp_lib.data import Dataset, load, stratified
@@ -150,9 +150,7 @@ def run_job(job: Job, progress: Tell | None = None) -> Record:
     if found is not None:
         return found
     dataset = _part(load(job.data, root=job.root, device=job.device), job.train_images)
-    with torch.random.fork_rng():
-        torch.manual_seed(job.seed)
-        model = models.build(job.setting.model).to(job.device)
+    model = new_model(job.setting, job.seed).to(job.device)
     suites = job.suites()
     test = dataset.test[: job.test_images or len(dataset.test)]
     stages = _stages(progress, **job.cost(len(dataset.train), len(test)))
@@ -200,7 +198,7 @@ def _part(dataset: Dataset, train_images: int | None) -> Dataset:
 def new_model(setting: Setting, seed: int) -> Classifier:
     """The setting's network with weights drawn from `seed`; torch's global generators are left as they were."""
     with torch.random.fork_rng():
-        torch.manual_seed(seeds.derive(seed, "weights"))
+        torch.manual_seed(seed)
         return models.build(setting.model)
 
 
