@@ -40,6 +40,7 @@ ORDER = [
     "train",
     "evaluate",
     "results",
+    "diagnose",
     "experiments",
     "plots",
     "bench",
