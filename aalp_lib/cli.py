@@ -1,4 +1,4 @@
-"""The command `aalp`: demo, train, evaluate, data, bench, info."""
+"""The command `aalp`: demo, train, evaluate, diagnose, data, bench, info."""
 
 import argparse
 import dataclasses
@@ -22,6 +22,7 @@ import aalp_lib
 from aalp_lib import _checks, bench, checkpoints, data, demo, experiments, methods, models, plots, results
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
+from aalp_lib.diagnose import QUERIES, Diagnosis, installed, measure
 from aalp_lib.evaluate import HEADINGS, Report, evaluate
 from aalp_lib.methods import METHODS
 from aalp_lib.progress import bars, shown
@@ -148,6 +149,36 @@ def _evaluate(options: argparse.Namespace) -> None:
     console.print(f"wrote {record.save(options.run_folder / 'evaluations' / name)}", highlight=False)
 
 
+def _diagnose(options: argparse.Namespace) -> None:
+    device = _checks.device(options.device)
+    _set_threads(options.threads)
+    _checks.count("--images", options.images)
+    model, subject, attack = _trained(options.run_folder, options.which, device)
+    source, source_subject = None, None
+    if options.source is not None:
+        source, source_subject, _ = _trained(options.source, options.which, device)
+    origin = _origin(options)
+    dataset = data.load(origin.data, root=origin.root, device=device, image_size=origin.image_size)
+    ball = experiments.suite_for(dataset.name, attack)["pgd100"]
+    console.print(
+        f"{results.label(subject['method'])} on {dataset.name}, {options.which} epoch, eps {_levels(ball.eps)}, "
+        f"{ball.steps} steps of {_levels(ball.step)}",
+        highlight=False,
+    )
+    if not installed():
+        console.print("Without the extra \\[autoattack] there is neither Square nor AutoAttack.")
+    for kind in ("diagnosis", "strong") if options.strong else ("diagnosis",):
+        with shown(True, "diagnosing" if kind == "diagnosis" else "attacking", console) as tell:
+            found = measure(
+                model, dataset.test[: options.images], ball, kind=kind, subject=subject | {"data": dataset.name},
+                tier=experiments.tier(dataset.name), seed=options.seed, source=source, source_subject=source_subject,
+                queries=options.queries, batch_size=options.batch_size, progress=tell,
+            )  # fmt: skip
+        _show_diagnosis(Diagnosis.of(found)) if kind == "diagnosis" else console.print(_accuracies(found.values))
+        name = f"{dataset.name}-{options.which}-{kind}-seed{options.seed}-first{options.images}.json"
+        console.print(f"wrote {found.save(options.run_folder / 'measurements' / name)}", highlight=False)
+
+
 def _data(options: argparse.Namespace) -> None:
     dataset = data.load(options.data, root=options.root, image_size=options.image_size)
     channels, height, width = dataset.train.images.shape[1:]
@@ -208,6 +239,14 @@ def _adjusted(setting: experiments.Setting, options: argparse.Namespace) -> expe
     )
     attack = given(setting.attack, eps=options.eps, step=options.step, steps=options.steps)
     return dataclasses.replace(setting, recipe=recipe, attack=attack)
+
+
+def _trained(folder: Path, which: str, device: torch.device) -> tuple[models.Classifier, dict[str, Any], Attack | None]:
+    """The model of a run, what it is, and the attack in whose ball it was watched."""
+    model = checkpoints.load_model(folder, which).to(device)
+    run = checkpoints.read_json(folder / RUN)
+    subject = {"method": run["method"]["name"], "seed": run["seed"], "model": which}
+    return model, subject, Attack(**run["watched"]) if run["watched"] else None
 
 
 def _origin(options: argparse.Namespace) -> experiments.Origin:
@@ -309,6 +348,30 @@ def _report(report: Report) -> Table:
     return table
 
 
+def _accuracies(values: dict[str, Any]) -> Table:
+    table = Table("attack", "correct", "95 % interval", "images")
+    for name, row in values["accuracy"].items():
+        table.add_row(HEADINGS.get(name, name), *_cells(row), str(row["count"]))
+    return table
+
+
+def _cells(row: dict[str, float]) -> tuple[str, str]:
+    return f"{100 * row['accuracy']:.2f} %", f"{100 * row['low']:.2f} to {100 * row['high']:.2f}"
+
+
+def _show_diagnosis(found: Diagnosis) -> None:
+    table = Table("attack", "correct", "95 % interval", "")
+    for group in found.rows:
+        for name, row, remark in group:
+            table.add_row(name, *_cells(row), remark)
+        table.add_section()
+    console.print(table)
+    for remark in found.remarks:
+        console.print(remark, highlight=False)
+    for sign in found.signs or ["No sign of gradient masking."]:
+        console.print(f"[yellow]sign:[/] {escape(sign)}" if found.signs else sign, highlight=False)
+
+
 # --- arguments -------------------------------------------------------------------------------------------------------
 
 
@@ -332,6 +395,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_train(commands)
     _add_evaluate(commands)
+    _add_diagnose(commands)
     _add_data(commands)
     _add_bench(commands)
     _add(commands, "info", _info, "show versions, device, and the names that are known", "aalp info")
@@ -415,6 +479,30 @@ def _add_evaluate(commands: Any) -> None:
         "--precision", default="float32", help="of gradients: float32, bfloat16, or auto for the faster"
     )
     parser.add_argument("--images", type=int, help="only that many test images (default: all)")
+    parser.add_argument("--batch-size", type=int, default=500, help="images attacked at a time")
+    parser.add_argument("--seed", type=int, default=0, help="fixes the random starts")
+    _add_source(parser, None)
+    _add_machine(parser)
+
+
+def _add_diagnose(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "diagnose",
+        _diagnose,
+        "look for signs that a trained model's gradients mislead an attack",
+        "aalp diagnose runs/a --strong",
+    )
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="the folder that aalp train wrote")
+    parser.add_argument("--which", default="last", choices=("last", "best"), help="last epoch, or best on validation")
+    parser.add_argument(
+        "--strong", action="store_true", help="also PGD and CW from 20 starts and, with [autoattack], AutoAttack"
+    )
+    parser.add_argument("--source", type=Path, metavar="RUN", help="another run, whose adversarial images are tried")
+    parser.add_argument("--images", type=int, default=1000, help="that many test images")
+    parser.add_argument(
+        "--queries", type=int, default=QUERIES, help="of the Square attack on each image (needs the extra [autoattack])"
+    )
     parser.add_argument("--batch-size", type=int, default=500, help="images attacked at a time")
     parser.add_argument("--seed", type=int, default=0, help="fixes the random starts")
     _add_source(parser, None)

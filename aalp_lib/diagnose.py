@@ -80,6 +80,11 @@ class Diagnosis:
     zero_gradients: dict[str, float]
     logits: dict[str, float]
 
+    @classmethod
+    def of(cls, measurement: Measurement) -> "Diagnosis":
+        """The diagnosis that a measurement of that kind keeps."""
+        return cls(**{key: value for key, value in measurement.values.items() if key != "signs"})
+
     @property
     def signs(self) -> list[str]:
         """A sentence, with its numbers, for each thing that looks like gradient masking; empty when nothing does."""
@@ -116,7 +121,8 @@ class Diagnosis:
 
     def __repr__(self) -> str:
         lines = [
-            f"{name:>13}  {100 * r['accuracy']:6.2f} %  [{100 * r['low']:.2f}, {100 * r['high']:.2f}]  {remark}"
+            f"{name:>13}  {100 * r['accuracy']:6.2f} %  [{100 * r['low']:.2f}, {100 * r['high']:.2f}]"
+            + f"  {remark}" * bool(remark)
             for group in self.rows
             for name, r, remark in group
         ]
@@ -627,6 +633,7 @@ def measure(
     seed: int = 0,
     source: Classifier | None = None,
     source_subject: Mapping[str, Any] | None = None,
+    queries: int = QUERIES,
     batch_size: int = 500,
     progress: bool | Tell | None = None,
 ) -> Measurement:
@@ -634,8 +641,8 @@ def measure(
 
     Parameters
     ----------
-    model, split, seed, batch_size, progress
-        As in `diagnose` and `evaluate`.
+    model, split, seed, queries, batch_size, progress
+        As in `diagnose` and `auto_attack`.
     ball : str or Attack
         As in `strong_suite`.
     kind : "diagnosis" or "strong"
@@ -649,19 +656,19 @@ def measure(
     """
     _checks.known("measurement", kind, ("diagnosis", "strong"))
     attack, began = _attack(ball), time.perf_counter()
+    settings: dict[str, Any] = {"seed": seed, "queries": queries, "batch_size": batch_size, "progress": progress}
     if kind == "diagnosis":
-        found = diagnose(
-            model, split, attack, seed=seed, source=source, batch_size=batch_size, progress=progress
-        )  # fmt: skip
+        found = diagnose(model, split, attack, source=source, **settings)
         values = dataclasses.asdict(found) | {"signs": found.signs}
     else:
-        report = strong(model, split, attack, seed=seed, batch_size=batch_size, progress=progress)
+        report = strong(model, split, attack, **settings)
         values = {"accuracy": results.accuracies(report), "outcomes": results.outcomes(report)}
-    config = {
+    config: dict[str, Any] = {
         "attack": dataclasses.asdict(attack),
         "images": len(split),
         "seed": seed,
-        "autoattack": version("pyautoattack") if installed() else None,
+        "queries": queries,
+        "pyautoattack": version("pyautoattack") if installed() else None,
     }
     if source_subject is not None:
         config["source"] = dict(source_subject)
@@ -676,6 +683,7 @@ def strong(
     ball: str | Attack,
     *,
     seed: int = 0,
+    queries: int = QUERIES,
     batch_size: int = 500,
     progress: bool | Tell | None = None,
 ) -> Report:
@@ -683,9 +691,11 @@ def strong(
     attack = _attack(ball)
     suite = strong_suite(attack)
     with shown(progress, "attacking") as tell:
-        tells = stages(tell, suite=gradients(suite), auto=1900 + QUERIES / 2 if installed() else 0)
+        tells = stages(tell, suite=gradients(suite), auto=1900 + queries / 2 if installed() else 0)
         report = evaluate(model, split, suite, batch_size=batch_size, seed=seed, progress=tells["suite"])
         if not installed():
             return report
-        found = auto_attack(model, split, attack.eps, seed=seed, batch_size=batch_size, progress=tells["auto"])
+        found = auto_attack(
+            model, split, attack.eps, seed=seed, queries=queries, batch_size=batch_size, progress=tells["auto"]
+        )
     return Report({**report, **{name: found[name] for name in VERSIONS["standard"]}})
