@@ -153,6 +153,7 @@ def _diagnose(options: argparse.Namespace) -> None:
     device = _checks.device(options.device)
     _set_threads(options.threads)
     _checks.count("--images", options.images)
+    _checks.count("--queries", options.queries, least=1 if options.strong else 0)
     model, subject, attack = _trained(options.run_folder, options.which, device)
     source, source_subject = None, None
     if options.source is not None:

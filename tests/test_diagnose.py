@@ -8,7 +8,7 @@ import torch
 from conftest import linear
 
 import aalp_lib as aalp
-from aalp_lib import plots, results
+from aalp_lib import plots, results, seeds
 from aalp_lib.attacks import derived
 from aalp_lib.diagnose import STEPS, Diagnosis, measure, radii, strong
 
@@ -19,9 +19,11 @@ ATTACK = aalp.PGD(0.1, 0.02, 15)
 
 
 def grey_split(classes, generator, count=60, side=4):
-    """A linear model that sees no overall brightness, and images well inside [0, 1], labelled as it sees them."""
+    """A linear model that sees neither overall brightness nor the first pixel, and images well inside [0, 1], labelled
+    as it sees them."""
     weight = torch.randn(classes, side * side, generator=generator)
-    weight -= weight.mean(1, keepdim=True)
+    weight[:, 0] = 0
+    weight[:, 1:] -= weight[:, 1:].mean(1, keepdim=True)
     images = torch.randint(64, 192, (count, 1, side, side), generator=generator, dtype=torch.uint8)
     model = linear(weight)
     return model, weight, aalp.Split(images, model(images / 255).argmax(1))
@@ -67,7 +69,7 @@ def test_a_linear_model_shows_no_sign_and_falls_as_the_closed_form_says(two):
     assert [row["accuracy"] for row in found.eps] == [
         pytest.approx(linear_accuracy(weight, split, row["eps"])) for row in found.eps
     ]
-    assert 0.2 < found.eps[3]["accuracy"] < 0.9
+    assert 0.1 < found.eps[3]["accuracy"] < 0.9
     assert found.margin["accuracy"] == found.fgsm["accuracy"] == found.restarts[0]["accuracy"]
 
 
@@ -148,14 +150,20 @@ def test_accuracies_are_those_of_evaluate_and_of_the_attacks_own_iterates(traine
     last = aalp.evaluate(trained, few, suite, seed=3, reading="last")
     assert [row["accuracy"] for row in found.steps] == [last[f"k{k}"].accuracy for k in STEPS]
     assert found.restarts[0]["accuracy"] == aalp.evaluate(trained, few, {"a": attack}, seed=3)["a"].accuracy
-    assert found.steps[-1]["cross_entropy"] > found.steps[0]["cross_entropy"]
+    (x, y), start = next(few.batches(30)), torch.Generator().manual_seed(seeds.derive(3, attack.loss, 0))
+    x_adv = derived(attack, steps=20)(trained, x, y, generator=start)
+    with torch.no_grad():
+        loss = aalp.losses.cross_entropy(trained(x_adv), y).mean()
+    assert found.steps[STEPS.index(20)]["cross_entropy"] == pytest.approx(float(loss), rel=1e-4)
     assert found.eps[0]["accuracy"] == last["clean"].accuracy
 
 
 def test_restarts_never_raise_accuracy(trained, few):
-    found = aalp.diagnose(trained, few, aalp.PGD(0.12, 0.06, 3), queries=0)
-    accuracies = [row["accuracy"] for row in found.restarts]
+    attack = aalp.PGD(0.15, 0.05, 3)
+    accuracies = [row["accuracy"] for row in aalp.diagnose(trained, few, attack, queries=0).restarts]
     assert accuracies == sorted(accuracies, reverse=True)
+    often = aalp.evaluate(trained, few, {"a": derived(attack, restarts=20)})["a"].accuracy
+    assert accuracies[0] > accuracies[-1] == often
 
 
 def test_transfer_from_itself_is_the_attack(trained, few):
@@ -240,24 +248,40 @@ def test_autoattack_reaches_the_optimum_of_a_linear_model(generator):
 @needs_autoattack
 def test_autoattack_leaves_everything_as_it_was(generator):
     model, _, split = grey_split(5, generator, count=8)
-    model.train()
+    model = aalp.Classifier(torch.nn.Sequential(model.body, torch.nn.Dropout()), model.head).train()
     model.head.bias.requires_grad_(False)
-    logger, told, before, trace = logging.getLogger("auto-attack"), [], torch.get_rng_state(), sys.gettrace()
-    first, again = (
-        aalp.auto_attack(model, split, 0.01, queries=20, batch_size=5, progress=lambda *t: told.append(t[:2]))
-        for _ in range(2)
-    )
+    logger, told, before, own_trace = logging.getLogger("auto-attack"), [], torch.get_rng_state(), sys.gettrace()
+    sys.settrace(silent := lambda *_: None)
+    try:
+        first, again = (
+            aalp.auto_attack(model, split, 0.01, queries=20, batch_size=5, progress=lambda *t: told.append(t[:2]))
+            for _ in range(2)
+        )
+        assert sys.gettrace() is silent
+    finally:
+        sys.settrace(own_trace)
     assert all(torch.equal(first[name].correct, again[name].correct) for name in first)
+    assert first["clean"].accuracy == 1  # no dropout while it is attacked
     assert first["square"].correct.any()
     assert all(module.training for module in model.modules())
     assert model.head.weight.requires_grad
     assert not model.head.bias.requires_grad
     assert model.head.weight.grad is None
     assert torch.equal(torch.get_rng_state(), before)
-    assert sys.gettrace() is trace
     assert logger.handlers == []
     assert logger.propagate
     assert told[7] == (told[7][1],) * 2
+
+
+def test_an_image_outside_the_ball_is_no_attack():
+    class Cheat:
+        epsilon = 0.1
+
+        def run_standard_evaluation(self, x, y, batch_size):
+            return x + torch.tensor([0.1, 0.2, 0.0])[:, None], 1 - y
+
+    x, y = torch.full((3, 4), 0.5), torch.zeros(3, dtype=torch.int64)
+    assert sys.modules["aalp_lib.diagnose"]._stage(Cheat(), "square", x, y).tolist() == [False, True, False]
 
 
 @needs_autoattack
