@@ -187,7 +187,7 @@ def diagnose(
         attack=dataclasses.asdict(attack),
         seed=seed,
         eps=[
-            _row(report["clean" if eps == 0 else f"eps{eps}"], eps=eps, most=_most(eps, model, split, walk.clean))
+            _row(report[f"eps {eps:g}" if eps else "clean"], eps=eps, most=_most(eps, model, split, walk.clean))
             for eps in (0, *radii(attack))
         ],
         steps=walk.rows(report["clean"].correct),
@@ -206,7 +206,7 @@ def radii(attack: Attack) -> list[float]:
 
 
 def _suite(attack: Attack) -> dict[str, Attack]:
-    curve = {f"eps{eps}": scaled(attack, eps / attack.eps) for eps in radii(attack)}
+    curve = {f"eps {eps:g}": scaled(attack, eps / attack.eps) for eps in radii(attack)}
     runs = {f"x{count}": derived(attack, restarts=count) for count in RESTARTS}
     return curve | runs | {"fgsm": FGSM(attack.eps), "margin": derived(attack, loss="margin")}
 
@@ -337,7 +337,7 @@ def _transferred(
 
 # --- what looks like masking -----------------------------------------------------------------------------------------
 
-BLACK_BOX = {"transfer": "transfer", "square": "Square"}
+BLACK_BOX = {"transfer": "Transfer", "square": "Square"}
 
 
 def _above_the_possible(found: Diagnosis) -> Iterator[str]:
@@ -422,7 +422,8 @@ def _black_box_beats_it(found: Diagnosis) -> Iterator[str]:
         if row["only"] > NOISE * row["count"]:
             yield (
                 f"{BLACK_BOX[name]}, which sees no gradient of the model, fools {row['only']} of {row['count']} images "
-                "that the attack does not."
+                f"that the attack does not, and leaves {_percent(row['accuracy'])} right against "
+                f"{_percent(found.restarts[0]['accuracy'])}."
             )
 
 

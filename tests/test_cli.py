@@ -91,7 +91,7 @@ def test_diagnose_shows_and_keeps_what_it_measured(capsys, tmp_path):
     status, said, _ = run(capsys, "diagnose", runs / "adv", *few, "--source", runs / "raw", "--strong")
     assert status == 0
     assert "Madry on mnist-sample, last epoch, eps 0.3, 100 steps of 0.01" in said
-    assert all(name in said for name in ("eps 0.5", "200 steps", "20 starts", "transfer", "gradient of exactly 0"))
+    assert all(name in said for name in ("eps 0.5", "200 steps", "20 starts", "Transfer", "gradient of exactly 0"))
     assert all(name in said for name in ("PGD-100, 20 starts", "CW-100, 20 starts"))
     assert ("Square" in said and "APGD-T" in said) if installed() else "Without the extra" in said
     found, strong = (
