@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import multiprocessing
 import os
@@ -25,7 +24,7 @@ from aalp_lib.data import Dataset, load, stratified
 from aalp_lib.evaluate import Report, evaluate, gradients, suite_for
 from aalp_lib.methods import Method, method
 from aalp_lib.models import Classifier
-from aalp_lib.progress import Tell
+from aalp_lib.progress import Tell, stages
 from aalp_lib.results import Record
 from aalp_lib.train import Interrupted, Recipe, fit
 
@@ -153,19 +152,19 @@ def run_job(job: Job, progress: Tell | None = None) -> Record:
     model = new_model(job.setting, job.seed).to(job.device)
     suites = job.suites()
     test = dataset.test[: job.test_images or len(dataset.test)]
-    stages = _stages(progress, **job.cost(len(dataset.train), len(test)))
+    tells = stages(progress, **job.cost(len(dataset.train), len(test)))
     Origin(job.data, job.root).save(job.run)
     history = fit(
         model, dataset, job.row, job.setting.attack, seed=job.seed, recipe=job.setting.recipe, out=job.run,
-        resume=True, progress=stages["training"],
+        resume=True, progress=tells["training"],
     )  # fmt: skip
     began = time.perf_counter()
-    last = evaluate(model, test, suites["last"], seed=job.seed, progress=stages["last"])
+    last = evaluate(model, test, suites["last"], seed=job.seed, progress=tells["last"])
     if history.best == len(history):
         best = Report({name: last[name] for name in ("clean", *suites["best"])})
     else:
         best_model = checkpoints.load_model(job.run, "best").to(job.device)
-        best = evaluate(best_model, test, suites["best"], seed=job.seed, progress=stages["best"])
+        best = evaluate(best_model, test, suites["best"], seed=job.seed, progress=tells["best"])
     reports = {"last": last, "best": best}
     seconds = {"training": history.seconds, "evaluation": time.perf_counter() - began}
     record = Record(
@@ -233,19 +232,6 @@ class Origin:
             return cls(**checkpoints.read_json(run / "data.json"))
         except TypeError as error:
             raise InputError(f"{run / 'data.json'} does not say where the data came from ({error})") from error
-
-
-def _stages(progress: Tell | None, **costs: float) -> dict[str, Tell | None]:
-    """A progress function for each stage of a job, which moves one common count of gradient evaluations."""
-    if progress is None:
-        return dict.fromkeys(costs)
-    total = round(sum(costs.values()))
-
-    def stage(before: float, cost: float) -> Tell:
-        return lambda done, of, text: progress(round(before + cost * done / of), total, text)
-
-    before = itertools.accumulate(costs.values(), initial=0.0)
-    return {name: stage(start, cost) for start, (name, cost) in zip(before, costs.items(), strict=False)}
 
 
 def finished(job: Job) -> Record | None:
