@@ -1,8 +1,8 @@
 """Adaptive Adversarial Logits Pairing, measured: data, models, attacks, methods, training and evaluation.
 
 Read in the order in which the data flows: data, models, losses, taylor, contributions, attacks, methods, checkpoints,
-train, evaluate, results, jobs, experiments, plots. All are attributes of this package; the later ones are imported when
-first used.
+train, evaluate, results, jobs, experiments, analyses, plots, report. All are attributes of this package; the later ones
+are imported when first used.
 """
 
 import importlib
@@ -13,6 +13,7 @@ from aalp_lib._checks import InputError
 from aalp_lib.attacks import CW, FGSM, PGD, Attack
 from aalp_lib.checkpoints import load_model
 from aalp_lib.data import Dataset, Split, load
+from aalp_lib.diagnose import Diagnosis, auto_attack, diagnose, strong_suite
 from aalp_lib.evaluate import Outcome, Report, evaluate, suite_in_ball, table2_suite
 from aalp_lib.methods import METHODS, GuidedDropout, Method, method, training_loss
 from aalp_lib.models import Classifier
@@ -21,14 +22,47 @@ from aalp_lib.train import Epoch, History, Interrupted, Recipe, fit
 
 __version__ = "0.1.0"
 __all__ = [
-    "CW", "FGSM", "METHODS", "PGD", "Attack", "Classifier", "Dataset", "Epoch", "GuidedDropout", "History",
-    "InputError", "Interrupted", "Method", "Outcome", "Recipe", "Report", "Split", "attacks", "contributions", "data",
-    "evaluate", "fit", "load", "load_model", "losses", "method", "methods", "models", "pretrained", "suite_in_ball",
-    "table2_suite", "taylor", "training_loss",
+    "CW",
+    "FGSM",
+    "METHODS",
+    "PGD",
+    "Attack",
+    "Classifier",
+    "Dataset",
+    "Diagnosis",
+    "Epoch",
+    "GuidedDropout",
+    "History",
+    "InputError",
+    "Interrupted",
+    "Method",
+    "Outcome",
+    "Recipe",
+    "Report",
+    "Split",
+    "attacks",
+    "auto_attack",
+    "contributions",
+    "data",
+    "diagnose",
+    "evaluate",
+    "fit",
+    "load",
+    "load_model",
+    "losses",
+    "method",
+    "methods",
+    "models",
+    "pretrained",
+    "strong_suite",
+    "suite_in_ball",
+    "table2_suite",
+    "taylor",
+    "training_loss",
 ]  # fmt: skip
 _LATER = (
-    "bench", "chapter", "check", "checkpoints", "collect", "experiments", "graphs", "interactive", "jobs", "paired",
-    "paper", "plots", "report", "results",
+    "analyses", "bench", "chapter", "check", "checkpoints", "collect", "diagnose", "experiments", "figures", "graphs",
+    "interactive", "jobs", "observe", "paired", "paper", "plots", "report", "results", "study", "throughput",
 )  # fmt: skip
 
 

@@ -4,6 +4,7 @@ A grader tries the answer on small inputs with known results, first against the 
 ones that people write. It returns nothing and lets no exception out: the answer's own errors become a sentence.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -91,6 +92,47 @@ def steps_to_cross(answer: Any) -> None:
             10: "ten steps of 0.01 move a pixel by at most 0.1",
             61: "60 steps of 0.01 are 0.6, exactly the diameter",
             40: "40 steps of 0.01 move a pixel by 0.4; from one side to the other it is 0.6",
+        },
+    )
+
+
+# --- chapter 2 -------------------------------------------------------------------------------------------------------
+
+
+def trades(answer: Answer) -> None:
+    """Grade `answer(z_clean, z_adv, y, beta)`: clean cross-entropy + beta * KL(clean || adversarial), a scalar."""
+    z_clean, z_adv, y, beta = _randn(7, 10), _randn(7, 10, seed=1), torch.arange(7), 6.0
+    clean, attacked = losses.cross_entropy(z_clean, y), losses.cross_entropy(z_adv, y)
+    kl, reverse = losses.trades_kl(z_clean, z_adv), losses.trades_kl(z_adv, z_clean)
+    _grade(
+        lambda: answer(z_clean.clone(), z_adv.clone(), y, beta),
+        clean.mean() + beta * kl.mean(),
+        (clean.mean() + beta * reverse.mean(), "the clean distribution stands first in the KL; you have it second"),
+        (clean.mean() + kl.mean(), "beta is missing"),
+        (
+            attacked.mean() + beta * kl.mean(),
+            "the cross-entropy is that of the clean image; the KL looks after the other",
+        ),
+        (clean.mean() + beta * kl.mean() / 10, "you averaged the KL over classes as well: sum over them"),
+        (clean.mean() + beta * reverse.mean() / 10, "the KL is turned round, and averaged over classes as well"),
+        (clean.mean() + beta * kl.sum(), "you summed the KL over the batch: take the mean"),
+        (clean.sum() + beta * kl.sum(), "you summed over the batch: take the mean"),
+        (clean + beta * kl, "one value a sample; a training loss is their mean"),
+        (clean.mean() - beta * kl.mean(), "the KL is subtracted: it is a price, add it"),
+    )
+
+
+def plateau(answer: Any) -> None:
+    """Grade the cross-entropy of a constant answer over 100 classes: log 100."""
+    _grade_number(
+        answer,
+        math.log(100),
+        {
+            math.log(10): "that is log 10, for ten classes; here there are 100",
+            math.log2(100): "that is in bits; a cross-entropy in PyTorch is in nats, the natural logarithm",
+            2.0: "that is the decimal logarithm; a cross-entropy is in nats, the natural one",
+            0.01: "that is the probability; the loss is minus its logarithm",
+            -math.log(100): "the sign: a loss is minus a log-probability",
         },
     )
 
@@ -231,9 +273,9 @@ def _grade_number(found: Any, right: float, foreseen: dict[float, str]) -> None:
         found = found.item()
     if isinstance(found, bool) or not isinstance(found, int | float):
         return print(f"✗ a number is asked for, got {type(found).__name__}")
-    if abs(found - right) < 1e-6:
+    if abs(found - right) < 1e-3 * abs(right):
         return print("✓ right")
-    near = [why for value, why in foreseen.items() if abs(found - value) < 1e-6]
+    near = [why for value, why in foreseen.items() if abs(found - value) < 1e-3 * abs(value)]
     return print(f"✗ {near[0] if near else f'{found:g} is too ' + ('small' if found < right else 'large')}")
 
 
@@ -247,7 +289,7 @@ def _how_far(found: Tensor, right: Tensor) -> str:
     if not bool(found.isfinite().all()):
         return "some values are not finite"
     ratio = (found / right)[right.abs() > 1e-6]
-    if len(ratio) and torch.allclose(ratio, ratio[0].expand_as(ratio), rtol=1e-3):
+    if len(ratio) > 1 and torch.allclose(ratio, ratio[0].expand_as(ratio), rtol=1e-3):
         return f"right but for a factor: everything is {float(ratio[0]):.4g} times what it should be"
     wrong = ~torch.isclose(found, right, rtol=1e-3, atol=1e-6)
     place = tuple(wrong.nonzero()[0].tolist())
@@ -295,7 +337,9 @@ __all__: Sequence[str] = (
     "gradient_form",
     "margin",
     "pairing_loss",
+    "plateau",
     "printed_map",
     "projection",
     "steps_to_cross",
+    "trades",
 )

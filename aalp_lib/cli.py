@@ -1,4 +1,4 @@
-"""The command `aalp`: demo, train, evaluate, results, data, bench, info."""
+"""The command `aalp`: demo, train, evaluate, diagnose, reproduce, measure, results, data, bench, info."""
 
 import argparse
 import contextlib
@@ -29,14 +29,17 @@ from aalp_lib import (
     data,
     demo,
     experiments,
+    figures,
     methods,
     models,
     plots,
     report,
     results,
+    study,
 )
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
+from aalp_lib.diagnose import QUERIES, Diagnosis, installed, measure
 from aalp_lib.evaluate import HEADINGS, Report, evaluate, suite_for
 from aalp_lib.jobs import Job, Origin, Setting, cores, finished, new_model, run_jobs, tier
 from aalp_lib.methods import METHODS, TABLE_2
@@ -218,6 +221,27 @@ def _executor(scheduler: str | None) -> Iterator[Executor | None]:
         yield client.get_executor(pure=False)
 
 
+def _measure(options: argparse.Namespace) -> None:
+    _set_threads(options.threads)
+    device = _checks.device(options.device)
+    folder = options.out / options.grid
+    found = study.trained(folder)
+    if found and options.data is None:
+        origin = Origin.read(found[0].run)
+        options.data, options.root = origin.data, options.root or origin.root
+    dataset = data.load(options.data or options.grid, root=options.root, device=device)
+    if not installed():
+        console.print("Without the extra \\[autoattack] there is neither Square nor AutoAttack.")
+    with shown(True, "measuring", console) as tell:
+        paths = study.measure(
+            folder, dataset, kinds=options.kinds.split(","), images=options.images, seed=options.seed, progress=tell
+        )
+    console.print(f"{len(paths)} measurements of {len(found)} models", highlight=False)
+    for path in figures.draw_all(folder, folder / "figures"):
+        console.print(f"wrote {path}", highlight=False)
+    console.print(f"next: aalp results {options.out} --write", highlight=False)
+
+
 def _results(options: argparse.Namespace) -> None:
     asked = {key: getattr(options, key) for key in ("data", "method", "seed", "recipe")}
     filtered = any(value is not None for value in asked.values())
@@ -238,6 +262,37 @@ def _results(options: argparse.Namespace) -> None:
     else:
         text = report.listing(found, options.which, options.form)
     print(text, end="")
+
+
+def _diagnose(options: argparse.Namespace) -> None:
+    device = _checks.device(options.device)
+    _set_threads(options.threads)
+    _checks.count("--images", options.images)
+    _checks.count("--queries", options.queries, least=1 if options.strong else 0)
+    model, subject, attack = _trained(options.run_folder, options.which, device)
+    source, source_subject = None, None
+    if options.source is not None:
+        source, source_subject, _ = _trained(options.source, options.which, device)
+    origin = _origin(options)
+    dataset = data.load(origin.data, root=origin.root, device=device, image_size=origin.image_size)
+    ball = suite_for(dataset.name, attack)["pgd100"]
+    console.print(
+        f"{results.label(subject['method'])} on {dataset.name}, {options.which} epoch, eps {_levels(ball.eps)}, "
+        f"{ball.steps} steps of {_levels(ball.step)}",
+        highlight=False,
+    )
+    if not installed():
+        console.print("Without the extra \\[autoattack] there is neither Square nor AutoAttack.")
+    for kind in ("diagnosis", "strong") if options.strong else ("diagnosis",):
+        with shown(True, "diagnosing" if kind == "diagnosis" else "attacking", console) as tell:
+            found = measure(
+                model, dataset.test[: options.images], ball, kind=kind, subject=subject | {"data": dataset.name},
+                tier=tier(dataset.name), seed=options.seed, source=source, source_subject=source_subject,
+                queries=options.queries, batch_size=options.batch_size, progress=tell,
+            )  # fmt: skip
+        _show_diagnosis(Diagnosis.of(found)) if kind == "diagnosis" else console.print(_accuracies(found.values))
+        name = f"{dataset.name}-{options.which}-{kind}-seed{options.seed}-first{options.images}.json"
+        console.print(f"wrote {found.save(options.run_folder / 'measurements' / name)}", highlight=False)
 
 
 def _data(options: argparse.Namespace) -> None:
@@ -300,6 +355,14 @@ def _adjusted(setting: Setting, options: argparse.Namespace) -> Setting:
     )
     attack = given(setting.attack, eps=options.eps, step=options.step, steps=options.steps)
     return dataclasses.replace(setting, recipe=recipe, attack=attack)
+
+
+def _trained(folder: Path, which: str, device: torch.device) -> tuple[models.Classifier, dict[str, Any], Attack | None]:
+    """The model of a run, what it is, and the attack in whose ball it was watched."""
+    model = checkpoints.load_model(folder, which).to(device)
+    run = checkpoints.read_json(folder / RUN)
+    subject = {"method": run["method"]["name"], "seed": run["seed"], "model": which}
+    return model, subject, Attack(**run["watched"]) if run["watched"] else None
 
 
 def _origin(options: argparse.Namespace) -> Origin:
@@ -392,6 +455,30 @@ def _report(report: Report) -> Table:
     return table
 
 
+def _accuracies(values: dict[str, Any]) -> Table:
+    table = Table("attack", "correct", "95 % interval", "images")
+    for name, row in values["accuracy"].items():
+        table.add_row(HEADINGS.get(name, name), *_cells(row), str(row["count"]))
+    return table
+
+
+def _cells(row: dict[str, float]) -> tuple[str, str]:
+    return f"{100 * row['accuracy']:.2f} %", f"{100 * row['low']:.2f} to {100 * row['high']:.2f}"
+
+
+def _show_diagnosis(found: Diagnosis) -> None:
+    table = Table("attack", "correct", "95 % interval", "")
+    for group in found.rows:
+        for name, row, remark in group:
+            table.add_row(name, *_cells(row), remark)
+        table.add_section()
+    console.print(table)
+    for remark in found.remarks:
+        console.print(remark, highlight=False)
+    for sign in found.signs or ["No sign of gradient masking."]:
+        console.print(f"[yellow]sign:[/] {escape(sign)}" if found.signs else sign, highlight=False)
+
+
 # --- arguments -------------------------------------------------------------------------------------------------------
 
 
@@ -415,7 +502,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_demo(commands)
     _add_train(commands)
     _add_evaluate(commands)
+    _add_diagnose(commands)
     _add_reproduce(commands)
+    _add_measure(commands)
     _add_results(commands)
     _add_data(commands)
     _add_bench(commands)
@@ -534,6 +623,18 @@ def _numbers(text: str) -> tuple[int, ...]:
         raise argparse.ArgumentTypeError(f"must be whole numbers with commas between them, not '{text}'") from None
 
 
+def _add_measure(commands: Any) -> None:
+    what = "measure Table 1, the figures and stronger attacks on the models that aalp reproduce has trained"
+    parser = _add(commands, "measure", _measure, what, "aalp measure mnist")
+    parser.add_argument("grid", help="the folder in --out that aalp reproduce wrote: mnist, svhn, cifar10, ...")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="the folder of aalp reproduce")
+    parser.add_argument("--kinds", default=",".join(study.KINDS), help="what to measure, with commas between")
+    parser.add_argument("--images", type=int, default=1000, help="test images for diagnosis and strong attacks")
+    parser.add_argument("--seed", type=int, default=0, help="fixes the random starts")
+    _add_source(parser, None)
+    _add_machine(parser)
+
+
 def _add_results(commands: Any) -> None:
     what = "list records of runs, or show the paper's tables with ours beside them"
     parser = _add(commands, "results", _results, what, "aalp results results --table 2 --data mnist")
@@ -548,6 +649,30 @@ def _add_results(commands: Any) -> None:
     parser.add_argument("--which", default="last", choices=("last", "best"), help="last epoch, or best on validation")
     parser.add_argument("--form", default="markdown", choices=("markdown", "csv"), help="of what is printed")
     parser.add_argument("--write", action="store_true", help="remake the tables in FOLDER and the RESULTS.md beside it")
+
+
+def _add_diagnose(commands: Any) -> None:
+    parser = _add(
+        commands,
+        "diagnose",
+        _diagnose,
+        "look for signs that a trained model's gradients mislead an attack",
+        "aalp diagnose runs/a --strong",
+    )
+    parser.add_argument("run_folder", type=Path, metavar="RUN", help="the folder that aalp train wrote")
+    parser.add_argument("--which", default="last", choices=("last", "best"), help="last epoch, or best on validation")
+    parser.add_argument(
+        "--strong", action="store_true", help="also PGD and CW from 20 starts and, with [autoattack], AutoAttack"
+    )
+    parser.add_argument("--source", type=Path, metavar="RUN", help="another run, whose adversarial images are tried")
+    parser.add_argument("--images", type=int, default=1000, help="that many test images")
+    parser.add_argument(
+        "--queries", type=int, default=QUERIES, help="of the Square attack on each image (needs the extra [autoattack])"
+    )
+    parser.add_argument("--batch-size", type=int, default=500, help="images attacked at a time")
+    parser.add_argument("--seed", type=int, default=0, help="fixes the random starts")
+    _add_source(parser, None)
+    _add_machine(parser)
 
 
 def _add_data(commands: Any) -> None:

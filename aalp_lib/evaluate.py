@@ -18,6 +18,9 @@ TABLE_2_STEPS = (10, 20, 40, 100)
 HEADINGS = {"clean": "Clean", "fgsm": "FGSM"} | {
     f"{kind}{steps}": f"{kind.upper()}-{steps}" for kind in ("pgd", "cw") for steps in TABLE_2_STEPS
 }
+# of stronger attacks; those of AutoAttack say what its stages so far have left
+HEADINGS |= {"pgd100x20": "PGD-100, 20 starts", "cw100x20": "CW-100, 20 starts"}
+HEADINGS |= {"apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T", "square": "Square"}
 # eps and step of the paper's evaluation, in units of [0, 1]
 BALLS = {"mnist": (0.3, 0.01), "svhn": (12 / 255, 3 / 255), "cifar10": (8 / 255, 2 / 255)}
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import multiprocessing
 import os
@@ -18,14 +17,14 @@ from typing import Any
 
 import torch
 
-from aalp_lib import _checks, checkpoints, models, results, seeds
+from aalp_lib import _checks, checkpoints, models, results
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
 from aalp_lib.data import Dataset, load, stratified
 from aalp_lib.evaluate import Report, evaluate, gradients, suite_for
 from aalp_lib.methods import Method, method
 from aalp_lib.models import Classifier
-from aalp_lib.progress import Tell
+from aalp_lib.progress import Tell, stages
 from aalp_lib.results import Record
 from aalp_lib.train import Interrupted, Recipe, fit
 
@@ -150,24 +149,22 @@ def run_job(job: Job, progress: Tell | None = None) -> Record:
     if found is not None:
         return found
     dataset = _part(load(job.data, root=job.root, device=job.device), job.train_images)
-    with torch.random.fork_rng():
-        torch.manual_seed(job.seed)
-        model = models.build(job.setting.model).to(job.device)
+    model = new_model(job.setting, job.seed).to(job.device)
     suites = job.suites()
     test = dataset.test[: job.test_images or len(dataset.test)]
-    stages = _stages(progress, **job.cost(len(dataset.train), len(test)))
+    tells = stages(progress, **job.cost(len(dataset.train), len(test)))
     Origin(job.data, job.root).save(job.run)
     history = fit(
         model, dataset, job.row, job.setting.attack, seed=job.seed, recipe=job.setting.recipe, out=job.run,
-        resume=True, progress=stages["training"],
+        resume=True, progress=tells["training"],
     )  # fmt: skip
     began = time.perf_counter()
-    last = evaluate(model, test, suites["last"], seed=job.seed, progress=stages["last"])
+    last = evaluate(model, test, suites["last"], seed=job.seed, progress=tells["last"])
     if history.best == len(history):
         best = Report({name: last[name] for name in ("clean", *suites["best"])})
     else:
         best_model = checkpoints.load_model(job.run, "best").to(job.device)
-        best = evaluate(best_model, test, suites["best"], seed=job.seed, progress=stages["best"])
+        best = evaluate(best_model, test, suites["best"], seed=job.seed, progress=tells["best"])
     reports = {"last": last, "best": best}
     seconds = {"training": history.seconds, "evaluation": time.perf_counter() - began}
     record = Record(
@@ -200,7 +197,7 @@ def _part(dataset: Dataset, train_images: int | None) -> Dataset:
 def new_model(setting: Setting, seed: int) -> Classifier:
     """The setting's network with weights drawn from `seed`; torch's global generators are left as they were."""
     with torch.random.fork_rng():
-        torch.manual_seed(seeds.derive(seed, "weights"))
+        torch.manual_seed(seed)
         return models.build(setting.model)
 
 
@@ -235,19 +232,6 @@ class Origin:
             return cls(**checkpoints.read_json(run / "data.json"))
         except TypeError as error:
             raise InputError(f"{run / 'data.json'} does not say where the data came from ({error})") from error
-
-
-def _stages(progress: Tell | None, **costs: float) -> dict[str, Tell | None]:
-    """A progress function for each stage of a job, which moves one common count of gradient evaluations."""
-    if progress is None:
-        return dict.fromkeys(costs)
-    total = round(sum(costs.values()))
-
-    def stage(before: float, cost: float) -> Tell:
-        return lambda done, of, text: progress(round(before + cost * done / of), total, text)
-
-    before = itertools.accumulate(costs.values(), initial=0.0)
-    return {name: stage(start, cost) for start, (name, cost) in zip(before, costs.items(), strict=False)}
 
 
 def finished(job: Job) -> Record | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from aalp_lib.evaluate import HEADINGS
 from aalp_lib.methods import METHODS, TABLE_2
-from aalp_lib.results import Record, columns, label
+from aalp_lib.results import Measurement, Record, columns, label
 
 # Okabe and Ito's palette, told apart with any colour vision; the two rows of Table 3 share their base method's colour.
 COLOURS = {
@@ -140,6 +140,29 @@ def _claim_of_curves(records: Sequence[Record]) -> str:
     return (
         f"Once the attack has its full radius, robust accuracy still gains {min(gains):.0f} to {max(gains):.0f} points"
     )
+
+
+def diagnoses(measurements: Sequence[Measurement], title: str) -> Figure:
+    """Accuracy with its 95 % interval against eps, and mean loss against steps, one line a diagnosis.
+
+    `title` is the claim that the lines support.
+    """
+    figure, (against_eps, against_steps) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    for found in measurements:
+        method = found.subject.get("method", "")
+        style = {"color": COLOURS.get(method), "marker": MARKERS.get(method, "o"), "markersize": 4, "linewidth": 1}
+        rows, steps = found.values["eps"], found.values["steps"]
+        values = 100 * np.array([[row[key] for key in ("accuracy", "low", "high")] for row in rows]).T
+        spans = np.clip([values[0] - values[1], values[2] - values[0]], 0, None)
+        against_eps.errorbar([row["eps"] for row in rows], values[0], yerr=spans, label=label(method), **style)
+        against_steps.plot([row["steps"] for row in steps], [row["cross_entropy"] for row in steps], **style)
+    against_eps.set(xlabel="eps (of [0, 1])", ylabel="correct test images (%)", ylim=(-3, 103))
+    against_steps.set(xlabel="steps of the attack", ylabel="mean cross-entropy (nats)", xscale="log")
+    for panel in (against_eps, against_steps):
+        panel.grid(color="0.92")
+    figure.suptitle(title, fontsize=11)
+    _legend(figure, against_eps, len(measurements))
+    return figure
 
 
 def predictions(rows: Sequence[tuple[str, Tensor, Tensor]], labels: Tensor, classes: Sequence[str]) -> Figure:

@@ -1,5 +1,6 @@
 """Progress bars with the time left, for whoever wants them; on no terminal they stay silent."""
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -34,3 +35,16 @@ def shown(wanted: bool | Tell | None, title: str, console: Console | None = None
     with bars(console or Console()) as display:
         task = display.add_task(title, total=None, text="")
         yield lambda done, total, text: display.update(task, completed=done, total=total, text=text)
+
+
+def stages(progress: Tell | None, **costs: float) -> dict[str, Tell | None]:
+    """A progress function for each stage of a work, which moves one common count, in the unit of the costs."""
+    if progress is None:
+        return dict.fromkeys(costs)
+    total = round(sum(costs.values()))
+
+    def stage(before: float, cost: float) -> Tell:
+        return lambda done, of, text: progress(round(before + cost * done / of), total, text)
+
+    before = itertools.accumulate(costs.values(), initial=0.0)
+    return {name: stage(start, cost) for start, (name, cost) in zip(before, costs.items(), strict=False)}

@@ -1,5 +1,6 @@
 """The graders: the right answer passes, and each foreseen mistake is named."""
 
+import math
 import re
 
 import pytest
@@ -46,11 +47,16 @@ def true(z, y):
     return z.gather(1, y[:, None])[:, 0]
 
 
+def kl(z, v):
+    return aalp.losses.trades_kl(z, v)
+
+
 RIGHT = {
     check.projection: lambda x_adv, x, eps: clip(x_adv.clamp(x - eps, x + eps)),
     check.fgsm: lambda m, x, y, eps: aalp.FGSM(eps)(m, x, y),
     check.margin: aalp.losses.margin,
     check.pairing_loss: aalp.losses.alp,
+    check.trades: lambda z, v, y, b: F.cross_entropy(z, y) + b * kl(z, v).mean(),
     check.first_order: aalp.taylor.pairing_first_order,
     check.gradient_form: aalp.taylor.pairing_gradient_form,
     check.feature_contributions: lambda head, a, y: head_gradient(head, a, y).abs().mean(0),
@@ -84,6 +90,19 @@ WRONG = [
     (check.pairing_loss, lambda a, b: (a - b).norm(dim=1), "Eq. 1 squares it"),
     (check.pairing_loss, lambda a, b: (a - b).abs().sum(1), "L1 distance"),
     (check.pairing_loss, lambda a, b: aalp.losses.alp(a.softmax(1), b.softmax(1)), "compares logits"),
+    (check.trades, lambda z, v, y, b: F.cross_entropy(z, y) + b * kl(v, z).mean(), "stands first"),
+    (check.trades, lambda z, v, y, b: F.cross_entropy(z, y) + kl(z, v).mean(), "beta is missing"),
+    (check.trades, lambda z, v, y, b: F.cross_entropy(v, y) + b * kl(z, v).mean(), "that of the clean image"),
+    (check.trades, lambda z, v, y, b: F.cross_entropy(z, y) + b * kl(z, v).mean() / 10, "over classes as well: sum"),
+    (
+        check.trades,
+        lambda z, v, y, b: F.cross_entropy(z, y) + b * F.kl_div(z.log_softmax(1), v.softmax(1), reduction="mean"),
+        "turned round, and averaged",
+    ),
+    (check.trades, lambda z, v, y, b: F.cross_entropy(z, y) + b * kl(z, v).sum(), "summed the KL"),
+    (check.trades, lambda z, v, y, b: F.cross_entropy(z, y, reduction="sum") + b * kl(z, v).sum(), "summed over"),
+    (check.trades, lambda z, v, y, b: F.cross_entropy(z, y, reduction="none") + b * kl(z, v), "one value a sample"),
+    (check.trades, lambda z, v, y, b: F.cross_entropy(z, y) - b * kl(z, v).mean(), "add it"),
     (check.first_order, aalp.taylor.pairing_exact, "exact loss"),
     (check.first_order, lambda m, x, d: change(m, x, d).norm(dim=1), "squares it"),
     (check.first_order, change, "a change for each class"),
@@ -149,7 +168,8 @@ def test_anything_else_becomes_a_sentence(capsys, grader):
     assert "a tensor is asked for, got int" in said(capsys, grader, lambda *_: 3)
     assert "the shape is (3,)" in said(capsys, grader, lambda *_: torch.zeros(3))
     assert "not finite" in said(capsys, grader, lambda *a: right(*a) * float("nan"))
-    assert "0.37 times" in said(capsys, grader, lambda *a: 0.37 * right(*a))
+    scaled = said(capsys, grader, lambda *a: 0.37 * right(*a))
+    assert "0.37 times" in scaled or (grader is check.trades and "1 of 1 values" in scaled)
     assert "values differ" in said(
         capsys, grader, lambda *a: torch.arange(1.0, right(*a).numel() + 1).view_as(right(*a))
     )
@@ -169,5 +189,14 @@ def test_steps_to_cross(capsys, number, word):
     assert word in said(capsys, check.steps_to_cross, number)
 
 
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [(math.log(100), "✓"), (4.605, "✓"), (math.log(10), "ten classes"), (math.log2(100), "bits"), (2, "decimal"),
+     (0.01, "probability"), (-4.605, "sign"), (5, "too large"), (None, "no answer")],
+)  # fmt: skip
+def test_plateau(capsys, number, word):
+    assert word in said(capsys, check.plateau, number)
+
+
 def test_every_grader_is_tested():
-    assert {grader.__name__ for grader in RIGHT} | {"steps_to_cross"} == set(check.__all__)
+    assert {grader.__name__ for grader in RIGHT} | {"steps_to_cross", "plateau"} == set(check.__all__)

@@ -13,9 +13,10 @@ from PIL import Image
 
 from aalp_lib import checkpoints
 from aalp_lib.cli import main
-from aalp_lib.results import Record
+from aalp_lib.diagnose import installed
+from aalp_lib.results import Measurement, Record
 
-COMMANDS = ("demo", "train", "evaluate", "results", "data", "bench", "info")
+COMMANDS = ("demo", "train", "evaluate", "diagnose", "reproduce", "measure", "results", "data", "bench", "info")
 SMALL = ("--data", "mnist-sample", "--epochs", "1", "--steps", "2", "--step", "0.15", "--threads", "1")
 
 
@@ -80,6 +81,28 @@ def test_train_then_evaluate_as_a_person_would_guess(capsys, tmp_path):
     assert run(capsys, "evaluate", out, "--images", "40", "--precision", "bfloat16")[0] == 0
     assert (out / "evaluations" / "mnist-sample-last-any-seed0-bfloat16-first40.json").exists()
     assert run(capsys, "evaluate", out, "--which", "best", "--images", "20", "--reading", "last")[0] == 0
+
+
+def test_diagnose_shows_and_keeps_what_it_measured(capsys, tmp_path):
+    runs = tmp_path / "runs"
+    for method in ("raw", "adv"):
+        assert run(capsys, "train", *SMALL, "--method", method, "--out", runs / method)[0] == 0
+    few = ("--images", "8", "--queries", "3", "--threads", "1")
+    status, said, _ = run(capsys, "diagnose", runs / "adv", *few, "--source", runs / "raw", "--strong")
+    assert status == 0
+    assert "Madry on mnist-sample, last epoch, eps 0.3, 100 steps of 0.01" in said
+    assert all(name in said for name in ("eps 0.5", "200 steps", "20 starts", "Transfer", "gradient of exactly 0"))
+    assert all(name in said for name in ("PGD-100, 20 starts", "CW-100, 20 starts"))
+    assert ("Square" in said and "APGD-T" in said) if installed() else "Without the extra" in said
+    found, strong = (
+        Measurement.load(runs / "adv" / "measurements" / f"mnist-sample-last-{kind}-seed0-first8.json")
+        for kind in ("diagnosis", "strong")
+    )
+    assert found.subject == {"data": "mnist-sample", "method": "adv", "seed": 0, "model": "last"}
+    assert found.config["source"]["method"] == "raw"
+    assert (found.tier, found.config["images"], found.config["queries"]) == ("quick", 8, 3)
+    assert strong.values["accuracy"]["pgd100x20"]["count"] == 8
+    assert all(sign.split()[0] in said for sign in found.values["signs"])
 
 
 def test_fractions_and_precision_on_the_command_line(capsys, tmp_path):
@@ -158,6 +181,10 @@ def test_ctrl_c_saves_and_the_command_it_names_goes_on(tmp_path):
         (("train", "--threads", "0", "--out", "{tmp}/a"), "--threads must be"),
         (("train", "--epochs", "1", "--out", "{tmp}/file"), "the output folder {tmp}/file cannot be written"),
         (("evaluate", "{tmp}"), "there is no checkpoint {tmp}/last.safetensors"),
+        (("diagnose", "{tmp}"), "there is no checkpoint {tmp}/last.safetensors"),
+        (("diagnose", "{tmp}", "--images", "0"), "--images must be a whole number of at least 1, got 0"),
+        (("diagnose", "{tmp}", "--queries", "-1"), "--queries must be a whole number of at least 0, got -1"),
+        (("diagnose", "{tmp}", "--queries", "0", "--strong"), "--queries must be a whole number of at least 1, got 0"),
         (("data", "--data", "{tmp}"), "train is missing"),
         (("demo", "--jobs", "0", "--out", "{tmp}/d"), "jobs at once must be"),
     ],

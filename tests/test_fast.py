@@ -6,7 +6,7 @@ import torch
 from conftest import linear
 
 import aalp_lib as aalp
-from aalp_lib import bench, fast, models, plots
+from aalp_lib import bench, fast, models, plots, throughput
 from aalp_lib.cli import main
 
 
@@ -149,3 +149,22 @@ def test_speed_figure_draws_medians():
     figure = plots.speed({"curves": {c: [{"at": k, **point} for k in (1, 2)] for c in ("steps", "batch", "threads")}})
     assert list(figure.axes[1].lines[0].get_ydata()) == [200, 200]
     plots.plt.close(figure)
+
+
+def test_throughput_is_measured_on_any_device_beside_its_floors():
+    found = throughput.measure(torch.device("cpu"), quick=True)
+    assert set(found["networks"]) == {"mnist", "svhn", "cifar10"}
+    for (row,) in found["networks"].values():
+        assert row["training"] > 0
+        assert row["of_arithmetic"] > 0
+        assert row["of_memory"] > 0
+    assert "would take" in throughput.markdown(found)
+    assert "not measured yet" in throughput.markdown(throughput.MISSING)
+
+
+def test_work_of_a_step_is_what_its_layers_cost():
+    model, x = models.lenet((4, 8, 32)), torch.rand(8, 1, 28, 28)
+    flops, traffic = throughput.work(model, aalp.PGD(0.3, 0.3, 2), x)
+    assert throughput.work(model, aalp.PGD(0.3, 0.3, 6), x)[1] == 2 * traffic  # 4 passes, 8 passes
+    forward = 2 * (28 * 28 * 4 * 25 + 14 * 14 * 8 * 4 * 25 + 8 * 49 * 32 + 32 * 10)
+    assert flops == 10 * forward

@@ -1,0 +1,416 @@
+"""The paper's figures, each drawn from measurements or records alone, so that it can be made again at any time."""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from aalp_lib import results
+from aalp_lib.analyses import SETS, unpack
+from aalp_lib.evaluate import HEADINGS
+from aalp_lib.methods import TABLE_2
+from aalp_lib.plots import COLOURS, DPI, MARKERS, RIGHT, WRONG
+from aalp_lib.results import Measurement, Record, label
+
+SET_COLOURS = dict(zip(SETS, (RIGHT, WRONG), strict=True))
+IMAGES = ("clean", "adversarial")
+EQUATIONS = {"loss_gradient": "Eq. 5, mean |∂L/∂A|", "scores": "Eq. 7, mean |∂L/∂A · A|"}
+MAP_TITLES = {"paper": "Eq. 6", "grad-cam": "Grad-CAM"}
+
+
+# --- Figures 1, 7, 9: contributions ----------------------------------------------------------------------------------
+
+
+def contributions(found: Sequence[Measurement]) -> Figure:
+    """Figures 1 and 7: how many features contribute how much, by method, on clean and on adversarial images."""
+    figure, panels = plt.subplots(len(EQUATIONS), len(IMAGES), figsize=(10, 6.6), layout="constrained")
+    for row, (equation, title) in zip(panels, EQUATIONS.items(), strict=True):
+        for panel, images in zip(row, IMAGES, strict=True):
+            _histograms(panel, found, images, equation)
+            panel.set(xlabel=f"{title}, {images} images (nats)", ylabel="features (%)")
+    panels[1, 0].annotate("dead, or nearly", (0.085, 0.93), xycoords="axes fraction", fontsize=8)
+    figure.suptitle(_claim_of_contributions(found), fontsize=10)
+    _legend(figure, panels[0, 0])
+    return figure
+
+
+def _histograms(panel: Axes, found: Sequence[Measurement], images: str, equation: str) -> None:
+    """One step line a method over bins that are even in the logarithm; what is below the first is counted there."""
+    vectors = {_name(m): np.array(m.values[images][equation]["sorted"]) for m in found}
+    alive = np.concatenate([v[v > 0] for v in vectors.values()])
+    edges = np.geomspace(max(alive.min() * 0.8, alive.max() * 1e-3), alive.max() * 1.001, 36)
+    for name, vector in vectors.items():
+        counts, _ = np.histogram(vector.clip(edges[0], edges[-1]), edges)
+        panel.stairs(100 * counts / len(vector), edges, color=COLOURS.get(name), linewidth=1.6, label=label(name))
+    panel.set_xscale("log")
+    panel.set_axisbelow(True)
+    panel.grid(color="0.92")
+
+
+def _claim_of_contributions(found: Sequence[Measurement]) -> str:
+    """How large Eq. 5 is, and on how few features half of it rests, in words."""
+    kept = [(label(_name(m)), *(m.values[images]["loss_gradient"] for images in IMAGES)) for m in found]
+    means = ", ".join(f"{name} {1000 * clean['mean']:.2g} / {1000 * adv['mean']:.2g}" for name, clean, adv in kept)
+    shares = ", ".join(f"{name} {100 * adv['half_share']:.0f} %" for name, _, adv in kept)
+    return f"Mean of Eq. 5 on clean / adversarial images (0.001 nats): {means}\n" + (
+        f"Features that carry half of it on adversarial images: {shares}"
+    )
+
+
+def contributions_over_training(found: Measurement) -> Figure:
+    """Figure 9: how the contributions on adversarial images are spread over the features, epoch by epoch."""
+    figure, panels = plt.subplots(1, len(EQUATIONS) + 1, figsize=(11, 3.9), layout="constrained")
+    for panel, (equation, title) in zip(panels, EQUATIONS.items(), strict=False):
+        kept = found.values["contributions"][equation]
+        counts = np.array(kept["counts"])  # (epochs, bins)
+        shares = 100 * counts.T / counts.sum(1)
+        epochs = np.arange(len(counts) + 1) + 0.5
+        mesh = panel.pcolormesh(epochs, kept["edges"], shares, cmap="viridis", vmax=_top(shares), rasterized=True)
+        figure.colorbar(mesh, ax=panel, label="features (%)", extend="max")
+        panel.set(xlabel="epoch", ylabel=title)
+    for equation, style in zip(EQUATIONS, ("-", "--"), strict=True):
+        panels[-1].plot(*_half_shares(found, equation), style, color=COLOURS.get(_name(found)), label=equation)
+    panels[-1].set(xlabel="epoch", ylabel="features that carry half of the sum (%)", ylim=(0, 50))
+    panels[-1].legend(["Eq. 5", "Eq. 7"], frameon=False)
+    panels[-1].grid(color="0.92")
+    for panel in panels:
+        panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    figure.suptitle(_claim_of_contributions_over_training(found), fontsize=11)
+    return figure
+
+
+def _top(shares: np.ndarray) -> float:
+    """Where the colours end: the many dead features of Eq. 7 must not drown the rest."""
+    return float(np.sort(shares[1:].ravel())[-1])
+
+
+def _half_shares(found: Measurement, equation: str) -> tuple[list[int], list[float]]:
+    lines = found.values["epochs"]
+    shares = [100 * line["spread"]["adversarial"][equation]["half_share"] for line in lines]
+    return [line["epoch"] for line in lines], shares
+
+
+def _claim_of_contributions_over_training(found: Measurement) -> str:
+    moves = []
+    for equation, short in zip(EQUATIONS, ("Eq. 5", "Eq. 7"), strict=True):
+        shares = _half_shares(found, equation)[1]
+        moves.append(f"{short} {shares[_full_radius(found)]:.0f} → {shares[-1]:.0f} %")
+    name = label(_name(found))
+    return f"{name}: features that carry half of the sum, from full radius to the end: {', '.join(moves)}"
+
+
+# --- Figures 2, 8, 10: activation maps -------------------------------------------------------------------------------
+
+
+def activation_maps(found: Sequence[Measurement], kind: str = "paper") -> Figure:
+    """Figures 2 and 8: adversarial images, and under them where the evidence lies, after Eq. 6 or Grad-CAM."""
+    count = len(found[0].values["labels"])
+    size = (0.9 * count + 0.6, 1.82 * len(found) + 0.6)
+    figure, panels = plt.subplots(2 * len(found), count, figsize=size, layout="constrained", squeeze=False)
+    for i, measured in enumerate(found):
+        _picture_row(panels[2 * i], unpack(measured.values["pictures"]).numpy(), f"{label(_name(measured))}\nattacked")
+        _map_row(panels[2 * i + 1], unpack(measured.values[kind]["maps"]).numpy(), MAP_TITLES[kind])
+    shares = ", ".join(f"{label(_name(m))} {_share(m.values[kind]['top_tenth'])}" for m in found)
+    figure.suptitle(
+        f"{MAP_TITLES[kind]}: share of a map on its strongest tenth of positions, "
+        f"mean of {found[0].config['images']:,} adversarial images:\n{shares}",
+        fontsize=10,
+    )
+    return figure
+
+
+def maps_over_training(found: Measurement, columns: int = 6) -> Figure:
+    """Figure 10: Eq. 6 on a few adversarial images as training goes on, a column an epoch, beside the images."""
+    kept = found.values["activation"]
+    maps = np.stack([unpack(m).numpy() for m in kept["maps"]])  # (epochs, images, h, w)
+    chosen = np.unique(np.linspace(0, len(maps) - 1, columns).round().astype(int))
+    count = len(kept["labels"])
+    size = (0.9 * len(chosen) + 1.9, 0.95 * count + 0.6)
+    figure, panels = plt.subplots(count, len(chosen) + 1, figsize=size, layout="constrained", squeeze=False)
+    for column, epoch in zip(panels.T, chosen, strict=False):
+        _map_row(column, maps[epoch])
+        column[0].set_title(f"epoch {epoch + 1}", fontsize=9)
+    _picture_row(panels[:, -1], unpack(kept["pictures"]).numpy())
+    panels[0, -1].set_title("attacked at\nthe end", fontsize=9)
+    tenth = [_top_tenth(maps[epoch]) for epoch in (_full_radius(found), -1)]
+    figure.suptitle(
+        f"{label(_name(found))}, Eq. 6: a tenth of the positions holds\n{100 * tenth[0]:.0f} % of these maps "
+        f"at full radius, {100 * tenth[1]:.0f} % at the end",
+        fontsize=10,
+    )
+    return figure
+
+
+def _share(value: float | None) -> str:
+    return "none, all maps are 0" if value is None else f"{100 * value:.0f} %"
+
+
+def _picture_row(panels: np.ndarray, pictures: np.ndarray, title: str = "") -> None:
+    """Images (N, C, H, W), one in each panel."""
+    for panel, picture in zip(panels, pictures, strict=True):
+        panel.imshow(picture.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=1)
+        panel.set(xticks=[], yticks=[])
+    panels[0].set_ylabel(title, fontsize=8)
+
+
+def _map_row(panels: np.ndarray, maps: np.ndarray, title: str = "") -> None:
+    """Maps (N, h, w), each over its largest value, one in each panel."""
+    for panel, layer in zip(panels, maps, strict=True):
+        panel.imshow(layer, cmap="inferno", vmin=0, vmax=1)
+        panel.set(xticks=[], yticks=[])
+    panels[0].set_ylabel(title, fontsize=8)
+
+
+def _top_tenth(maps: np.ndarray) -> float:
+    flat = np.sort(maps.reshape(len(maps), -1), axis=1)[:, ::-1]
+    strongest = flat[:, : int(np.ceil(flat.shape[1] / 10))].sum(1)
+    return float(np.mean(strongest / flat.sum(1).clip(1e-12)))
+
+
+# --- Figures 3, 11: two kinds of samples -----------------------------------------------------------------------------
+
+
+def examples(found: Measurement) -> Figure:
+    """Figure 3: images that an attack leaves right and images that it fools, with the confidences before and after."""
+    kept = [(name, i) for name in SETS for i in range(len(found.values[name]["index"]))]
+    figure, panels = plt.subplots(
+        4, len(kept), figsize=(1.02 * len(kept) + 0.8, 4.7), height_ratios=[3, 1, 3, 1], layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    for column, (name, i) in zip(panels.T, kept, strict=True):
+        shown = found.values[name]
+        for top, (key, state) in zip((0, 2), (("images", "clean"), ("adversarial_images", "adversarial")), strict=True):
+            column[top].imshow(unpack(shown[key])[i].permute(1, 2, 0).squeeze().numpy(), cmap="gray", vmin=0, vmax=1)
+            _bars(column[top + 1], shown, i, state)
+        column[0].set_title(name, fontsize=8, color=SET_COLOURS[name])
+    for row, title in zip(panels, ("clean", "%", "attacked", "%"), strict=True):
+        row[0].set_ylabel(title, fontsize=9)
+        for panel in row:
+            panel.set(xticks=[], yticks=[])
+    figure.suptitle(
+        f"{label(_name(found))}: confidence in the true class (blue) and in the wrong class that the attack favours "
+        "(red)\nThe first test digits of each set, under the attack's last iterate",
+        fontsize=10,
+    )
+    return figure
+
+
+def _bars(panel: Axes, shown: dict[str, Any], i: int, state: str) -> None:
+    names = (shown["label"][i], shown["target"][i])
+    values = [100 * shown[state][kind][i] for kind in ("true", "target")]
+    panel.barh([1, 0], values, color=(RIGHT, WRONG), height=0.8)
+    for place, name, value in zip((1, 0), names, values, strict=True):
+        panel.text(102, place, f"{name}: {value:.0f}", fontsize=7, va="center")
+    panel.set(xlim=(0, 175))
+    panel.spines[:].set_visible(False)
+
+
+def confidences(found: Sequence[Measurement]) -> Figure:
+    """Figure 11: confidence in the true class on clean and on adversarial images, a point an image, a panel a model."""
+    size = (4.4 * len(found) + 0.4, 5.2)
+    figure, panels = plt.subplots(1, len(found), figsize=size, squeeze=False, layout="constrained", sharey=True)
+    for panel, measured in zip(panels[0], found, strict=True):
+        for name in SETS:
+            points, count = measured.values["points"][name], measured.values[name]["count"]
+            text = f"{name}: {len(points['clean']):,} of {count:,}"
+            panel.plot(*_hundreds(points), ".", color=SET_COLOURS[name], markersize=4, alpha=0.6, label=text)
+        panel.plot((0, 100), (0, 100), color="0.6", linewidth=0.8, zorder=0)
+        panel.set(title=label(_name(measured)), xlabel="confidence, clean image (%)", box_aspect=1)
+        panel.legend(fontsize=8, loc="upper left", frameon=False)
+    panels[0, 0].set_ylabel("confidence, adversarial image (%)")
+    gaps = [f"{label(_name(m))} {100 * m.values['both']['confidence_gap']:.1f}" for m in found]
+    figure.suptitle(f"Mean distance of the two confidences, in points: {', '.join(gaps)}", fontsize=11)
+    return figure
+
+
+def _hundreds(points: dict[str, list[float]]) -> tuple[np.ndarray, np.ndarray]:
+    return 100 * np.array(points["clean"]), 100 * np.array(points["adversarial"])
+
+
+# --- Figures 4, 12: over training ------------------------------------------------------------------------------------
+
+
+def pairing_by_set(found: Sequence[Measurement]) -> Figure:
+    """Figure 4: the ALP loss of the images that end consistent and of those that end inconsistent, epoch by epoch."""
+    size = (max(6.5, 4.8 * len(found)), 4.2)
+    figure, panels = plt.subplots(1, len(found), figsize=size, squeeze=False, layout="constrained", sharey=True)
+    for panel, measured in zip(panels[0], found, strict=True):
+        lines = measured.values["epochs"]
+        for name, marker in zip(SETS, "os", strict=True):
+            text = f"{name} at the end ({measured.values[name]:,})"
+            series = [np.nan if line["alp"][name] is None else line["alp"][name] for line in lines]
+            panel.plot(_epochs(measured), series, color=SET_COLOURS[name], marker=marker, markersize=4, label=text)
+        panel.axvspan(0.5, lines[_full_radius(measured)]["epoch"] - 0.5, color="0.94", zorder=0)
+        panel.set(title=label(_name(measured)), xlabel="epoch (grey: training's radius still grows)", yscale="log")
+        panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        panel.legend(fontsize=8, frameon=False)
+        panel.grid(color="0.92")
+    panels[0, 0].set_ylabel("ALP loss, mean over test images")
+    figure.suptitle(_claim_of_pairing(found[0]), fontsize=11)
+    return figure
+
+
+def _claim_of_pairing(found: Measurement) -> str:
+    first, last = found.values["epochs"][_full_radius(found)]["alp"], found.values["epochs"][-1]["alp"]
+    if None in (*first.values(), *last.values()):
+        return "The ALP loss by epoch"
+    moves = [f"{name} {first[name]:#.2g} → {last[name]:#.2g}" for name in SETS]
+    return f"{label(_name(found))}'s ALP loss from full radius to the end:\n{', '.join(moves)}"
+
+
+def convergence(found: Sequence[Measurement]) -> Figure:
+    """Figure 12: test loss, clean and robust accuracy against epochs and gradient evaluations, a line a method."""
+    panels_of = (
+        ("loss_adversarial", 1, "cross-entropy, adversarial (nats)"),
+        ("clean", 100, "correct, clean (%)"),
+        ("robust", 100, "correct, adversarial (%)"),
+    )
+    figure, panels = plt.subplots(1, len(panels_of), figsize=(11, 4.2), layout="constrained")
+    for panel, (key, scale, title) in zip(panels, panels_of, strict=True):
+        for measured in found:
+            name, values = _name(measured), [scale * line[key] for line in measured.values["epochs"]]
+            style = {"color": COLOURS.get(name), "marker": MARKERS.get(name, "o"), "markersize": 4}
+            panel.plot(_epochs(measured), values, label=label(name), **style)
+        panel.set(xlabel="epoch", ylabel=title)
+        panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        panel.grid(color="0.92")
+        rate = found[0].values["epochs"][0]["gradients"] / 1e6
+        top = panel.secondary_xaxis("top", functions=(lambda e, r=rate: e * r, lambda g, r=rate: g / r))
+        top.set_xlabel("gradients of single images (million)", fontsize=8)
+    _legend(figure, panels[0])
+    figure.suptitle(_claim_of_convergence(found), fontsize=11)
+    return figure
+
+
+def _claim_of_convergence(found: Sequence[Measurement]) -> str:
+    """From which epoch on each stays within a point of the lowest final robust accuracy, in words."""
+    goal = min(m.values["epochs"][-1]["robust"] for m in found) - 0.01
+    arrivals = []
+    for measured in found:
+        below = [line["epoch"] for line in measured.values["epochs"] if line["robust"] < goal]
+        arrivals.append(f"{label(_name(measured))} from epoch {max(below, default=0) + 1}")
+    return f"Robust accuracy stays above {100 * goal:.1f} %: {', '.join(arrivals)}"
+
+
+def _epochs(found: Measurement) -> list[int]:
+    return [line["epoch"] for line in found.values["epochs"]]
+
+
+def _full_radius(found: Measurement) -> int:
+    """Index of the first epoch that ended with the full radius in training."""
+    radii = [line["eps"] for line in found.values["epochs"]]
+    return next(i for i, eps in enumerate(radii) if eps >= 0.999 * max(radii))
+
+
+# --- Figure 6 --------------------------------------------------------------------------------------------------------
+
+
+def alpha(records: Sequence[Record], column: str = "pgd40") -> Figure:
+    """Figure 6: clean and robust accuracy against the weight of the pairing loss; lines join the means over seeds."""
+    weights = sorted({float(r.config["method"]["weight"]) for r in records})
+    found = {
+        name: [[100 * r.accuracy["last"][name]["accuracy"] for r in records if _weight(r) == w] for w in weights]
+        for name in ("clean", column)
+    }
+    figure, panel = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    for (name, values), colour, marker in zip(found.items(), (RIGHT, WRONG), "os", strict=True):
+        panel.plot([np.mean(v) for v in values], color=colour, label=HEADINGS.get(name, name))
+        for place, seeds in enumerate(values):
+            panel.plot([place] * len(seeds), seeds, marker, color=colour, markersize=4, alpha=0.6)
+    panel.set_xticks(range(len(weights)), [f"{w:g}" for w in weights])
+    panel.set(xlabel="weight α of the pairing loss", ylabel="correct test images (%)")
+    panel.grid(color="0.92")
+    _legend(figure, panel)
+    best = {name: int(np.argmax([np.mean(v) for v in values])) for name, values in found.items()}
+    peaks = [
+        f"{HEADINGS.get(name, name)} is highest at α = {weights[i]:g} ({np.mean(found[name][i]):.1f} %)"
+        for name, i in best.items()
+    ]
+    figure.suptitle(", ".join(peaks), fontsize=11)
+    return figure
+
+
+def _weight(record: Record) -> float:
+    return float(record.config["method"]["weight"])
+
+
+# --- all of them -----------------------------------------------------------------------------------------------------
+
+
+def draw_all(folder: str | Path, out: str | Path) -> list[Path]:
+    """Write every figure that a data set's results allow as `figure-NN-NAME.png`; returns their paths.
+
+    Parameters
+    ----------
+    folder : path
+        Measurements in `samples`, `contributions`, `activation`, `examples` and `over_training`, the records of
+        Figure 6 in `alpha`. Of several seeds the lowest is drawn, except in Figure 6, which has all.
+    out : path
+    """
+    folder, out = Path(folder), Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    found = {kind: _lowest_seed(results.load_measurements(folder / kind)) for kind in _KINDS}
+    weights = results.load_records(folder / "alpha")
+    figures: Iterable[tuple[str, Callable[[], Figure] | None]] = (
+        ("01-contributions", _of(contributions, found["contributions"], "raw", "adv", "alp")),
+        ("02-activation", _of(activation_maps, _with_pictures(found["activation"]), "raw", "adv", "alp")),
+        ("03-examples", _one(examples, found["examples"], "alp")),
+        ("04-alp-loss-by-set", _of(pairing_by_set, found["over_training"], "alp", "aalp")),
+        ("06-alpha", (lambda: alpha(weights)) if weights else None),
+        ("07-contributions", _of(contributions, found["contributions"], *TABLE_2)),
+        ("08-activation", _of(activation_maps, _with_pictures(found["activation"]), "raw", "adv", "alp", "aalp")),
+        ("09-contributions-over-training", _one(contributions_over_training, found["over_training"], "aalp")),
+        ("10-activation-over-training", _one(maps_over_training, _with_maps(found["over_training"]), "aalp")),
+        ("11-confidences", _of(confidences, found["samples"], "alp", "aalp")),
+        ("12-convergence", _of(convergence, found["over_training"], "alp", "aalp")),
+    )
+    paths = []
+    for name, draw in figures:
+        if draw is None:
+            continue
+        figure = draw()
+        paths.append(out / f"figure-{name}.png")
+        figure.savefig(paths[-1], dpi=DPI)
+        plt.close(figure)
+    return paths
+
+
+_KINDS = ("samples", "contributions", "activation", "examples", "over_training")
+_ByMethod = dict[str, Measurement]
+
+
+def _lowest_seed(found: Sequence[Measurement]) -> _ByMethod:
+    ordered = sorted(found, key=lambda m: -int(m.subject["seed"]))
+    return {_name(m): m for m in ordered}
+
+
+def _with_pictures(found: _ByMethod) -> _ByMethod:
+    return {name: m for name, m in found.items() if m.values["pictures"]}
+
+
+def _with_maps(found: _ByMethod) -> _ByMethod:
+    return {name: m for name, m in found.items() if m.values["activation"]}
+
+
+def _of(draw: Callable[[Sequence[Measurement]], Figure], found: _ByMethod, *names: str) -> Callable[[], Figure] | None:
+    """Draw those of the methods that were measured, if any were."""
+    chosen = [found[name] for name in names if name in found]
+    return (lambda: draw(chosen)) if chosen else None
+
+
+def _one(draw: Callable[[Measurement], Figure], found: _ByMethod, name: str) -> Callable[[], Figure] | None:
+    return (lambda: draw(found[name])) if name in found else None
+
+
+def _name(found: Measurement) -> str:
+    return str(found.subject["method"])
+
+
+def _legend(figure: Figure, axes: Axes) -> None:
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 7), frameon=False)

@@ -1,0 +1,142 @@
+"""What is measured on the trained models of a grid, beyond Table 2: Table 1, the figures, stronger attacks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from aalp_lib import _checks, analyses, checkpoints
+from aalp_lib._checks import InputError
+from aalp_lib.data import Dataset
+from aalp_lib.diagnose import measure as measured
+from aalp_lib.evaluate import suite_for
+from aalp_lib.jobs import tier
+from aalp_lib.models import Classifier
+from aalp_lib.progress import Tell, stages
+from aalp_lib.results import Measurement, Record, load_records
+
+Kind = Literal["samples", "diagnosis", "strong"]
+KINDS: tuple[Kind, ...] = (
+    "samples",
+    "diagnosis",
+    "strong",
+)  # "samples" brings contributions, activation and examples along
+SOURCES = ("alp", "aalp")  # whose adversarial images are tried on the others
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that is done: its record and the folder of its checkpoints."""
+
+    record: Record
+    run: Path
+
+    @property
+    def subject(self) -> dict[str, object]:
+        """What a measurement says it was made on."""
+        return {"data": self.record.data, "method": self.record.method, "seed": self.record.seed, "model": "last"}
+
+
+def trained(folder: str | Path) -> list[Trained]:
+    """The runs of a grid's folder that have both a record and checkpoints, of the recipe "fast", by name."""
+    folder = Path(folder)
+    found = [
+        Trained(record, folder / "runs" / f"{record.data}-{record.method}-seed{record.seed}")
+        for record in load_records(folder)
+    ]
+    return [one for one in found if (one.run / checkpoints.LAST).exists()]
+
+
+def measure(
+    folder: str | Path,
+    dataset: Dataset,
+    *,
+    kinds: Sequence[Kind] = KINDS,
+    images: int = 1000,
+    seed: int = 0,
+    progress: Tell | None = None,
+) -> list[Path]:
+    """Write the measurements that are missing of a grid's trained models to `folder/KIND/DATA-METHOD-seedK.json`.
+
+    Parameters
+    ----------
+    folder : path
+        Where the grid put its records and runs.
+    dataset : Dataset
+        What the grid was trained on.
+    kinds : sequence of str
+        "samples" (on the whole test split: with "contributions", "activation", "examples"), "diagnosis", "strong".
+    images : int
+        Test images, from the front of the split, for a diagnosis and for the strong attacks.
+    seed : int
+        Of the attacks.
+    progress : callable, optional
+
+    Returns
+    -------
+    list of Path
+        Of all measurements, old and new.
+
+    Raises
+    ------
+    InputError
+        If no run is finished, a kind is unknown, or a measurement that is there was made with other settings.
+    """
+    folder, runs = Path(folder), trained(folder)
+    if not runs:
+        raise InputError(f"{folder} holds no finished run with its checkpoints; aalp reproduce makes them")
+    for kind in kinds:
+        _checks.known("kind of measurement", kind, KINDS)
+    tells = stages(progress, **{one.run.name: 1.0 for one in runs})
+    paths = []
+    for one in runs:
+        tell = tells[one.run.name]
+        for kind in kinds:
+            if kind == "samples":
+                paths += analyses.measure_all({one.record.method: one.run}, dataset, folder, seed=seed)
+            else:
+                paths.append(_measure(one, runs, dataset, folder, kind, images, seed, tell))
+        if tell:
+            tell(1, 1, f"{one.run.name} done")
+    return paths
+
+
+def _measure(
+    one: Trained,
+    runs: Sequence[Trained],
+    dataset: Dataset,
+    folder: Path,
+    kind: Literal["diagnosis", "strong"],
+    images: int,
+    seed: int,
+    tell: Tell | None,
+) -> Path:
+    path = folder / kind / f"{one.run.name}.json"
+    if path.exists() and _settings(Measurement.load(path)) == (min(images, len(dataset.test)), seed):
+        return path
+    if path.exists():
+        raise InputError(f"{path} was made with other settings; name another folder, or move it away")
+    device = dataset.test.images.device
+    source = _source(one, runs) if kind == "diagnosis" else None
+    found = measured(
+        _model(one, device), dataset.test[:images], suite_for(dataset.name, None)["pgd100"], kind=kind,
+        subject=one.subject, tier=tier(dataset.name), seed=seed, progress=tell,
+        source=_model(source, device) if source else None, source_subject=source.subject if source else None,
+    )  # fmt: skip
+    return found.save(path)
+
+
+def _settings(found: Measurement) -> tuple[int, int]:
+    return found.config["images"], found.config["seed"]
+
+
+def _model(one: Trained, device: torch.device) -> Classifier:
+    return checkpoints.load_model(one.run).to(device)
+
+
+def _source(one: Trained, runs: Sequence[Trained]) -> Trained | None:
+    """Another model of the same seed, whose adversarial images are tried on this one."""
+    others = {r.record.method: r for r in runs if r.record.seed == one.record.seed and r is not one}
+    return next((others[name] for name in SOURCES if name in others), None)

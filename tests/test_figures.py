@@ -1,0 +1,129 @@
+import dataclasses
+
+import pytest
+import torch
+from PIL import Image
+from test_observe import LOOK, SETTING
+from test_results import drawn, record
+
+import aalp_lib as aalp
+from aalp_lib import analyses, figures, observe, results
+from aalp_lib.jobs import new_model
+
+
+@pytest.fixture(scope="module")
+def measured(sample, tmp_path_factory):
+    """A folder of measurements of tiny networks, as they come back from disk."""
+    out = tmp_path_factory.mktemp("measured")
+    small = aalp.Dataset(sample.name, sample.classes, sample.train[:200], sample.val[:40], sample.test[:100])
+    setting = dataclasses.replace(SETTING, recipe=dataclasses.replace(SETTING.recipe, epochs=2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(analyses, "paper_attack", lambda dataset: LOOK)
+        for name in ("alp", "aalp"):
+            observe.measure(small, name, setting, out / "runs" / name, out, images=50)
+        model = new_model(setting, 0)
+        aalp.fit(model, small, "raw", setting.attack, recipe=setting.recipe, out=out / "runs" / "raw")
+        analyses.measure_all({name: out / "runs" / name for name in ("raw", "alp", "aalp")}, small, out)
+    for weight, pgd in ((0.0, 600), (1.0, 800), (5.0, 700)):
+        for seed in (0, 1):
+            found = record(seed=seed, config={"method": {"weight": weight}}, pgd=pgd + 2 * seed)
+            found.save(out / "alpha" / f"{weight}-{seed}.json")
+    return out
+
+
+def kind_of(folder, kind):
+    return results.load_measurements(folder / kind)
+
+
+def test_every_figure_is_drawn_from_what_is_on_disk(measured, tmp_path):
+    paths = figures.draw_all(measured, tmp_path)
+    assert [int(path.name[7:9]) for path in paths] == [1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12]
+    for path in paths:
+        width, height = Image.open(path).size
+        assert 400 < width <= 1600
+        assert 300 < height <= 1200
+        assert path.stat().st_size < 300_000
+
+
+def test_figures_without_measurements_are_left_out(measured, tmp_path):
+    (tmp_path / "samples").mkdir()
+    for path in (measured / "samples").glob("*-alp-*"):
+        (tmp_path / "samples" / path.name).write_bytes(path.read_bytes())
+    assert [path.name for path in figures.draw_all(tmp_path, tmp_path / "out")] == ["figure-11-confidences.png"]
+    assert figures.draw_all(tmp_path / "nothing", tmp_path / "out") == []
+
+
+def test_of_several_seeds_the_lowest_is_drawn(measured):
+    first = kind_of(measured, "samples")[0]
+    others = [dataclasses.replace(first, subject=first.subject | {"seed": seed}) for seed in (10, 9, 11)]
+    assert figures._lowest_seed(others)["aalp"].subject["seed"] == 9
+
+
+def test_contributions_draw_all_features_of_every_method(measured):
+    found = kind_of(measured, "contributions")
+    figure = figures.contributions(found)
+    for panel in figure.axes:
+        assert len(panel.patches) == 3
+        for patch in panel.patches:
+            assert patch.get_data().values.sum() == pytest.approx(100)
+    assert any("AALP" in text and "Features that carry half" in text for text in drawn(figure))
+    figures.plt.close(figure)
+
+
+def test_alpha_joins_the_means_over_seeds(measured):
+    figure = figures.alpha(results.load_records(measured / "alpha"))
+    assert list(figure.axes[0].lines[4].get_ydata()) == pytest.approx([60.1, 80.1, 70.1])
+    assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["0", "1", "5"]
+    assert any("PGD-40 is highest at α = 1 (80.1 %)" in text for text in drawn(figure))
+    figures.plt.close(figure)
+
+
+def line(epoch, robust, eps=0.3, alp=1.0):
+    loss = {"consistent": alp, "inconsistent": 2 * alp, "all": alp}
+    values = {"epoch": epoch, "gradients": epoch * 1_000_000, "eps": eps, "clean": 0.9, "robust": robust}
+    return values | {"loss_adversarial": 1.0, "alp": loss}
+
+
+def training(method, lines):
+    values = {"epochs": lines, "consistent": 7, "inconsistent": 3}
+    return results.Measurement("over_training", {"method": method, "seed": 0}, "quick", {}, {}, values, 1.0)
+
+
+def test_convergence_says_from_which_epoch_on_it_is_there():
+    slow = training("alp", [line(1, 0.5), line(2, 0.9), line(3, 0.7), line(4, 0.8)])
+    fast = training("aalp", [line(1, 0.78), line(2, 0.795), line(3, 0.86), line(4, 0.9)])
+    figure = figures.convergence([slow, fast])
+    assert "Robust accuracy stays above 79.0 %: ALP from epoch 4, AALP from epoch 2" in drawn(figure)
+    figures.plt.close(figure)
+
+
+def test_the_alp_losses_are_compared_from_full_radius_on():
+    lines = [line(1, 0.1, eps=0.1, alp=50.0), line(2, 0.5, alp=0.5), line(3, 0.8, alp=0.25)]
+    figure = figures.pairing_by_set([training("alp", lines)])
+    said = drawn(figure)
+    assert any("consistent 0.50 → 0.25, inconsistent 1.0 → 0.50" in text for text in said)
+    assert {"consistent at the end (7)", "inconsistent at the end (3)"} <= set(said)
+    figures.plt.close(figure)
+
+
+def test_a_set_that_stays_empty_can_be_drawn():
+    lines = [line(1, 0.5) | {"alp": {"consistent": 1.0, "inconsistent": None, "all": 1.0}}]
+    figure = figures.pairing_by_set([training("alp", lines)])
+    assert "The ALP loss by epoch" in drawn(figure)
+    figures.plt.close(figure)
+
+
+def test_confidences_draw_every_point_and_the_diagonal(measured):
+    found = kind_of(measured, "samples")[:1]
+    figure = figures.confidences(found)
+    lines = figure.axes[0].lines
+    for drawn_line, name in zip(lines, analyses.SETS, strict=False):
+        kept = [100 * v for v in found[0].values["points"][name]["adversarial"]]
+        assert list(drawn_line.get_ydata()) == pytest.approx(kept)
+    figures.plt.close(figure)
+
+
+def test_maps_over_training_claim_is_that_of_concentration():
+    maps = torch.rand(3, 14, 14, generator=torch.Generator().manual_seed(0))
+    expected = analyses.concentration(maps)["top_tenth"]
+    assert figures._top_tenth(maps.numpy()) == pytest.approx(expected, rel=1e-4)
