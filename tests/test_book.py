@@ -102,7 +102,7 @@ def test_stamped_and_normalised(chapter, request):
     notebooks.stamp(chapter, path)
     assert nbformat.writes(chapter) == before
     assert set(chapter.metadata) == {"kernelspec", "language_info", "aalp"}
-    assert chapter.metadata["aalp"]["seconds"] <= 60
+    assert chapter.metadata["aalp"]["seconds"] <= 90  # of CPU time, which two idle cores do in 60
     assert chapter.cells[0].source.startswith("# ")
     assert notebooks.badge(path) in chapter.cells[0].source
     assert chapter.cells[1].id == "setup"
