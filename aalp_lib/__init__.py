@@ -1,14 +1,14 @@
 """Adaptive Adversarial Logits Pairing, measured: data, models, attacks, methods, training and evaluation.
 
 Read in the order in which the data flows: data, models, losses, taylor, contributions, attacks, methods, checkpoints,
-train, evaluate, results, experiments, plots. All are attributes of this package; the later ones are imported when first
-used.
+train, evaluate, results, experiments, plots; distributed is for training on several processes. All are attributes of
+this package; the later ones are imported when first used.
 """
 
 import importlib
 from typing import Any
 
-from aalp_lib import attacks, contributions, data, losses, methods, models, taylor
+from aalp_lib import attacks, contributions, data, distributed, losses, methods, models, taylor
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import CW, FGSM, PGD, Attack
 from aalp_lib.checkpoints import load_model
@@ -22,8 +22,8 @@ __version__ = "0.1.0"
 __all__ = [
     "CW", "FGSM", "METHODS", "PGD", "Attack", "Classifier", "Dataset", "Epoch", "GuidedDropout", "History",
     "InputError", "Interrupted", "Method", "Outcome", "Recipe", "Report", "Split", "attacks", "contributions", "data",
-    "evaluate", "fit", "load", "load_model", "losses", "method", "methods", "models", "suite_in_ball", "table2_suite",
-    "taylor", "training_loss",
+    "distributed", "evaluate", "fit", "load", "load_model", "losses", "method", "methods", "models", "suite_in_ball",
+    "table2_suite", "taylor", "training_loss",
 ]  # fmt: skip
 _LATER = ("bench", "checkpoints", "experiments", "plots", "results")
 

@@ -222,7 +222,7 @@ def run_job(job: Job, progress: Tell | None = None) -> Record:
 
 def new_model(setting: Setting, seed: int) -> Classifier:
     """The setting's network with weights drawn from `seed`; torch's global generators are left as they were."""
-    with torch.random.fork_rng():
+    with seeds.kept():
         torch.manual_seed(seeds.derive(seed, "weights"))
         return models.build(setting.model)
 

@@ -27,6 +27,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ORDER = [
     "_checks",
     "seeds",
+    "distributed",
     "progress",
     "data",
     "models",
@@ -45,6 +46,7 @@ ORDER = [
     "bench",
     "demo",
     "cli",
+    "__main__",
 ]
 
 
