@@ -396,11 +396,11 @@ def _add_demo(commands: Any) -> None:
 
 def _add_train(commands: Any) -> None:
     example = "aalp train --data mnist --method aalp --epochs 10 --out runs/a"
-    parser = _add(commands, "train", _train, "train one model with one method", example)
-    parser.epilog += (
-        "\n\none training on several GPUs, or on processes with a thread each, with the same result up to rounding:\n"
+    example += (
+        "\n\none training on several GPUs, or on processes of the CPU; the result is the same up to rounding:\n"
         "  torchrun --nproc-per-node 4 -m aalp_lib train --data mnist --method aalp --out runs/b"
     )
+    parser = _add(commands, "train", _train, "train one model with one method", example)
     _add_source(parser, "mnist-sample")
     parser.add_argument("--method", default="aalp", help=f"one of {', '.join(METHODS)}")
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints; must not hold another run")

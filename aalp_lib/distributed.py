@@ -4,6 +4,10 @@ On one process nothing here costs anything, and every function gives back what i
 """
 
 import contextlib
+import functools
+import gc
+import importlib
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -61,7 +65,8 @@ def _local_rank() -> int:
 def joined(device: torch.device) -> Iterator[None]:
     """Under torchrun, be in a group of all its processes: NCCL on `device` "cuda:N", gloo elsewhere.
 
-    Nothing happens without torchrun, or in a group that is there already.
+    Nothing happens without torchrun, or in a group that is there already. `fit` does this by itself; a script that asks
+    for its `rank`, or loads `in_turn`, does it around everything.
     """
     if launched() == 1 or _in_group():
         yield
@@ -69,13 +74,40 @@ def joined(device: torch.device) -> Iterator[None]:
     on_gpu = device.type == "cuda"
     if on_gpu:
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if on_gpu else "gloo", device_id=device if on_gpu else None)
+    importlib.import_module("torch._dynamo")  # imported by DistributedDataParallel, inside it would hold the group
+    dist.init_process_group(
+        "nccl" if on_gpu else "gloo",
+        store=_store(f"aalp_lib {next(_joins)}"),
+        rank=int(os.environ["RANK"]),
+        world_size=launched(),
+        device_id=device if on_gpu else None,
+    )
     try:
         yield
     except BaseException:
         if not on_gpu:  # the others' next exchange then fails; NCCL would wait for them, but torchrun ends them
-            dist.destroy_process_group()
+            _leave()
         raise
+    _leave()
+
+
+_joins = itertools.count()  # the same on every rank
+
+
+def _store(name: str) -> Any:
+    """What torchrun's processes find each other by; under a name of its own, a group never reads a former one's."""
+    return dist.PrefixStore(name, _torchruns_store())  # type: ignore[attr-defined]
+
+
+@functools.cache
+def _torchruns_store() -> Any:
+    from torch.distributed.rendezvous import rendezvous  # not in every build of torch
+
+    return next(rendezvous("env://"))[0]
+
+
+def _leave() -> None:
+    gc.collect()  # DistributedDataParallel is a cycle that holds the group; gloo may abort when Python ends with one
     dist.destroy_process_group()
 
 
@@ -191,7 +223,7 @@ def parallel(module: nn.Module) -> nn.Module:
     """`module` in DistributedDataParallel, with rank 0's weights everywhere; on one process, `module` itself."""
     if world_size() == 1:
         return module
-    return DistributedDataParallel(module, broadcast_buffers=False, static_graph=True)  # static: weights may be unused
+    return DistributedDataParallel(module, static_graph=True)  # a static graph may leave weights unused
 
 
 @contextlib.contextmanager

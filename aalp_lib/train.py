@@ -248,8 +248,11 @@ def fit(
     require_classifier(model)
     with distributed.joined(next(model.parameters()).device), distributed.synced_norms(model):
         run = _Run(model, data, _method(method), attack, recipe, seed, val, Path(out) if out is not None else None)
-        run.open(resume)
-        _train(run, progress if distributed.rank() == 0 else None)
+        try:
+            run.open(resume)
+            _train(run, progress if distributed.rank() == 0 else None)
+        finally:
+            del run.loss  # DistributedDataParallel would keep alive the group that is left here
     return run.history
 
 
