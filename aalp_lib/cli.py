@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(arguments)
     options.again = shlex.join([*_command(), *(a for a in arguments if a != "--resume")])
+    rank = int(os.environ["RANK"]) if distributed.launched() > 1 else 0
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: console.print(f"[yellow]note:[/] {escape(str(message))}")
         try:
@@ -45,10 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
             options.run(options)
         except (InputError, OSError, FloatingPointError) as error:
-            print(f"aalp: {error}", file=sys.stderr)
+            print(f"aalp{f', rank {rank}' if rank else ''}: {error}", file=sys.stderr)
             return 1
         except KeyboardInterrupt as error:
-            print(f"\naalp: {str(error) or 'stopped'}", file=sys.stderr)
+            if not rank:  # all of torchrun's processes stop together
+                print(f"\naalp: {str(error) or 'stopped'}", file=sys.stderr)
             return 130
     return 0
 
