@@ -29,6 +29,7 @@ ORDER = [
     "paper",
     "seeds",
     "progress",
+    "distributed",
     "data",
     "models",
     "losses",
@@ -58,6 +59,7 @@ ORDER = [
     "bench",
     "demo",
     "cli",
+    "__main__",
 ]
 
 
