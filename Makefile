@@ -1,12 +1,30 @@
-# make demo: the comparison; make test: everything; make unit, lint: its parts; make lock: newer versions
+# make demo: the comparison; make book: the book; make test: everything; make unit, lint: its parts; make lock: newer versions
+# make html: the book from the committed outputs; make chapters: run the notebooks in place; make nbval: compare outputs
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test unit lint lock clean
+.PHONY: demo book html chapters nbval test unit lint lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/aalp demo --out demo
+
+# A copy of _config.yml with execution on; nothing in the tree changes.
+book: $(VENV)/installed
+	mkdir -p _build && sed 's/execute_notebooks: "off"/execute_notebooks: force/' _config.yml > _build/execute.yml
+	$(MAKE) --no-print-directory html CONFIG=_build/execute.yml VENV=$(VENV)
+
+CONFIG ?= _config.yml
+html: $(VENV)/installed
+	rm -rf _build/html _build/.doctrees _build/.jupyter_cache
+	AALP_BOOK=1 $(BIN)/jupyter-book build . --config $(CONFIG) --warningiserror --keep-going --quiet
+	@echo "open $(CURDIR)/_build/html/index.html"
+
+chapters: $(VENV)/installed
+	$(BIN)/python scripts/notebooks.py run
+
+nbval: $(VENV)/installed
+	AALP_BOOK=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 -p no:doctest book/
 
 test: lint unit
 
@@ -22,13 +40,14 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "aalp_lib needs Python 3.11 or later: make PYTHON=python3.12 ...")'
 	@echo "installing locked versions into $(VENV), some minutes the first time"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --requirement requirements.lock
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
 	@touch $@
 
-# Versions for Python 3.11 to 3.13 on Linux and macOS. torch 2.13.0+cpu has no torchvision that fits.
+# Versions for Python 3.11 to 3.13 on Linux and macOS, complete, so that pip need not resolve again. torch 2.13.0+cpu has no torchvision that fits.
 lock: $(VENV)/installed
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra bench --universal --python-version 3.11 --no-header --no-emit-index-url \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra bench --extra book --extra autoattack --extra cluster \
+		--universal --python-version 3.11 --no-header --no-emit-index-url \
 		--upgrade-package torch==2.14.1 --upgrade-package torchvision==0.29.1 --output-file requirements.lock
 
 clean:

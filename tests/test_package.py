@@ -58,6 +58,9 @@ ORDER = [
     "report",
     "bench",
     "demo",
+    "check",
+    "interactive",
+    "chapter",
     "cli",
     "__main__",
 ]

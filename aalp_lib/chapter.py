@@ -1,0 +1,91 @@
+"""What the book's chapters share: the tier and its data, numbers inside sentences, and the trained networks."""
+
+import os
+import sys
+import warnings
+from dataclasses import dataclass
+
+import matplotlib.pyplot as plt
+import torch
+
+from aalp_lib import _checks, data, seeds
+from aalp_lib.attacks import PGD
+from aalp_lib.data import Dataset
+from aalp_lib.models import Classifier, lenet
+from aalp_lib.pretrained import index, pretrained
+from aalp_lib.train import Recipe, fit
+
+TIERS = {"quick": "mnist-sample", "full": "mnist"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a chapter runs.
+
+    Attributes
+    ----------
+    tier : "quick" or "full"
+    data : Dataset
+        `mnist-sample`, or the whole of MNIST.
+    device : torch.device
+    """
+
+    tier: str
+    data: Dataset
+    device: torch.device
+
+    @property
+    def note(self) -> str:
+        """What to write beside a result: tier, digits, where."""
+        return f"{self.tier} tier, {len(self.data.test):,} test digits of {self.data.name}, {self.device.type}"
+
+    def digits(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The first `count` test images (count, 1, 28, 28) in [0, 1], and their labels."""
+        return next(self.data.test.batches(count))
+
+    def network(self, name: str) -> Classifier:
+        """`pretrained("mnist/" + name)` on this device.
+
+        Until the package brings that network: one trained here for some seconds on `mnist-sample`.
+        """
+        if f"mnist/{name}" in index():
+            return pretrained(f"mnist/{name}").to(self.device)
+        return _briefly_trained(name).to(self.device).eval()
+
+
+def tier() -> str:
+    """The tier that the environment variable `AALP_TIER` asks for: "quick" by default, or "full".
+
+    Raises
+    ------
+    InputError
+        If it is neither.
+    """
+    return _checks.known("AALP_TIER", os.environ.get("AALP_TIER", "quick"), TIERS)
+
+
+def begin() -> Stage:
+    """Load the tier's data, fix torch's seed and the look of figures, and print where the chapter runs."""
+    found = tier()
+    device = _checks.device("auto" if found == "full" else "cpu")
+    torch.manual_seed(seeds.derive(0, "book"))
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # about torch's own parts
+    plt.rcParams.update({"axes.grid": True, "grid.color": "0.92", "axes.axisbelow": True, "font.size": 10})
+    plt.rcParams.update({"axes.titlesize": 11, "figure.constrained_layout.use": True})
+    stage = Stage(found, data.load(TIERS[found], device=device), device)
+    print(f"{stage.note} · torch {torch.__version__.partition('+')[0]}, Python {sys.version.split()[0]}")
+    return stage
+
+
+def say(text: str) -> None:
+    """Show Markdown: how a sentence with numbers in it gets them from the run."""
+    from IPython.display import Markdown, display
+
+    display(Markdown(text))
+
+
+def _briefly_trained(name: str) -> Classifier:
+    torch.manual_seed(0)
+    model = lenet()
+    fit(model, data.load("mnist-sample"), name, PGD(0.3, 0.1, 5), recipe=Recipe(epochs=4, batch_size=64, lr=2e-3))
+    return model
