@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import types
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -280,16 +281,18 @@ def test_layers_that_draw_do_not_draw_the_same_on_every_rank(ranks):
 
 
 def written(folder, resume=False):
-    """Train with an output folder and a progress function of each rank's own."""
+    """Train with an output folder and a progress function of each rank's own; count what each of them does."""
     told = []
     out = folder / f"rank{distributed.rank()}"
-    found = train(out=out, resume=resume, progress=lambda *step: told.append(step), recipe={"epochs": 2})
-    return found | {"told": len(told)}
+    with mock.patch.object(checkpoints, "write_atomically", side_effect=checkpoints.write_atomically) as write:
+        found = train(out=out, resume=resume, progress=lambda *step: told.append(step), recipe={"epochs": 2})
+    return found | {"told": len(told), "written": write.call_count}
 
 
 def test_only_rank_0_writes_and_shows_progress(ranks, tmp_path):
     both = ranks(written, tmp_path)
     assert [one["told"] for one in both] == [2, 0]
+    assert [one["written"] > 0 for one in both] == [True, False]
     assert [path.name for path in tmp_path.iterdir()] == ["rank0"]
     assert sorted(p.name for p in (tmp_path / "rank0").iterdir()) == [
         "best.safetensors",
