@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import gc
 import multiprocessing
 import os
 import re
@@ -281,9 +282,9 @@ def test_layers_that_draw_do_not_draw_the_same_on_every_rank(ranks):
 
 
 def written(folder, resume=False):
-    """Train with an output folder and a progress function of each rank's own; count what each of them does."""
+    """Train with a progress function of each rank's own, but rank 0's folder; count what each of them does."""
     told = []
-    out = folder / f"rank{distributed.rank()}"
+    out = folder / "run" if distributed.rank() == 0 else None
     with mock.patch.object(checkpoints, "write_atomically", side_effect=checkpoints.write_atomically) as write:
         found = train(out=out, resume=resume, progress=lambda *step: told.append(step), recipe={"epochs": 2})
     return found | {"told": len(told), "written": write.call_count}
@@ -293,13 +294,12 @@ def test_only_rank_0_writes_and_shows_progress(ranks, tmp_path):
     both = ranks(written, tmp_path)
     assert [one["told"] for one in both] == [2, 0]
     assert [one["written"] > 0 for one in both] == [True, False]
-    assert [path.name for path in tmp_path.iterdir()] == ["rank0"]
-    assert sorted(p.name for p in (tmp_path / "rank0").iterdir()) == [
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
         "best.safetensors",
         "last.safetensors",
         "run.json",
     ]
-    loaded = aalp.load_model(tmp_path / "rank0", model=small())  # plain names, and nothing of a second process
+    loaded = aalp.load_model(tmp_path / "run", model=small())  # plain names, and nothing of a second process
     assert_close({k: v.numpy() for k, v in loaded.state_dict().items()}, both[0]["weights"], 0)
     for error in ranks(written, tmp_path):
         assert isinstance(error, FileExistsError)
@@ -456,6 +456,13 @@ def fails_on_rank_1(rank, port, pipe):
     address = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
     os.environ.update(address, WORLD_SIZE="2", RANK=str(rank), LOCAL_RANK=str(rank))
     torch.set_num_threads(1)
+    alive, leave = [], torch.distributed.destroy_process_group
+
+    def counted():
+        alive.append(sum(isinstance(found, nn.parallel.DistributedDataParallel) for found in gc.get_objects()))
+        leave()
+
+    torch.distributed.destroy_process_group = counted
     train(model=small())  # one group after the other
 
     def stop():
@@ -465,7 +472,7 @@ def fails_on_rank_1(rank, port, pipe):
     try:
         train(source=loader(stop))
     except RuntimeError as error:
-        pipe.send(str(error))
+        pipe.send((str(error), alive))
     pipe.recv()  # lives on: the other must not wait for its end
 
 
@@ -481,9 +488,11 @@ def test_an_error_on_one_rank_ends_the_others():
         processes[-1].start()
     try:
         assert pipes[1].poll(60)
-        assert pipes[1].recv() == "broken"
+        assert pipes[1].recv() == ("broken", [0, 0])  # nothing holds a group that is left
         assert pipes[0].poll(10)
-        assert "broken" not in pipes[0].recv()
+        said, alive = pipes[0].recv()
+        assert "broken" not in said
+        assert alive == [0, 0]
     finally:
         for process in processes:
             process.kill()
