@@ -86,6 +86,6 @@ def say(text: str) -> None:
 
 def _briefly_trained(name: str) -> Classifier:
     torch.manual_seed(0)
-    model = lenet()
-    fit(model, data.load("mnist-sample"), name, PGD(0.3, 0.1, 5), recipe=Recipe(epochs=4, batch_size=64, lr=2e-3))
+    model = lenet((8, 16, 64))
+    fit(model, data.load("mnist-sample"), name, PGD(0.3, 0.1, 5), recipe=Recipe(epochs=5, batch_size=64, lr=2e-3))
     return model
