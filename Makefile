@@ -40,13 +40,14 @@ $(VENV)/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "aalp_lib needs Python 3.11 or later: make PYTHON=python3.12 ...")'
 	@echo "installing locked versions into $(VENV), some minutes the first time"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --requirement requirements.lock
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
 	@touch $@
 
-# Versions for Python 3.11 to 3.13 on Linux and macOS. torch 2.13.0+cpu has no torchvision that fits.
+# Versions for Python 3.11 to 3.13 on Linux and macOS, complete, so that pip need not resolve again. torch 2.13.0+cpu has no torchvision that fits.
 lock: $(VENV)/installed
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra bench --universal --python-version 3.11 --no-header --no-emit-index-url \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra bench --extra book --extra autoattack --extra cluster \
+		--universal --python-version 3.11 --no-header --no-emit-index-url \
 		--upgrade-package torch==2.14.1 --upgrade-package torchvision==0.29.1 --output-file requirements.lock
 
 clean:

@@ -8,7 +8,7 @@ are imported when first used.
 import importlib
 from typing import Any
 
-from aalp_lib import attacks, contributions, data, losses, methods, models, taylor
+from aalp_lib import attacks, contributions, data, distributed, losses, methods, models, taylor
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import CW, FGSM, PGD, Attack
 from aalp_lib.checkpoints import load_model
@@ -22,46 +22,14 @@ from aalp_lib.train import Epoch, History, Interrupted, Recipe, fit
 
 __version__ = "0.1.0"
 __all__ = [
-    "CW",
-    "FGSM",
-    "METHODS",
-    "PGD",
-    "Attack",
-    "Classifier",
-    "Dataset",
-    "Diagnosis",
-    "Epoch",
-    "GuidedDropout",
-    "History",
-    "InputError",
-    "Interrupted",
-    "Method",
-    "Outcome",
-    "Recipe",
-    "Report",
-    "Split",
-    "attacks",
-    "auto_attack",
-    "contributions",
-    "data",
-    "diagnose",
-    "evaluate",
-    "fit",
-    "load",
-    "load_model",
-    "losses",
-    "method",
-    "methods",
-    "models",
-    "pretrained",
-    "strong_suite",
-    "suite_in_ball",
-    "table2_suite",
-    "taylor",
+    "CW", "FGSM", "METHODS", "PGD", "Attack", "Classifier", "Dataset", "Diagnosis", "Epoch", "GuidedDropout",
+    "History", "InputError", "Interrupted", "Method", "Outcome", "Recipe", "Report", "Split", "attacks",
+    "auto_attack", "contributions", "data", "diagnose", "distributed", "evaluate", "fit", "load", "load_model",
+    "losses", "method", "methods", "models", "pretrained", "strong_suite", "suite_in_ball", "table2_suite", "taylor",
     "training_loss",
 ]  # fmt: skip
 _LATER = (
-    "analyses", "bench", "chapter", "check", "checkpoints", "collect", "diagnose", "experiments", "figures", "graphs",
+    "analyses", "bench", "chapter", "check", "checkpoints", "collect", "experiments", "figures", "graphs",
     "interactive", "jobs", "observe", "paired", "paper", "plots", "report", "results", "study", "throughput",
 )  # fmt: skip
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from aalp_lib import _checks, graphs, losses
 from aalp_lib._checks import InputError
+from aalp_lib.distributed import Shard
 from aalp_lib.models import channels_last, class_count, evaluating
 
 Reading = Literal["any", "last"]
@@ -129,13 +130,17 @@ class Attack:
         *,
         generator: torch.Generator | None = None,
         start: Tensor | None = None,
+        shard: Shard | None = None,
     ) -> Tensor:
-        """Do what a call does, unchecked, on any function from images to logits; modes are the caller's affair."""
+        """Do what a call does, unchecked, on any function from images to logits; modes are the caller's affair.
+
+        With `shard`, `x` and `y` are those rows of a larger batch, and start where they would start in all of it.
+        """
         if self.restarts == 1:
-            return self._ascend(forward, x, y, self._first(x, generator) if start is None else start)
+            return self._ascend(forward, x, y, self._first(x, generator, shard) if start is None else start)
         result, rows = x.clone(), torch.arange(len(x), device=x.device)
         for _ in range(self.restarts):
-            first, start = (self._first(x, generator) if start is None else start), None
+            first, start = (self._first(x, generator, shard) if start is None else start), None
             result[rows] = self._ascend(forward, x[rows], y[rows], first[rows])
             with torch.no_grad():
                 rows = rows[forward(result[rows]).argmax(1) == y[rows]]
@@ -153,13 +158,15 @@ class Attack:
         among: Tensor | None = None,
         reading: Reading = "any",
         generators: Sequence[torch.Generator] | None = None,
+        shard: Shard | None = None,
     ) -> Tensor:
         """Which images are still classified correctly after k steps, for each k of `at`: bool (len(at), N).
 
         One trajectory serves all k. Images outside `among` (bool (N,), by default all) are not attacked and count as
         lost; the others start where they would start without it. Each restart draws from a generator of its own, by
-        default all from torch's global one. With `reading` "any", an image counts as fooled at k once any iterate up to
-        k, the start included, fools it, and leaves the batch; with "last", only iterate k counts.
+        default all from torch's global one; `shard` is that of `perturb`. With `reading` "any", an image counts as
+        fooled at k once any iterate up to k, the start included, fools it, and leaves the batch; with "last", only
+        iterate k counts.
 
         Under bfloat16 autocast, gradients are bfloat16's and decisions are float32's: an image that bfloat16 calls
         fooled is asked again, and at each k of `at` all are.
@@ -169,7 +176,7 @@ class Attack:
             alive &= among
         read = self._read_any if reading == "any" else self._read_last
         for run in range(self.restarts):
-            start = self._first(x, generators[run] if generators else None)
+            start = self._first(x, generators[run] if generators else None, shard)
             rows = alive.any(0).nonzero()[:, 0]
             alive[:, rows] &= read(forward, x[rows], y[rows], at, start[rows])
         return alive
@@ -293,13 +300,15 @@ class Attack:
         with torch.no_grad():
             return forward(x)
 
-    def _first(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        """The first iterate, before it is cut to the ball; drawn on the generator's device."""
+    def _first(self, x: Tensor, generator: torch.Generator | None, shard: Shard | None = None) -> Tensor:
+        """The first iterate, before it is cut to the ball; drawn on the generator's device, for the whole batch."""
         if self.start == "clean":
             return x
         draw = torch.rand if self.start == "uniform" else torch.randn
         device = generator.device if generator else x.device
-        noise = draw(x.shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
+        shape = (shard.of, *x.shape[1:]) if shard else x.shape
+        noise = draw(shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
+        noise = noise[shard.rows] if shard else noise
         return x + (self.eps * (2 * noise - 1) if self.start == "uniform" else GAUSSIAN_SCALE * noise)
 
 

@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import os
 import shlex
 import sys
 import time
@@ -28,6 +29,7 @@ from aalp_lib import (
     collect,
     data,
     demo,
+    distributed,
     experiments,
     figures,
     methods,
@@ -53,16 +55,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for bad input or a failed run, 130 after Ctrl-C."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(arguments)
-    options.again = shlex.join(["aalp", *(a for a in arguments if a != "--resume")])
+    options.again = shlex.join([*_command(), *(a for a in arguments if a != "--resume")])
+    rank = int(os.environ["RANK"]) if distributed.launched() > 1 else 0
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: console.print(f"[yellow]note:[/] {escape(str(message))}")
         try:
+            if distributed.launched() > 1 and options.run is not _train:
+                raise InputError(
+                    "under torchrun on several processes there is only 'train'; start the others as 'aalp'"
+                )
             options.run(options)
         except (InputError, OSError, FloatingPointError) as error:
-            print(f"aalp: {error}", file=sys.stderr)
+            print(f"aalp{f', rank {rank}' if rank else ''}: {error}", file=sys.stderr)
             return 1
         except KeyboardInterrupt as error:
-            print(f"\naalp: {str(error) or 'stopped'}", file=sys.stderr)
+            if not rank:  # all of torchrun's processes stop together
+                print(f"\naalp: {str(error) or 'stopped'}", file=sys.stderr)
             return 130
     return 0
 
@@ -88,16 +96,24 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _train(options: argparse.Namespace) -> None:
-    device = _checks.device(options.device)
+    device = distributed.device(options.device)
+    with distributed.joined(device):
+        console.quiet = distributed.rank() != 0
+        _train_on(device, options)
+
+
+def _train_on(device: torch.device, options: argparse.Namespace) -> None:
     _set_threads(options.threads)
     if not options.resume and (options.out / RUN).exists():
         raise InputError(f"{options.out} already holds a run. To go on with it:\n  {options.again} --resume")
     origin = Origin(options.data, options.root, options.image_size)
-    dataset = data.load(options.data, root=options.root, device=device, image_size=options.image_size)
+    dataset = distributed.in_turn(
+        lambda: data.load(options.data, root=options.root, device=device, image_size=options.image_size)
+    )
     setting = _adjusted(experiments.setting_for(dataset, options.recipe, options.model), options)
     method = methods.method(options.method)
     model = new_model(setting, options.seed).to(device)
-    origin.save(options.out)
+    distributed.once(lambda: origin.save(options.out))
     recipe, attack = setting.recipe, setting.attack
     console.print(
         f"{method.label} on {dataset.name}, {setting.model['name']}: {recipe.epochs} epochs, "
@@ -340,6 +356,13 @@ def _info(_: argparse.Namespace) -> None:
 # --- helpers ---------------------------------------------------------------------------------------------------------
 
 
+def _command() -> list[str]:
+    """How this program was started."""
+    if distributed.launched() == 1:
+        return ["aalp"]
+    return ["torchrun", "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], "-m", "aalp_lib"]
+
+
 def _adjusted(setting: Setting, options: argparse.Namespace) -> Setting:
     """The setting with what was given on the command line in its place."""
 
@@ -550,6 +573,10 @@ def _add_demo(commands: Any) -> None:
 
 def _add_train(commands: Any) -> None:
     example = "aalp train --data mnist --method aalp --epochs 10 --out runs/a"
+    example += (
+        "\n\none training on several GPUs, or on processes of the CPU; the result is the same up to rounding:\n"
+        "  torchrun --nproc-per-node 4 -m aalp_lib train --data mnist --method aalp --out runs/b"
+    )
     parser = _add(commands, "train", _train, "train one model with one method", example)
     _add_source(parser, "mnist-sample")
     parser.add_argument("--method", default="aalp", help=f"one of {', '.join(METHODS)}")

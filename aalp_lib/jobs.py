@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from aalp_lib import _checks, checkpoints, models, results
+from aalp_lib import _checks, checkpoints, models, results, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
 from aalp_lib.data import Dataset, load, stratified
@@ -196,7 +196,7 @@ def _part(dataset: Dataset, train_images: int | None) -> Dataset:
 
 def new_model(setting: Setting, seed: int) -> Classifier:
     """The setting's network with weights drawn from `seed`; torch's global generators are left as they were."""
-    with torch.random.fork_rng():
+    with seeds.kept():
         torch.manual_seed(seed)
         return models.build(setting.model)
 

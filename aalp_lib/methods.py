@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from aalp_lib import _checks, losses
+from aalp_lib import _checks, distributed, losses
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack, trades_inner
 from aalp_lib.contributions import RULES, Rule, guided_dropout_mask, sample_scores
@@ -17,6 +17,8 @@ from aalp_lib.models import Classifier
 @dataclass(frozen=True)
 class GuidedDropout:
     """How Eq. 7 and 8 are used in training.
+
+    Under torch.distributed a mask is that of all ranks' samples together: scores are averaged before the median.
 
     Attributes
     ----------
@@ -43,7 +45,10 @@ class GuidedDropout:
         """What multiplies features (branches·N, F) with labels (branches·N,): shape (1 or branches·N, F)."""
         scores = sample_scores(model.head, features.float() if _is_half(features) else features, y)  # (branches·N, F)
         groups = {"batch": 1, "branch": branches, "sample": len(scores)}[self.scope]
-        averaged = torch.stack([part.mean(0) for part in scores.chunk(groups)]) if groups < len(scores) else scores
+        averaged = scores
+        if self.scope != "sample":
+            means = torch.stack([part.mean(0) for part in scores.chunk(groups)])
+            averaged = distributed.mean(means, len(scores))
         kept = guided_dropout_mask(averaged, self.rule).to(features.dtype)  # (groups, F)
         if self.rescale:
             kept = kept / kept.mean(1, keepdim=True)

@@ -1,8 +1,10 @@
 """Seeds for the parts of a run, derived from its one seed."""
 
 import zlib
+from contextlib import AbstractContextManager
 
 import numpy as np
+import torch
 
 from aalp_lib import _checks
 
@@ -19,3 +21,9 @@ def derive(seed: int, part: str, number: int = 0) -> int:
     """
     _checks.count("the seed", seed, least=0)
     return int(np.random.SeedSequence((seed, zlib.crc32(part.encode()), number)).generate_state(1)[0])
+
+
+def kept() -> AbstractContextManager[None]:
+    """What is drawn inside is as if not drawn: torch's global generators, every device's, have their state back."""
+    devices = range(torch.cuda.device_count())  # named, since fork_rng warns where it has to find several by itself
+    return torch.random.fork_rng(devices)

@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from aalp_lib import _checks, checkpoints, data, seeds
+from aalp_lib import _checks, checkpoints, data, distributed, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import PGD, Attack, scaled
 from aalp_lib.checkpoints import BEST, LAST, Checkpoint
 from aalp_lib.data import Dataset, Split
-from aalp_lib.methods import Method, attacked_view, method, training_loss
+from aalp_lib.distributed import Shard
+from aalp_lib.methods import Method, Terms, attacked_view, method, training_loss
 from aalp_lib.models import Classifier, class_count, evaluating, require_classifier
 from aalp_lib.progress import Tell, shown
 
@@ -164,6 +165,9 @@ def fit(
 ) -> History:
     """Train `model` in place, where its weights are, and return the history.
 
+    On several processes, every one of which calls `fit` with the same arguments under torchrun (or in a group of
+    torch.distributed), one training is shared by all: see Notes.
+
     Parameters
     ----------
     model : Classifier
@@ -190,7 +194,7 @@ def fit(
         the weights of an uninterrupted run (for a loader, as far as it repeats its own order).
     progress : True or callable, optional
         True shows a bar. A function is called after every step with steps done, steps in all, and a word on the state;
-        it may raise KeyboardInterrupt to ask for a stop.
+        it may raise KeyboardInterrupt to ask for a stop. On several processes rank 0's alone is shown or called.
 
     Returns
     -------
@@ -199,7 +203,8 @@ def fit(
     Raises
     ------
     InputError
-        Bad arguments, data that the model cannot take, or a run in `out` that was started with other settings.
+        Bad arguments, data that the model cannot take, or a run in `out` that was started with other settings; on
+        several processes also arguments that differ between them, and batch norm to be trained without CUDA.
     FileExistsError
         `out` already holds a run and `resume` is False.
     OSError
@@ -208,6 +213,26 @@ def fit(
         The loss is no longer finite; the message names the last good checkpoint.
     Interrupted
         After Ctrl-C, with `out`: the state is saved first.
+
+    Notes
+    -----
+    `torchrun --nproc-per-node 4 script.py`, or for the command `torchrun --nproc-per-node 4 -m aalp_lib train ...`,
+    starts four processes on a machine. The model's device says how they talk: a GPU for each, which
+    `distributed.device("auto")` picks by LOCAL_RANK, over NCCL; else gloo.
+
+    Every process holds the network (rank 0's weights are taken) and all data, draws order, augmentation and random
+    starts of the whole batch from the step's seed, and computes on every n-th row of it; gradients are averaged by
+    DistributedDataParallel, rows counted equally. Guided Dropout's mask is that of the whole batch. So the weights are,
+    up to rounding, those of one process, and the same bits on all. `batch_size` is that of the whole batch. A loader is
+    gone through in full on every process: give it no DistributedSampler. Layers that draw, dropout say, draw otherwise
+    than on one process. The validation split is divided too, since attacking it takes a good part of an epoch; counts
+    are summed.
+
+    Batch norm becomes SyncBatchNorm while training lasts. That exists on CUDA alone: on several CPU processes such a
+    network is refused, unless its batch norms are frozen in evaluation mode.
+
+    Rank 0 alone reads and writes `out`, so that a run may be resumed on another number of processes. A Ctrl-C on any
+    process stops all of them after the same step. A process that fails leaves the group, which ends the others.
 
     Examples
     --------
@@ -220,13 +245,23 @@ def fit(
     recipe = recipe or Recipe()
     if epochs is not None:
         recipe = dataclasses.replace(recipe, epochs=epochs)
-    run = _Run(model, data, _method(method), attack, recipe, seed, val, Path(out) if out is not None else None)
-    run.open(resume)
-    with (
-        shown(progress, "training") as tell,
-        torch.random.fork_rng(),
-        _asked_to_stop(run.out is not None) as asked,
-    ):
+    require_classifier(model)
+    with distributed.joined(next(model.parameters()).device), distributed.synced_norms(model):
+        run = _Run(model, data, _method(method), attack, recipe, seed, val, Path(out) if out is not None else None)
+        try:
+            run.open(resume)
+            _train(run, progress if distributed.rank() == 0 else None)
+        finally:
+            del run.loss  # DistributedDataParallel would keep alive the group that is left here
+    return run.history
+
+
+_method = method  # `fit` has an argument of this name
+
+
+def _train(run: "_Run", progress: bool | Tell | None) -> None:
+    """Take all steps that remain, unless asked to stop."""
+    with shown(progress, "training") as tell, seeds.kept(), _asked_to_stop(run.out is not None) as asked:
         for inputs in run.steps():
             run.step(*inputs)
             try:
@@ -234,14 +269,10 @@ def fit(
                     tell(run.done, run.total, run.status())
             except KeyboardInterrupt:
                 asked.set()
-            if asked.is_set() and run.done < run.total:
+            if distributed.on_any(asked.is_set(), run.device) and run.done < run.total:
                 run.save()
                 saved = f"saved in {run.out}, resume to go on" if run.out else "nothing is saved without `out`"
                 raise Interrupted(f"stopped after step {run.done} of {run.total}; {saved}")
-    return run.history
-
-
-_method = method  # `fit` has an argument of this name
 
 
 @contextlib.contextmanager
@@ -264,6 +295,17 @@ def _asked_to_stop(wanted: bool) -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
+class _Loss(nn.Module):
+    """The training loss as a module, which DistributedDataParallel can hook into."""
+
+    def __init__(self, method: Method, model: Classifier) -> None:
+        super().__init__()
+        self.method, self.model = method, model
+
+    def forward(self, x: Tensor, x_adv: Tensor | None, y: Tensor) -> Terms:
+        return training_loss(self.method, self.model, x, x_adv, y)
+
+
 class _Run:
     """The state of one training and what moves it on by a step."""
 
@@ -278,9 +320,9 @@ class _Run:
         val: Split | None,
         out: Path | None,
     ) -> None:
-        require_classifier(model)
         self.device = next(model.parameters()).device
-        self.model, self.method, self.recipe, self.seed, self.out = model, method, recipe, seed, out
+        self.model, self.method, self.recipe, self.seed = model, method, recipe, seed
+        self.out = distributed.once(lambda: out)
         self.data_name = source.name if isinstance(source, Dataset) else None
         self.train = source.train.to(self.device) if isinstance(source, Dataset) else source
         self.val = val or (source.val if isinstance(source, Dataset) else None)
@@ -299,6 +341,8 @@ class _Run:
         self.optimizer = torch.optim.Adam(
             model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused
         )
+        self._check_ranks()
+        self.loss = distributed.parallel(_Loss(method, model))
         self._start_epoch()
 
     def check(self, attack: Attack | None) -> None:
@@ -313,14 +357,22 @@ class _Run:
             if isinstance(split, Split):
                 self._check_batch(data.to_float(split.images[:1].to(self.device)), split.labels)
 
+    def _check_ranks(self) -> None:
+        """On several processes, all must have been given the same, or they would wait for each other in vain."""
+        given = self.settings() | {"validation": self.val and len(self.val)}
+        first, *others = distributed.gathered(given)
+        for rank, other in enumerate(others, 1):
+            for key, here, there in _differences(first, other):
+                raise InputError(f"every process needs the same {key}, but rank 0 has {here} and rank {rank} {there}")
+
     def _start_epoch(self) -> None:
         self.sums = torch.zeros(4, dtype=torch.float64)
         self.seconds = 0.0
 
     # --- the loop
 
-    def steps(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the remaining batches of the run, torch seeded anew for each of them and for each epoch's order."""
+    def steps(self) -> Iterator[tuple[Tensor, Tensor, Shard]]:
+        """Yield this rank's part of the remaining batches, torch seeded anew for each and for each epoch's order."""
         while self.done < self.total:
             epoch, skipped = divmod(self.done, self.per_epoch)
             torch.manual_seed(seeds.derive(self.seed, "epoch", epoch))
@@ -339,14 +391,23 @@ class _Run:
             return self.train.batches(self.recipe.batch_size, order)
         return self.train
 
-    def _prepared(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _prepared(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Shard]:
         if not isinstance(self.train, Split):
             self._check_batch(images, labels)
+            if len(set(distributed.gathered(_checksum(labels)))) > 1:
+                raise InputError(
+                    "every process must be given the same batches, but they differ; use no DistributedSampler"
+                )
         if self.recipe.crop:
             images = data.random_crop(images, self.recipe.crop)
         if self.recipe.flip:
             images = data.random_flip(images)
-        return images.contiguous(memory_format=self.format), labels
+        return self._own(images, labels)
+
+    def _own(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Shard]:
+        """This rank's rows of a batch, which every rank holds."""
+        shard = distributed.shard(len(labels))
+        return images[shard.rows].contiguous(memory_format=self.format), labels[shard.rows], shard
 
     def _check_batch(self, images: Tensor, labels: Tensor) -> None:
         """The first image alone tells the number of classes."""
@@ -354,33 +415,45 @@ class _Run:
         with evaluating(self.model):
             _checks.labels(labels, len(labels), class_count(self.model, images))
 
-    def step(self, x: Tensor, y: Tensor) -> None:
-        """One step on a batch; after the last of an epoch, a line in the history and a checkpoint."""
+    def step(self, x: Tensor, y: Tensor, shard: Shard) -> None:
+        """One step on this rank's rows of a batch; after an epoch's last, a line in the history and a checkpoint."""
         self.began = time.perf_counter()
         progress = (self.done + 1) / self.total
         with self._autocast():
-            x_adv = self._adversarial(x, y, progress)
-        with self._autocast():  # anew: weights that were cast where no gradient was wanted must not be found again
-            terms = training_loss(self.method, self.model, x, x_adv, y)
-        self._check_finite(terms.total.detach())
+            x_adv = self._adversarial(x, y, shard, progress)
+        # autocast anew: weights that were cast where no gradient was wanted must not be found again
+        with self._autocast(), self._own_draws():
+            terms = self.loss(x, x_adv, y)
+        means = distributed.mean(torch.stack([term.detach() for term in terms]), len(y))
+        self._check_finite(means[0])
         self.optimizer.zero_grad(set_to_none=True)
-        terms.total.backward()
+        (terms.total * shard.weight).backward()
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.lr_at(progress)
         self.optimizer.step()
         self.done += 1
-        self.sums += torch.stack([term.detach() for term in terms]).double().cpu()
+        self.sums += means.double().cpu()
         self.seconds += time.perf_counter() - self.began
         if self.done % self.per_epoch == 0:
             self._finish_epoch(progress)
         self.history.seconds += time.perf_counter() - self.began
 
-    def _adversarial(self, x: Tensor, y: Tensor, progress: float) -> Tensor | None:
+    def _adversarial(self, x: Tensor, y: Tensor, shard: Shard, progress: float) -> Tensor | None:
         if self.attack is None:
             return None
         attack = scaled(self.attack, self.recipe.eps_fraction(progress))
         with evaluating(self.model):
-            return attack.perturb(attacked_view(self.method, self.model, x, y), x, y)
+            return attack.perturb(attacked_view(self.method, self.model, x, y), x, y, shard=shard)
+
+    @contextlib.contextmanager
+    def _own_draws(self) -> Iterator[None]:
+        """On several processes, layers that draw must not do the same on every rank, and what follows them must."""
+        if distributed.world_size() == 1:
+            yield
+            return
+        with seeds.kept():
+            torch.manual_seed(seeds.derive(self.seed, f"rank {distributed.rank()}", self.done))
+            yield
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bfloat16")
@@ -421,16 +494,23 @@ class _Run:
         if self.val is None:
             return None, None
         split = self.val.to(self.device)
-        attack, clean, robust = self.watched, 0, 0
+        counts = torch.zeros(2, device=self.device)
         with evaluating(self.model):
-            for x, y in split.batches(512):
-                x = x.contiguous(memory_format=self.format)
+            for batch in split.batches(512):
+                x, y, shard = self._own(*batch)
                 with torch.no_grad():
                     right = self.model(x).argmax(1) == y
-                clean += int(right.sum())
-                if attack:
-                    robust += int(attack.survivors(self.model, x, y, [attack.steps], among=right).sum())
-        return clean / len(split), robust / len(split) if attack else None
+                alive = self._survivors(x, y, right, shard)
+                fractions = torch.stack([right.float().mean(), alive.float().mean()])
+                counts += (distributed.mean(fractions, len(y)) * shard.of).round()  # small rows may be on every rank
+        clean, robust = (counts.double() / len(split)).tolist()
+        return clean, robust if self.watched else None
+
+    def _survivors(self, x: Tensor, y: Tensor, right: Tensor, shard: Shard) -> Tensor:
+        """Which images the watched attack leaves right, bool (N,)."""
+        if self.watched is None:
+            return right
+        return self.watched.survivors(self.model, x, y, [self.watched.steps], among=right, shard=shard)[0]
 
     def _is_best(self) -> bool:
         """Whether the last epoch is the best so far; ties go to the later one."""
@@ -464,28 +544,31 @@ class _Run:
     def _described_data(self) -> dict[str, Any]:
         if not isinstance(self.train, Split):
             return {"name": self.data_name}
-        checksum = zlib.crc32(self.train.labels.cpu().numpy().tobytes())
-        return {"name": self.data_name, "images": len(self.train), "labels_crc32": checksum}
+        return {"name": self.data_name, "images": len(self.train), "labels_crc32": _checksum(self.train.labels)}
 
     def open(self, resume: bool) -> None:
-        """Take possession of the folder: refuse one that holds a run, or take up that run's state."""
-        if self.out is None:
-            return
-        path = self.out / RUN
-        found = [name for name in (RUN, LAST, BEST) if (self.out / name).exists()]
+        """Take possession of the folder, and take up the state of the run in it, if there is one."""
+        out = self.out
+        saved = distributed.once(lambda: self._opened(out, resume)) if out is not None else None
+        if saved is not None:
+            self._take_up(saved)
+
+    def _opened(self, out: Path, resume: bool) -> Checkpoint | None:
+        """Refuse a folder that holds a run which is not to be resumed, or another one; return what that run saved."""
+        path = out / RUN
+        found = [name for name in (RUN, LAST, BEST) if (out / name).exists()]
         if found and not resume:
-            raise FileExistsError(f"{self.out} already holds a run; resume it, or name another folder")
+            raise FileExistsError(f"{out} already holds a run; resume it, or name another folder")
         if found and RUN not in found:
-            raise InputError(f"{self.out} holds {found[0]} but no {RUN}: what run that was cannot be told")
+            raise InputError(f"{out} holds {found[0]} but no {RUN}: what run that was cannot be told")
         if found:
-            _same(checkpoints.read_json(path), self.settings(), self.out)
+            _same(checkpoints.read_json(path), self.settings(), out)
         try:
-            self.out.mkdir(parents=True, exist_ok=True)
+            out.mkdir(parents=True, exist_ok=True)
             checkpoints.write_json(path, self.settings())
         except OSError as error:
-            raise OSError(f"the output folder {self.out} cannot be written ({error.strerror or error})") from error
-        if LAST in found:
-            self._take_up(checkpoints.read(self.out / LAST))
+            raise OSError(f"the output folder {out} cannot be written ({error.strerror or error})") from error
+        return checkpoints.read(out / LAST) if LAST in found else None
 
     def save(self) -> None:
         """Write everything that going on needs."""
@@ -497,8 +580,11 @@ class _Run:
         self._write(LAST, moments | {"sums": self.sums})
 
     def _write(self, name: str, extra: dict[str, Tensor]) -> None:
-        if self.out is None:
-            return
+        if self.out is not None:
+            path = self.out / name
+            distributed.once(lambda: self._write_to(path, extra))
+
+    def _write_to(self, path: Path, extra: dict[str, Tensor]) -> None:
         self._check_weights()
         weights = {f"model.{key}": value for key, value in self.model.state_dict().items()}
         meta = {
@@ -507,7 +593,7 @@ class _Run:
             "seconds": self.seconds,
             "history": dataclasses.asdict(self.history),
         }
-        checkpoints.write(self.out / name, Checkpoint(weights | extra, meta))
+        checkpoints.write(path, Checkpoint(weights | extra, meta))
 
     def _take_up(self, saved: Checkpoint) -> None:
         assert self.out is not None
@@ -523,6 +609,10 @@ class _Run:
         self.sums = saved.tensors["sums"]
         history = saved.meta["history"]
         self.history = History([Epoch(**line) for line in history["epochs"]], history["best"], history["seconds"])
+
+
+def _checksum(labels: Tensor) -> int:
+    return zlib.crc32(labels.cpu().numpy().tobytes())
 
 
 def _batches_per_epoch(source: Split | Batches, size: int) -> int:
@@ -544,13 +634,18 @@ def _laid_out(moment: Tensor, parameter: Tensor) -> Tensor:
 
 def _same(found: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
     """Raise unless the run in `out` has the wanted settings; name the first difference."""
+    for key, was, now in _differences(found, wanted):
+        raise InputError(
+            f"the run in {out} was started with another {key}: {was}, now {now}; "
+            "resume with the same settings, or name another folder"
+        )
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """Yield each setting that differs: its name, and what of it is found and what wanted."""
     for key, value in wanted.items():
         if found.get(key) != value:
-            was, now = _difference(found.get(key), value)
-            raise InputError(
-                f"the run in {out} was started with another {key}: {was}, now {now}; "
-                "resume with the same settings, or name another folder"
-            )
+            yield key, *_difference(found.get(key), value)
 
 
 def _difference(was: Any, now: Any) -> tuple[Any, Any]:

@@ -29,6 +29,7 @@ ORDER = [
     "paper",
     "seeds",
     "progress",
+    "distributed",
     "data",
     "models",
     "losses",
@@ -55,12 +56,13 @@ ORDER = [
     "collect",
     "paired",
     "report",
-    "interactive",
-    "check",
-    "chapter",
     "bench",
     "demo",
+    "check",
+    "interactive",
+    "chapter",
     "cli",
+    "__main__",
 ]
 
 
