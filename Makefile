@@ -24,7 +24,7 @@ chapters: $(VENV)/installed
 	$(BIN)/python scripts/notebooks.py run
 
 nbval: $(VENV)/installed
-	AALP_BOOK=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 -p no:doctest book/
+	AALP_BOOK=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 -o addopts=-ra book/
 
 test: lint unit
 
