@@ -1,6 +1,7 @@
 """The networks that come with the package, and how they are packed."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -61,6 +62,14 @@ def test_what_is_bundled_loads_and_stays_small():
             assert aalp.pretrained(name, which).config["name"] == "lenet"
             assert entry[which]["epoch"] <= entry["last"]["epoch"]
     assert sum(path.stat().st_size for path in weights().rglob("*.safetensors")) < SIZE
+
+
+def test_what_lies_in_the_repository_alone_loads_and_has_a_record():
+    root = Path(__file__).resolve().parents[1]
+    for name in index(root / "weights"):
+        assert aalp.pretrained(name, "best", folder=root / "weights").config["name"] == "lenet"
+        data, method = name.split("/")
+        assert (root / "results" / data / f"{data}-{method}-seed0.json").exists()
 
 
 def test_bundled_networks_know_digits_and_withstand_attacks_that_raw_does_not(sample):
