@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from aalp_lib import checkpoints, losses, models, results, throughput
 from aalp_lib._checks import InputError
-from aalp_lib.attacks import PGD, laid_out, scaled
+from aalp_lib.attacks import PGD, Attack, laid_out, scaled
 from aalp_lib.data import load
 from aalp_lib.evaluate import evaluate, gradients, table2_suite
 from aalp_lib.jobs import Job, Setting, cores, run_jobs
@@ -220,8 +220,6 @@ def table_2_row(rounds: int, images: int) -> Row:
     torchattacks has no L∞ attack on the margin: its CW columns are timed as PGD of as many steps, and left out where
     accuracies are compared.
     """
-    import torchattacks
-
     sample = load("mnist-sample")
     torch.manual_seed(0)
     model = models.lenet()
@@ -230,20 +228,16 @@ def table_2_row(rounds: int, images: int) -> Row:
     test, suite = sample.test[:images], table2_suite("mnist")
     x, y = next(test.batches(images))
     found: dict[str, dict[str, float]] = {}
+    peers_attacks = _torchattacks_row(model, suite)
 
     def ours(precision: Any) -> None:
         report = evaluate(model, test, suite, precision=precision)
         found[precision] = {name: outcome.accuracy for name, outcome in report.items()}
 
     def theirs() -> None:
-        makers = {"clean": None, "fgsm": torchattacks.FGSM(model, eps=EPS)} | {
-            name: torchattacks.PGD(model, eps=EPS, alpha=STEP, steps=attack.steps)
-            for name, attack in suite.items()
-            if name != "fgsm"
-        }
         found["peer"] = {}
-        for name, make in makers.items():
-            x_adv = make(x, y) if make else x
+        for name, make in peers_attacks.items():
+            x_adv = make(x, y)
             with torch.no_grad():
                 found["peer"][name] = float((model(x_adv).argmax(1) == y).float().mean())
 
@@ -269,6 +263,18 @@ def table_2_row(rounds: int, images: int) -> Row:
     what = f"a row of Table 2, LeNet, {images} digits"
     met = reached >= 5 and apart <= half_width
     return Row(what, "at least 5 × ten separate calls", reached, met, spread(seconds), note)
+
+
+def _torchattacks_row(model: nn.Module, suite: Mapping[str, Attack]) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """Clean and the columns of Table 2 as calls on images and labels."""
+    import torchattacks
+
+    calls: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"clean": lambda x, y: x}
+    calls["fgsm"] = torchattacks.FGSM(model, eps=EPS)
+    for name, attack in suite.items():
+        if name != "fgsm":
+            calls[name] = torchattacks.PGD(model, eps=EPS, alpha=STEP, steps=attack.steps)
+    return calls
 
 
 def trades_rows(rounds: int) -> Iterator[Row]:

@@ -203,6 +203,7 @@ def _reproduce(options: argparse.Namespace) -> None:
 def _grid(options: argparse.Namespace) -> list[Job]:
     folder = options.out / (options.grid + ("-quick" if options.quick else ""))
     if options.grid == "ablations":
+        _refuse_for_ablations(options)
         return experiments.ablations(folder, options.seeds, options.quick)
     reduced = {"epochs": 1, "test_images": 100} if options.quick else {}
     given = {key: getattr(options, key) for key in ("epochs", "train_images", "test_images")}
@@ -217,6 +218,14 @@ def _grid(options: argparse.Namespace) -> list[Job]:
         device=str(_checks.device(options.device)),
         **(reduced | {key: value for key, value in given.items() if value is not None}),
     ).jobs()
+
+
+def _refuse_for_ablations(options: argparse.Namespace) -> None:
+    """Ablations have methods, data and recipe of their own; what would change them must not be passed over."""
+    fixed = {"methods": ",".join(TABLE_2), "recipe": "fast"}
+    for name in ("methods", "recipe", "folder", "root", "epochs", "train_images", "test_images"):
+        if getattr(options, name) != fixed.get(name):
+            raise InputError(f"the ablations take no --{name.replace('_', '-')}: what they run is laid down")
 
 
 @contextlib.contextmanager

@@ -63,7 +63,7 @@ class Job:
     test_images : int, optional
         Evaluate on that many images from the front of the test split; by default all.
     train_images : int, optional
-        Train on that many images, the same share of every class; by default all.
+        Train on that many images, the same share of every class; by default all. `reduced` must say so.
     reduced : str, optional
         In words, how this run falls short of the full protocol; goes into the record and beside every number of it.
     variant : str
@@ -116,7 +116,9 @@ class Job:
             "method": dataclasses.asdict(self.row),
             "reading": "any",
             "test_images": self.test_images,
-        } | ({"reduced": self.reduced, "train_images": self.train_images} if self.reduced or self.train_images else {})
+            **({"columns": list(self.columns)} if self.columns else {}),
+            **({"reduced": self.reduced, "train_images": self.train_images} if self.reduced else {}),
+        }
 
     def cost(self, train_images: int, test_images: int) -> dict[str, float]:
         """Gradient evaluations of each stage: training (validation left out), evaluating the last and the best model.
@@ -127,7 +129,7 @@ class Job:
         suites = self.suites()
         recipe, attack, row = self.setting.recipe, self.setting.attack, self.row
         return {
-            "training": train_images * recipe.epochs * (attack.steps + 2 if row.adversarial else 1),
+            "training": train_images * recipe.epochs * (attack.steps * row.adversarial + row.samples),
             "last": test_images * gradients(suites["last"]),
             "best": test_images * gradients(suites["best"]),
         }

@@ -93,6 +93,11 @@ class Method:
         """Whether training needs adversarial images."""
         return self.classify != "clean" or self.pairing is not None
 
+    @property
+    def samples(self) -> int:
+        """How many samples of each image go through a training step: clean, adversarial, or both."""
+        return 2 if self.classify == "joint" or self.pairing else 1
+
     def training_attack(self, attack: Attack) -> Attack:
         """The attack that this method trains against: TRADES ascends its own loss."""
         return trades_inner(attack) if self.pairing == "trades_kl" else attack

@@ -9,6 +9,7 @@ import torch
 
 from aalp_lib import _checks, analyses, checkpoints
 from aalp_lib._checks import InputError
+from aalp_lib.collect import recipe
 from aalp_lib.data import Dataset
 from aalp_lib.diagnose import measure as measured
 from aalp_lib.evaluate import suite_for
@@ -41,10 +42,11 @@ class Trained:
 
 def trained(folder: str | Path) -> list[Trained]:
     """The runs of a grid's folder that have both a record and checkpoints, of the recipe "fast", by name."""
-    folder = Path(folder)
+    runs = Path(folder) / "runs"
     found = [
-        Trained(record, folder / "runs" / f"{record.data}-{record.method}-seed{record.seed}")
+        Trained(record, runs / f"{record.data}-{record.method}-seed{record.seed}")
         for record in load_records(folder)
+        if recipe(record) == "fast"
     ]
     return [one for one in found if (one.run / checkpoints.LAST).exists()]
 

@@ -28,6 +28,14 @@ def digits(sample):
     return next(sample.test.batches(32))
 
 
+@pytest.fixture(scope="module")
+def trained(sample):
+    torch.manual_seed(0)
+    model = aalp.models.lenet((4, 8, 32))
+    aalp.fit(model, sample, "adv", aalp.PGD(0.1, 0.05, 3), epochs=2, recipe=aalp.Recipe(lr=5e-3))
+    return model
+
+
 @pytest.fixture
 def model():
     torch.manual_seed(0)

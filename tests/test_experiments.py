@@ -7,6 +7,7 @@ from conftest import TINY, tiny
 
 import aalp_lib as aalp
 from aalp_lib import demo, experiments
+from aalp_lib.cli import main
 from aalp_lib.experiments import ABLATIONS, ALPHAS, SETTINGS, Grid, reproduce, setting_for
 from aalp_lib.jobs import run_job
 
@@ -54,6 +55,19 @@ def test_a_grid_names_what_is_wrong():
         Grid("mnist", Path("r"), recipe="slow")
     with pytest.raises(aalp.InputError, match="a seed"):
         Grid("mnist", Path("r"), seeds=(-1,))
+
+
+def test_ablations_refuse_what_they_would_pass_over(capsys, tmp_path):
+    arguments = ["reproduce", "ablations", "--dry-run", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    assert main([*arguments, "--epochs", "3"]) == 1
+    assert "the ablations take no --epochs" in capsys.readouterr().err
+
+
+def test_other_columns_are_another_experiment(tmp_path):
+    run_job(tiny("raw", tmp_path, columns=("pgd40",)))
+    with pytest.raises(aalp.InputError, match="made with other settings"):
+        run_job(tiny("raw", tmp_path, columns=("pgd40", "cw40")))
 
 
 def test_recipes_of_a_grid_keep_records_apart():

@@ -36,6 +36,21 @@ def test_measures_what_is_missing_and_draws_it(grid, capsys):
     assert "was made with other settings" in capsys.readouterr().err
 
 
+def test_a_record_of_the_papers_recipe_is_not_taken_for_the_fast_runs(grid):
+    folder = grid / "mnist-sample"
+    before = [one.run.name for one in study.trained(folder)]
+    record = results.Record.load(folder / "mnist-sample-alp-seed0.json")
+    record.config["attack"].update(eps=0.3, step=0.01, steps=40)
+    record.config["recipe"]["lr"] = 1e-4
+    path = record.save(folder / "mnist-sample-alp-paper-seed0.json")
+    assert (
+        [one.run.name for one in study.trained(folder)]
+        == before
+        == ["mnist-sample-aalp-seed0", "mnist-sample-alp-seed0"]
+    )
+    path.unlink()
+
+
 def test_a_folder_without_runs_is_told(tmp_path, sample):
     with pytest.raises(aalp.InputError, match="holds no finished run"):
         study.measure(tmp_path, sample)
