@@ -9,10 +9,10 @@ BIN = $(VENV)/bin
 demo: $(VENV)/installed
 	$(BIN)/aalp demo --out demo
 
-# A copy of _config.yml with execution on; nothing in the tree changes.
+# A copy of _config.yml with execution on, beside it since its paths start there; git ignores it.
 book: $(VENV)/installed
-	mkdir -p _build && sed 's/execute_notebooks: "off"/execute_notebooks: force/' _config.yml > _build/execute.yml
-	$(MAKE) --no-print-directory html CONFIG=_build/execute.yml VENV=$(VENV)
+	sed 's/execute_notebooks: "off"/execute_notebooks: force/' _config.yml > _execute.yml
+	$(MAKE) --no-print-directory html CONFIG=_execute.yml VENV=$(VENV)
 
 CONFIG ?= _config.yml
 html: $(VENV)/installed
