@@ -176,9 +176,7 @@ class Size:
 
 SIZES = (
     *(Size("lenet", batch, 40) for batch in (64, 256, 1000)),
-    Size("resnet32", 64, 10),
-    Size("resnet32", 256, 10),
-    Size("resnet9", 64, 4),
+    *(Size(network, batch, 4) for network, batch in (("resnet32", 64), ("resnet32", 256), ("resnet9", 64))),
 )
 PEERS = ["torchattacks", "foolbox", "adversarial-robustness-toolbox"]
 

@@ -203,8 +203,12 @@ def _reproduce(options: argparse.Namespace) -> None:
 def _grid(options: argparse.Namespace) -> list[Job]:
     folder = options.out / (options.grid + ("-quick" if options.quick else ""))
     if options.grid == "ablations":
-        _refuse_for_ablations(options)
+        _refuse(options, "seeds", "quick")
         return experiments.ablations(folder, options.seeds, options.quick)
+    if options.grid == "reasons":
+        _refuse(options, "root")
+        device = str(_checks.device(options.device))
+        return experiments.reasons(options.out / "mnist" / "ablations", options.root, device)
     reduced = {"epochs": 1, "test_images": 100} if options.quick else {}
     given = {key: getattr(options, key) for key in ("epochs", "train_images", "test_images")}
     return experiments.Grid(
@@ -220,12 +224,12 @@ def _grid(options: argparse.Namespace) -> list[Job]:
     ).jobs()
 
 
-def _refuse_for_ablations(options: argparse.Namespace) -> None:
-    """Ablations have methods, data and recipe of their own; what would change them must not be passed over."""
-    fixed = {"methods": ",".join(TABLE_2), "recipe": "fast"}
-    for name in ("methods", "recipe", "folder", "root", "epochs", "train_images", "test_images"):
-        if getattr(options, name) != fixed.get(name):
-            raise InputError(f"the ablations take no --{name.replace('_', '-')}: what they run is laid down")
+def _refuse(options: argparse.Namespace, *taken: str) -> None:
+    """Ablations and reasons have settings of their own; what would change them must not be passed over."""
+    usual = {"methods": ",".join(TABLE_2), "recipe": "fast", "seeds": (0,), "quick": False}
+    for name in ("methods", "recipe", "seeds", "quick", "folder", "root", "epochs", "train_images", "test_images"):
+        if name not in taken and getattr(options, name) != usual.get(name):
+            raise InputError(f"the {options.grid} take no --{name.replace('_', '-')}: what they run is laid down")
 
 
 @contextlib.contextmanager
@@ -634,8 +638,9 @@ def _add_evaluate(commands: Any) -> None:
 def _add_reproduce(commands: Any) -> None:
     what = "run the paper's experiments as a grid of jobs; what is done is kept, what was interrupted goes on"
     parser = _add(commands, "reproduce", _reproduce, what, "aalp reproduce mnist --seeds 0,1,2 --jobs 2")
-    grids = ("mnist", "svhn", "cifar10", "mnist-sample", "ablations")
-    parser.add_argument("grid", choices=grids, help="whose settings; ablations run on the bundled digits")
+    grids = ("mnist", "svhn", "cifar10", "mnist-sample", "ablations", "reasons")
+    what = "whose settings; ablations run on the bundled digits, reasons are changes of ALP on the full MNIST"
+    parser.add_argument("grid", choices=grids, help=what)
     parser.add_argument("--methods", default=",".join(TABLE_2), help="names, with commas between them")
     parser.add_argument("--seeds", type=_numbers, default="0", help="numbers, with commas between them")
     parser.add_argument("--recipe", default="fast", help="paper (as section 4.1 gives it) or fast (ours)")
