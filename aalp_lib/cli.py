@@ -255,7 +255,7 @@ def _measure(options: argparse.Namespace) -> None:
     device = _checks.device(options.device)
     folder = options.out / options.grid
     found = study.trained(folder)
-    if found and options.data is None:
+    if found and options.data is None and not found[0].packaged:
         origin = Origin.read(found[0].run)
         options.data, options.root = origin.data, options.root or origin.root
     dataset = data.load(options.data or options.grid, root=options.root, device=device)
@@ -263,9 +263,10 @@ def _measure(options: argparse.Namespace) -> None:
         console.print("Without the extra \\[autoattack] there is neither Square nor AutoAttack.")
     with shown(True, "measuring", console) as tell:
         paths = study.measure(
-            folder, dataset, kinds=options.kinds.split(","), images=options.images, seed=options.seed, progress=tell
-        )
-    console.print(f"{len(paths)} measurements of {len(found)} models", highlight=False)
+            folder, dataset, kinds=options.kinds.split(","), images=options.images, seed=options.seed, progress=tell,
+            methods=[methods.method(name).name for name in options.methods.split(",")] if options.methods else None,
+        )  # fmt: skip
+    console.print(f"{len(paths)} measurements", highlight=False)
     for path in figures.draw_all(folder, folder / "figures"):
         console.print(f"wrote {path}", highlight=False)
     console.print(f"next: aalp results {options.out} --write", highlight=False)
@@ -670,6 +671,7 @@ def _add_measure(commands: Any) -> None:
     parser.add_argument("grid", help="the folder in --out that aalp reproduce wrote: mnist, svhn, cifar10, ...")
     parser.add_argument("--out", type=Path, default=Path("results"), help="the folder of aalp reproduce")
     parser.add_argument("--kinds", default=",".join(study.KINDS), help="what to measure, with commas between")
+    parser.add_argument("--methods", help="only models of these methods, names with commas between (default: all)")
     parser.add_argument("--images", type=int, default=1000, help="test images for diagnosis and strong attacks")
     parser.add_argument("--seed", type=int, default=0, help="fixes the random starts")
     _add_source(parser, None)
