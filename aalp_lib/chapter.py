@@ -94,8 +94,10 @@ def records() -> Found:
     for home in (Path.cwd(), Path.cwd().parent):
         if (home / "book").is_dir() and (home / "results").is_dir():
             return collect.read(home / "results")
-    say("*The records of the full runs are not beside this notebook: below, what rests on them reads \"not measured yet\". "
-        "They come with the repository, in `results/`.*")  # fmt: skip
+    say(
+        "*The records of the full runs, `results/` in the repository, are not beside this notebook: what rests on them "
+        'reads "not measured yet" below.*'
+    )
     return Found()
 
 

@@ -301,9 +301,8 @@ def exact_half(answer: Answer) -> None:
 
 
 def branch_masks(answer: Answer) -> None:
-    """Grade `answer(scores)`: of scores (2N, F), N clean samples before N adversarial ones, Eq. 8 for each half, (2N, F)."""
+    """Grade `answer(scores)`: from scores (2N, F), N clean samples first, the mask of Eq. 8 of each branch, (2N, F)."""
     scores = _rand(8, 10)
-    scores[4:, :5] += 0.3  # the branches differ
     masks = [contributions.guided_dropout_mask(part.mean(0)).float() for part in scores.chunk(2)]
     alternate = [contributions.guided_dropout_mask(scores[k::2].mean(0)).float() for k in (0, 1)]
     right = torch.stack(masks).repeat_interleave(4, 0)
@@ -340,7 +339,8 @@ def adaptive_pairing(answer: Answer) -> None:
     def flows(found: Tensor) -> str | None:
         wanted, other = (gradient(losses.adaptive_alp(z_clean, z_adv, y, detach=detach)) for detach in (True, False))
         mine = gradient(found)
-        assert wanted is not None and other is not None
+        assert wanted is not None
+        assert other is not None
         if mine is None or not bool(mine.any()):
             return "the values are right, but no gradient is left: detach the weight, not the logits"
         if _same(mine, other):
@@ -387,7 +387,7 @@ def total_loss(answer: Answer) -> None:
 
 
 def turning_point(answer: Any) -> None:
-    """Grade the weighted pairing loss p * ALP above which an attached weight lowers the confidence, at lambda 1/4: 2."""
+    """Grade the weighted pairing loss above which an attached weight lowers the confidence, at lambda 1/4: 2."""
     _grade_number(
         answer,
         2.0,
