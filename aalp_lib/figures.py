@@ -13,8 +13,9 @@ from matplotlib.ticker import MaxNLocator
 from aalp_lib import results
 from aalp_lib.analyses import SETS, unpack
 from aalp_lib.evaluate import HEADINGS
-from aalp_lib.methods import TABLE_2
+from aalp_lib.methods import METHODS, TABLE_2
 from aalp_lib.plots import COLOURS, DPI, MARKERS, RIGHT, WRONG
+from aalp_lib.report import TOLERANCE, Row
 from aalp_lib.results import Measurement, Record, label
 
 SET_COLOURS = dict(zip(SETS, (RIGHT, WRONG), strict=True))
@@ -337,6 +338,64 @@ def alpha(records: Sequence[Record], column: str = "pgd40") -> Figure:
 
 def _weight(record: Record) -> float:
     return float(record.config["method"]["weight"])
+
+
+# --- Table 2 as a figure ---------------------------------------------------------------------------------------------
+
+
+def beside_paper(rows: Sequence[Row], column: str) -> Figure:
+    """One column of `report.table_2`: the paper's number of each adversarially trained method, and ours with its span.
+
+    Of several protocols of ours the plain recipe "fast" is drawn, else the first. The axis is the same for every column
+    of these rows. The undefended row, far below the others, stands in words.
+    """
+    of = {row.name: row for row in sorted(rows, key=lambda row: row.source == "ours, fast", reverse=True)[::-1]}
+    shown = [of[name] for name in TABLE_2 if name in of and METHODS[name].adversarial]
+    figure, panel = plt.subplots(figsize=(7, 0.42 * len(shown) + 1.5))
+    for place, row in enumerate(shown):
+        _beside(panel, row, column, place)
+    ends = [v for row in shown for v in (*row.published.values(), *_ends(row))]
+    panel.set(xlabel=_undefended(of.get("raw"), column), xlim=(min(ends) - 0.6, max(ends) + 0.6), ylim=(len(shown) - 0.5, -0.5))
+    panel.set_yticks(range(len(shown)), [label(row.name) for row in shown])
+    panel.plot([], [], "D", color="0.15", markerfacecolor="white", label="paper")
+    panel.plot([], [], "o", color="0.4", label="ours, with its interval or the range of its seeds")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    panel.set_title(_claim_of_column(shown, column))
+    return figure
+
+
+def _beside(panel: Axes, row: Row, column: str, place: int) -> None:
+    panel.plot(row.published[column], place - 0.13, "D", color="0.15", markerfacecolor="white", markersize=7)
+    cell = row.ours.get(column)
+    if cell is None:
+        panel.text(row.published[column], place + 0.32, "ours: not measured yet", fontsize=8, color="0.4", ha="center")
+        return
+    spans = [[max(0.0, cell.value - (cell.low or 0))], [max(0.0, (cell.high or 0) - cell.value)]]
+    colour = COLOURS.get(row.name)
+    panel.errorbar(cell.value, place + 0.13, xerr=spans, fmt=MARKERS[row.name], color=colour, capsize=3, linewidth=1.6)
+
+
+def _ends(row: Row) -> list[float]:
+    return [v for cell in row.ours.values() for v in (cell.low, cell.high) if v is not None]
+
+
+def _undefended(row: Row | None, column: str) -> str:
+    said = [f"paper {row.published[column]:.1f}"] if row else []
+    said += [f"ours {row.ours[column].value:.1f}"] if row and column in row.ours else []
+    return f"{HEADINGS[column]}: correct test images (%)" + (f"   [RAW: {', '.join(said)}]" if said else "")
+
+
+def _claim_of_column(shown: Sequence[Row], column: str) -> str:
+    """How many of our rows lie within what a verdict allows, and the widest difference, in words."""
+    apart = {row.name: row.ours[column].value - row.published[column] for row in shown if column in row.ours}
+    if not apart:
+        return f"{HEADINGS[column]}: nothing of ours was measured yet"
+    near = sum(abs(difference) <= TOLERANCE for difference in apart.values())
+    widest = max(apart, key=lambda name: abs(apart[name]))
+    return (
+        f"{HEADINGS[column]}: {near} of {len(apart)} rows within {TOLERANCE:g} points; "
+        f"widest {label(widest)}, {apart[widest]:+.1f}"
+    )
 
 
 # --- all of them -----------------------------------------------------------------------------------------------------
