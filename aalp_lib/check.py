@@ -424,7 +424,7 @@ def training_cost(answer: Any) -> None:
 
 def worst_case(answer: Answer) -> None:
     """Grade `answer(right)`: from bool (A, N), which images each attack left right, the share that none fools."""
-    right = _rand(4, 50) < torch.tensor([[0.9], [0.8], [0.75], [0.85]])
+    right = _rand(4, 57) < torch.tensor([[0.9], [0.8], [0.75], [0.85]])
     shares = right.float().mean(1)
     _grade(
         lambda: _tensor(answer(right.clone())),

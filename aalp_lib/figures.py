@@ -108,14 +108,18 @@ def _claim_of_contributions_over_training(found: Measurement) -> str:
 # --- Figures 2, 8, 10: activation maps -------------------------------------------------------------------------------
 
 
-def activation_maps(found: Sequence[Measurement], kind: str = "paper") -> Figure:
-    """Figures 2 and 8: adversarial images, and under them where the evidence lies, after Eq. 6 or Grad-CAM."""
-    count = len(found[0].values["labels"])
+def activation_maps(found: Sequence[Measurement], kind: str = "paper", count: int | None = None) -> Figure:
+    """Figures 2 and 8: adversarial images, and under them where the evidence lies, after Eq. 6 or Grad-CAM.
+
+    `count` images are shown, by default all that the measurements keep; the title is about all of the test set.
+    """
+    count = len(found[0].values["labels"][:count])
     size = (0.9 * count + 0.6, 1.82 * len(found) + 0.6)
     figure, panels = plt.subplots(2 * len(found), count, figsize=size, layout="constrained", squeeze=False)
     for i, measured in enumerate(found):
-        _picture_row(panels[2 * i], unpack(measured.values["pictures"]).numpy(), f"{label(_name(measured))}\nattacked")
-        _map_row(panels[2 * i + 1], unpack(measured.values[kind]["maps"]).numpy(), MAP_TITLES[kind])
+        pictures, maps = (unpack(kept).numpy() for kept in (measured.values["pictures"], measured.values[kind]["maps"]))
+        _picture_row(panels[2 * i], pictures[:count], f"{label(_name(measured))}\nattacked")
+        _map_row(panels[2 * i + 1], maps[:count], MAP_TITLES[kind])
     shares = ", ".join(f"{label(_name(m))} {_share(m.values[kind]['top_tenth'])}" for m in found)
     figure.suptitle(
         f"{MAP_TITLES[kind]}: share of a map on its strongest tenth of positions, "
@@ -125,18 +129,21 @@ def activation_maps(found: Sequence[Measurement], kind: str = "paper") -> Figure
     return figure
 
 
-def maps_over_training(found: Measurement, columns: int = 6) -> Figure:
-    """Figure 10: Eq. 6 on a few adversarial images as training goes on, a column an epoch, beside the images."""
+def maps_over_training(found: Measurement, columns: int = 6, count: int | None = None) -> Figure:
+    """Figure 10: Eq. 6 on a few adversarial images as training goes on, a column an epoch, beside the images.
+
+    `count` images are shown, by default all that the measurement keeps; the title is about all that it keeps.
+    """
     kept = found.values["activation"]
     maps = np.stack([unpack(m).numpy() for m in kept["maps"]])  # (epochs, images, h, w)
     chosen = np.unique(np.linspace(0, len(maps) - 1, columns).round().astype(int))
-    count = len(kept["labels"])
+    count = len(kept["labels"][:count])
     size = (0.9 * len(chosen) + 1.9, 0.95 * count + 0.6)
     figure, panels = plt.subplots(count, len(chosen) + 1, figsize=size, layout="constrained", squeeze=False)
     for column, epoch in zip(panels.T, chosen, strict=False):
-        _map_row(column, maps[epoch])
+        _map_row(column, maps[epoch][:count])
         column[0].set_title(f"epoch {epoch + 1}", fontsize=9)
-    _picture_row(panels[:, -1], unpack(kept["pictures"]).numpy())
+    _picture_row(panels[:, -1], unpack(kept["pictures"]).numpy()[:count])
     panels[0, -1].set_title("attacked at\nthe end", fontsize=9)
     tenth = [_top_tenth(maps[epoch]) for epoch in (_full_radius(found), -1)]
     figure.suptitle(
@@ -154,7 +161,7 @@ def _share(value: float | None) -> str:
 def _picture_row(panels: np.ndarray, pictures: np.ndarray, title: str = "") -> None:
     """Images (N, C, H, W), one in each panel."""
     for panel, picture in zip(panels, pictures, strict=True):
-        panel.imshow(picture.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=1)
+        panel.imshow(picture.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         panel.set(xticks=[], yticks=[])
     panels[0].set_ylabel(title, fontsize=8)
 
@@ -162,7 +169,7 @@ def _picture_row(panels: np.ndarray, pictures: np.ndarray, title: str = "") -> N
 def _map_row(panels: np.ndarray, maps: np.ndarray, title: str = "") -> None:
     """Maps (N, h, w), each over its largest value, one in each panel."""
     for panel, layer in zip(panels, maps, strict=True):
-        panel.imshow(layer, cmap="inferno", vmin=0, vmax=1)
+        panel.imshow(layer, cmap="inferno", vmin=0, vmax=1, interpolation="nearest")
         panel.set(xticks=[], yticks=[])
     panels[0].set_ylabel(title, fontsize=8)
 
@@ -349,13 +356,16 @@ def beside_paper(rows: Sequence[Row], column: str) -> Figure:
     Of several protocols of ours the plain recipe "fast" is drawn, else the first. The axis is the same for every column
     of these rows. The undefended row, far below the others, stands in words.
     """
-    of = {row.name: row for row in sorted(rows, key=lambda row: row.source == "ours, fast", reverse=True)[::-1]}
+    of: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda row: row.source != "ours, fast"):
+        of.setdefault(row.name, row)
     shown = [of[name] for name in TABLE_2 if name in of and METHODS[name].adversarial]
     figure, panel = plt.subplots(figsize=(7, 0.42 * len(shown) + 1.5))
     for place, row in enumerate(shown):
         _beside(panel, row, column, place)
     ends = [v for row in shown for v in (*row.published.values(), *_ends(row))]
-    panel.set(xlabel=_undefended(of.get("raw"), column), xlim=(min(ends) - 0.6, max(ends) + 0.6), ylim=(len(shown) - 0.5, -0.5))
+    panel.set(xlim=(min(ends) - 0.6, max(ends) + 0.6), ylim=(len(shown) - 0.5, -0.5))
+    panel.set_xlabel(_undefended(of.get("raw"), column))
     panel.set_yticks(range(len(shown)), [label(row.name) for row in shown])
     panel.plot([], [], "D", color="0.15", markerfacecolor="white", label="paper")
     panel.plot([], [], "o", color="0.4", label="ours, with its interval or the range of its seeds")
@@ -372,7 +382,7 @@ def _beside(panel: Axes, row: Row, column: str, place: int) -> None:
         return
     spans = [[max(0.0, cell.value - (cell.low or 0))], [max(0.0, (cell.high or 0) - cell.value)]]
     colour = COLOURS.get(row.name)
-    panel.errorbar(cell.value, place + 0.13, xerr=spans, fmt=MARKERS[row.name], color=colour, capsize=3, linewidth=1.6)
+    panel.errorbar(cell.value, place + 0.13, xerr=spans, fmt=MARKERS[row.name], color=colour, markersize=8, linewidth=3)
 
 
 def _ends(row: Row) -> list[float]:
