@@ -1,5 +1,6 @@
 """The paper's figures, each drawn from measurements or records alone, so that it can be made again at any time."""
 
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ def contributions(found: Sequence[Measurement]) -> Figure:
             _histograms(panel, found, images, equation)
             panel.set(xlabel=f"{title}, {images} images (nats)", ylabel="features (%)")
     panels[1, 0].annotate("dead, or nearly", (0.085, 0.93), xycoords="axes fraction", fontsize=8)
-    figure.suptitle(_claim_of_contributions(found), fontsize=10)
+    lines = _claim_of_contributions(found).split("\n")
+    figure.suptitle("\n".join(_filled(line, (8.0, 6.0)) for line in lines), fontsize=10)
     _legend(figure, panels[0, 0])
     return figure
 
@@ -121,11 +123,9 @@ def activation_maps(found: Sequence[Measurement], kind: str = "paper", count: in
         _picture_row(panels[2 * i], pictures[:count], f"{label(_name(measured))}\nattacked")
         _map_row(panels[2 * i + 1], maps[:count], MAP_TITLES[kind])
     shares = ", ".join(f"{label(_name(m))} {_share(m.values[kind]['top_tenth'])}" for m in found)
-    figure.suptitle(
-        f"{MAP_TITLES[kind]}: share of a map on its strongest tenth of positions, "
-        f"mean of {found[0].config['images']:,} adversarial images:\n{shares}",
-        fontsize=10,
-    )
+    what = f"{MAP_TITLES[kind]}: share of a map on its strongest tenth of positions, "
+    what += f"mean of {found[0].config['images']:,} adversarial images:"
+    figure.suptitle(f"{_filled(what, size)}\n{_filled(shares, size)}", fontsize=10)
     return figure
 
 
@@ -152,6 +152,11 @@ def maps_over_training(found: Measurement, columns: int = 6, count: int | None =
         fontsize=10,
     )
     return figure
+
+
+def _filled(text: str, size: tuple[float, float]) -> str:
+    """Text broken into lines that a figure of `size`, in inches, can hold at 10 points."""
+    return textwrap.fill(text, int(11.5 * size[0]))
 
 
 def _share(value: float | None) -> str:

@@ -157,16 +157,17 @@ AFTERWARDS: tuple[Finding, ...] = (
     Finding(
         ("kannan2018", "engstrom2018"), "ImageNet", "ALP", _ALP_CLAIM, 27.9, "untargeted PGD, up to 1,000 steps", 0.1
     ),
-    _mosbach("MNIST", "50% AT", 92.7, 88.2),
-    _mosbach("MNIST", "50% AT + ALP", 97.2, 89.9),
-    _mosbach("MNIST", "100% AT", 95.2, 88.0),
-    _mosbach("MNIST", "100% AT + ALP", 96.6, 85.7),
-    _mosbach("CIFAR-10", "50% AT", 18.6, 7.3),
-    _mosbach("CIFAR-10", "50% AT + ALP", 21.8, 10.5),
-    _mosbach("CIFAR-10", "100% AT", 16.0, 6.7),
-    _mosbach("CIFAR-10", "100% AT + ALP", 19.0, 6.4),
+    _mosbach("MNIST", "half AT", 92.7, 88.2),
+    _mosbach("MNIST", "half AT + ALP", 97.2, 89.9),
+    _mosbach("MNIST", "AT", 95.2, 88.0),
+    _mosbach("MNIST", "AT + ALP", 96.6, 85.7),
+    _mosbach("CIFAR-10", "half AT", 18.6, 7.3),
+    _mosbach("CIFAR-10", "half AT + ALP", 21.8, 10.5),
+    _mosbach("CIFAR-10", "AT", 16.0, 6.7),
+    _mosbach("CIFAR-10", "AT + ALP", 19.0, 6.4),
 )
-"""What became of ALP. "50% AT" trains on clean and adversarial images alike, as Eq. 10 does, "100% AT" on adversarial.
+"""What became of ALP. "half AT" (published as 50% AT) trains on clean and adversarial images alike, as Eq. 10 does, "AT"
+(100% AT) on adversarial ones.
 
 ImageNet: 64×64, radius 16/255; the stronger attack met the weights that were released, which by their authors' word are
 not those of the published number.

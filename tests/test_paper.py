@@ -91,6 +91,6 @@ def test_what_others_found_has_its_sources_in_the_bibliography():
         assert set(found.source) <= set(keys)
         assert 0 <= found.strong < found.weak <= 100
     of = {(f.data, f.network): f for f in paper.AFTERWARDS}
-    without, paired = of["MNIST", "100% AT"], of["MNIST", "100% AT + ALP"]
+    without, paired = of["MNIST", "AT"], of["MNIST", "AT + ALP"]
     assert paired.weak > without.weak
     assert paired.strong < without.strong
