@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from aalp_lib import _checks, first_layer, graphs, losses
+from aalp_lib import _checks, graphs, lean, losses
 from aalp_lib._checks import InputError
 from aalp_lib.distributed import Shard
 from aalp_lib.models import channels_last, class_count, evaluating
@@ -271,7 +271,7 @@ class Attack:
             for _ in range(self.steps):
                 loop.advance()
             return loop.x_adv.clone()
-        with first_layer.in_blocks(forward):
+        with lean.network(forward):
             for k in range(self.steps):
                 if not len(x_adv):
                     return x_adv
