@@ -82,19 +82,6 @@ def begin() -> Stage:
     return stage
 
 
-def records() -> Found:
-    """What `collect.read` finds in the `results/` of the repository, where the book lies in one.
-
-    Elsewhere, on Colab say, an empty `Found`, and one printed sentence: chapters then say "not measured yet".
-    """
-    homes = (Path.cwd().parent, Path.cwd(), Path(__file__).resolve().parents[1])
-    for folder in (home / "results" for home in homes if (home / "book").is_dir()):
-        if folder.is_dir():
-            return collect.read(folder)
-    print("The records of the full runs are not here: they lie in results/ of the book's repository.")
-    return Found()
-
-
 def shell(command: str, folder: str | Path) -> None:
     """Run `aalp ...` in a folder as a terminal would, with this Python, and print the command and what it says.
 
@@ -124,6 +111,21 @@ def say(text: str) -> None:
     from IPython.display import Markdown, display
 
     display(Markdown(text))
+
+
+def records() -> Found:
+    """What `collect.read` gives for the `results/` beside the book, seen from the book's folder or the one above it.
+
+    Where only the package is installed, as on Colab: nothing, and a sentence that says what is missing.
+    """
+    for home in (Path.cwd(), Path.cwd().parent):
+        if (home / "book").is_dir() and (home / "results").is_dir():
+            return collect.read(home / "results")
+    say(
+        "*The records of the full runs, `results/` in the repository, are not beside this notebook: what rests on them "
+        'reads "not measured yet" below.*'
+    )
+    return Found()
 
 
 def _briefly_trained(name: str) -> Classifier:

@@ -166,8 +166,8 @@ AFTERWARDS: tuple[Finding, ...] = (
     _mosbach("CIFAR-10", "AT", 16.0, 6.7),
     _mosbach("CIFAR-10", "AT + ALP", 19.0, 6.4),
 )
-"""What became of ALP. "half AT" (published as 50% AT) trains on clean and adversarial images alike, as Eq. 10 does, "AT"
-(100% AT) on adversarial ones.
+"""What became of ALP. "half AT" (published as 50% AT) trains on clean and adversarial images alike, as Eq. 10 does,
+"AT" (100% AT) on adversarial ones.
 
 ImageNet: 64×64, radius 16/255; the stronger attack met the weights that were released, which by their authors' word are
 not those of the published number.

@@ -1,41 +1,37 @@
-"""What the chapters share: the records beside the book, or a sentence where there are none; the command line."""
+"""What chapters share: the records of the full runs, found beside the book or said to be missing."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
-import aalp_lib as aalp
 from aalp_lib import chapter, collect
 
 ROOT = Path(__file__).resolve().parents[1]
+RECORD = "mnist/mnist-alp-seed0.json"
 
 
-def test_records_are_those_beside_the_book(monkeypatch, capsys):
-    everything = len(collect.read(ROOT / "results").records)
-    assert everything > 0
-    for place in (ROOT / "book", ROOT):
-        monkeypatch.chdir(place)
-        assert len(chapter.records().records) == everything
-    assert capsys.readouterr().out == ""
+@pytest.fixture
+def said(monkeypatch):
+    found = []
+    monkeypatch.setattr(chapter, "say", found.append)
+    return found
 
 
-def test_without_a_repository_there_are_none_and_it_is_said(monkeypatch, capsys, tmp_path):
-    (tmp_path / "home" / "results").mkdir(parents=True)  # somebody's own, without the book
-    monkeypatch.chdir(tmp_path / "home")
-    monkeypatch.setattr(chapter, "__file__", str(tmp_path / "site" / "aalp_lib" / "chapter.py"))
+@pytest.mark.parametrize("place", [".", "book"])
+def test_records_lie_beside_the_book(tmp_path, monkeypatch, said, place):
+    (tmp_path / "book").mkdir()
+    (tmp_path / "results" / "mnist").mkdir(parents=True)
+    shutil.copy(ROOT / "results" / RECORD, tmp_path / "results" / RECORD)
+    monkeypatch.chdir(tmp_path / place)
+    (record,) = chapter.records().records
+    assert (record.method, record.seed) == ("alp", 0)
+    assert said == []
+
+
+def test_without_records_there_is_a_sentence(tmp_path, monkeypatch, said):
+    (tmp_path / "results").mkdir()  # of something else: there is no book
+    monkeypatch.chdir(tmp_path)
     assert chapter.records() == collect.Found()
-    said = capsys.readouterr().out
-    assert said.count(".") >= 1
-    assert len(said.splitlines()) == 1
-
-
-def test_a_command_is_shown_with_what_it_says_and_no_colours(capsys, tmp_path, monkeypatch):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    chapter.shell("aalp reproduce mnist --methods alp --out here --dry-run", tmp_path)
-    said = capsys.readouterr().out
-    assert said.startswith("$ aalp reproduce mnist --methods alp --out here --dry-run\n1 runs into here/mnist")
-    assert "\x1b" not in said
-    with pytest.raises(aalp.InputError, match="unknown method 'nothing'"):
-        chapter.shell("aalp reproduce mnist --methods nothing --dry-run", tmp_path)
-    with pytest.raises(aalp.InputError, match="unknown command 'ls'"):
-        chapter.shell("ls", tmp_path)
+    assert len(said) == 1
+    assert "not beside this notebook" in said[0]
