@@ -333,7 +333,7 @@ def tail(k, n):
     return sum(math.comb(n, i) for i in range(k + 1)) / 2**n
 
 
-def weighted(parts, counts):
+def by_count(parts, counts):
     return sum(n * g for n, g in zip(counts, parts, strict=True))
 
 
@@ -391,11 +391,11 @@ LATER = [
     (check.normalised_radius, lambda eps, std: (eps - 0.5) / std, "image and its ball alike"),
     (check.normalised_radius, lambda eps, std: 255 * eps / std, r"units of \[0, 1\]"),
     (check.normalised_radius, lambda eps, std: eps, r"the shape is \(\)"),
-    (check.joined_gradient, lambda g, n: weighted(g, n) / sum(n), "✓ right"),
+    (check.joined_gradient, lambda g, n: by_count(g, n) / sum(n), "✓ right"),
     (check.joined_gradient, lambda g, n: torch.stack(g).mean(0), "equal shards"),
     (check.joined_gradient, lambda g, n: sum(g), "grows with their number"),
-    (check.joined_gradient, weighted, "images of the whole batch"),
-    (check.joined_gradient, lambda g, n: weighted(g, n) / len(n), "number of shards"),
+    (check.joined_gradient, by_count, "images of the whole batch"),
+    (check.joined_gradient, lambda g, n: by_count(g, n) / len(n), "number of shards"),
     (check.joined_gradient, lambda g, n: torch.cat(g), "do not concatenate"),
     (check.training_cost, 54_000 * 16 * 7, "✓ right"),
     (check.training_cost, 54_000 * 16 * 5, "those are the attack's"),
