@@ -523,3 +523,221 @@ __all__: Sequence[str] = (
     "trades",
     "turning_point",
 )
+
+
+# --- chapter 8 -------------------------------------------------------------------------------------------------------
+
+
+def wilson(answer: Answer) -> None:
+    """Grade `answer(correct, count)`: the ends (low, high) of the 95 % Wilson interval, as fractions."""
+    cases = ((0, 50), (30, 50), (49, 50), (9164, 10_000))
+    count = torch.tensor([n for _, n in cases], dtype=torch.float64)
+    share = torch.tensor([k for k, _ in cases], dtype=torch.float64) / count
+    right = _interval(share, count)
+    plain = _ends(share, 1.959964 * (share * (1 - share) / count).sqrt())
+    centre, half, shrink = _wilson_parts(share, count)
+    _grade(
+        lambda: _values(answer, cases),
+        right,
+        (right.flip(1), "the lower end comes first"),
+        (100 * right, "fractions are asked for, not percent"),
+        (plain, "that is p ± z √(p(1-p)/n), which has no width at 0 or 1 and goes beyond them nearby"),
+        (plain.clamp(0, 1), "that is p ± z √(p(1-p)/n), cut to [0, 1]; where all are right it has no width"),
+        (_ends(centre, half), "the division by 1 + z²/n is missing"),
+        (_ends(share, half / shrink), "the centre is not p itself: it moves by z²/2n towards one half"),
+        (
+            _ends(centre / shrink, 1.959964 * (share * (1 - share) / count).sqrt() / shrink),
+            "under the root z²/4n² is missing",
+        ),
+        (_interval(share, count, 1.644854), "z = 1.645 leaves out 5 % at each end; 95 % leave out 2.5 %: z = 1.96"),
+        (_interval(share, count, 1.0), "z is 1.96 for 95 %; with 1 it is one standard error"),
+        (_interval(share, count, 2.0), "z is 1.96 for 95 %; 2 is its round figure"),
+        (right[:, 1] - right[:, 0], "that is the width; both ends are asked for"),
+    )
+
+
+def read_off(answer: Answer) -> None:
+    """Grade `answer(wrong, ks)`: from bool (S+1, N), whether iterate i fools, which images are right at each k."""
+    wrong, ks = _rand(13, 40) < 0.1, (3, 6, 12)
+    fooled = torch.stack([wrong[: k + 1].any(0) for k in ks])
+    right = (~fooled).float()
+    _grade(
+        lambda: answer(wrong.clone(), ks),
+        right,
+        (fooled.float(), "these are the images that are fooled; asked for are those that stay right"),
+        (
+            (~torch.stack([wrong[k] for k in ks])).float(),
+            "you read iterate k alone: an image that was fooled before and came back counts as fooled",
+        ),
+        (
+            (~torch.stack([wrong[:k].any(0) for k in ks])).float(),
+            "iterate k itself is missing: the slice ends before it",
+        ),
+        (
+            (~torch.stack([wrong[1 : k + 1].any(0) for k in ks])).float(),
+            "iterate 0, the random start, may fool as well",
+        ),
+        (right.mean(1), "one value an image and k, please: do not average over the images"),
+        (right.T, "rows are k, columns are images; yours is turned round"),
+    )
+
+
+def training_cost(answer: Any) -> None:
+    """Grade the gradient evaluations of AALP: 54,000 images, 16 epochs, 5 attack steps, both samples trained on."""
+    images = 54_000 * 16
+    _grade_number(
+        answer,
+        images * 7,
+        {
+            images * 5: "those are the attack's; the training step takes two more an image, clean and adversarial",
+            images * 6: "both the clean and the adversarial sample go through the training step",
+            54_000 * 7: "that is one epoch",
+            images * 10: "the two samples do not double the attack, which starts from one image: add, do not multiply",
+            images * 14: "a forward and a backward pass count as one evaluation",
+            images * 7 / 128: "that counts steps on batches; count images",
+        },
+    )
+
+
+# --- chapter 9 -------------------------------------------------------------------------------------------------------
+
+
+def worst_case(answer: Answer) -> None:
+    """Grade `answer(right)`: from bool (A, N), which images each attack left right, the share that none fools."""
+    right = _rand(4, 57) < torch.tensor([[0.9], [0.8], [0.75], [0.85]])
+    shares = right.float().mean(1)
+    _grade(
+        lambda: _tensor(answer(right.clone())),
+        right.all(0).float().mean(),
+        (shares.min(), "that is the best single attack; attacks that fool different images are worse together"),
+        (shares.mean(), "that is the mean over attacks: an attacker uses what works, image by image"),
+        (right.any(0).float().mean(), "that counts images which some attack leaves right; all must"),
+        (shares.prod(), "a product would be right if attacks were independent; count image by image"),
+        (right.all(0).float().sum(), "that is a count; asked for is the share"),
+        (right.all(0).float(), "these are the images; asked for is their share"),
+        (1 - right.all(0).float().mean(), "that is the share that is fooled"),
+    )
+
+
+def mcnemar_p(answer: Answer) -> None:
+    """Grade `answer(only_a, only_b)`: the two-sided p of McNemar's exact test."""
+    cases = ((8, 2), (2, 8), (5, 5), (0, 6), (115, 124))
+
+    def each(value: Callable[[int, int], float]) -> Tensor:
+        return torch.tensor([value(a, b) for a, b in cases], dtype=torch.float64)
+
+    def tail(upto: int, of: int) -> float:
+        return sum(math.comb(of, i) for i in range(upto + 1)) / 2**of
+
+    two_sided = each(lambda a, b: 2 * tail(min(a, b), a + b))
+    _grade(
+        lambda: _values(answer, cases),
+        two_sided.clamp(max=1),
+        (two_sided, "an even split gives more than 1: cut at 1, since its middle was counted twice"),
+        (two_sided / 2, "that is one-sided; before looking, either model might have been ahead: double it"),
+        (
+            each(lambda a, b: min(1.0, 2 * tail(a, a + b))),
+            "it must not matter which model is called a: take the smaller of the two counts",
+        ),
+        (each(lambda a, b: tail(a, a + b)), "one-sided, and from a alone: double the tail of the smaller count"),
+        (
+            each(lambda a, b: min(1.0, 2 * tail(min(a, b) - 1, a + b))),
+            "the split that was found belongs to the tail: at least as uneven, not more",
+        ),
+        (each(lambda a, b: math.comb(a + b, a) / 2 ** (a + b)), "that is the chance of exactly this split"),
+        (
+            each(lambda a, b: math.erfc(abs(a - b) / math.sqrt(2 * (a + b)))),
+            "that is the χ² approximation; the exact test sums binomial coefficients",
+        ),
+    )
+
+
+def images_needed(answer: Any) -> None:
+    """Grade how many images, all of them won by one model, McNemar's two-sided test needs for p below 0.05: 6."""
+    _grade_number(
+        answer,
+        6,
+        {
+            5: "2 · 2⁻⁵ is 0.0625; one-sided it would do, but either model might have been ahead",
+            4: "2 · 2⁻⁴ is 0.125",
+            7: "enough, but one fewer is enough too",
+            20: "0.05 is not one image in twenty: each further image halves the chance",
+        },
+    )
+
+
+# --- chapter 10 ------------------------------------------------------------------------------------------------------
+
+
+def normalised_radius(answer: Answer) -> None:
+    """Grade `answer(eps, std)`: the radius of each channel after (x - mean) / std, shape (C,)."""
+    eps, std = 8 / 255, torch.tensor([0.2, 0.25, 0.4])
+    _grade(
+        lambda: _flat(answer(eps, std.clone())),
+        eps / std,
+        (eps * std, "you multiplied: dividing an image by std divides its perturbation too"),
+        (eps / std**2, "std enters once"),
+        ((eps / std).mean()[None], "one radius a channel: what is a cube becomes a box"),
+        ((eps / std.mean())[None], "one radius a channel: each is divided by its own std"),
+        ((eps - 0.5) / std, "the mean moves the image and its ball alike; only std scales the radius"),
+        (255 * eps / std, "eps is in units of [0, 1] already"),
+    )
+
+
+def joined_gradient(answer: Answer) -> None:
+    """Grade `answer(gradients, counts)`: the gradient of the whole batch's mean loss from those of its shards."""
+    counts, parts = [1, 2, 5], [_randn(4, 3, seed=k) for k in range(3)]
+    weighted = torch.stack([n * g for n, g in zip(counts, parts, strict=True)]).sum(0)
+    _grade(
+        lambda: answer([g.clone() for g in parts], list(counts)),
+        weighted / 8,
+        (torch.stack(parts).mean(0), "a plain mean is right for equal shards; weight each by its number of images"),
+        (torch.stack(parts).sum(0), "a sum over processes is a gradient that grows with their number"),
+        (weighted, "divide by the number of images of the whole batch"),
+        (weighted / 3, "you divided by the number of shards; divide by the number of images"),
+        (torch.cat(parts), "one gradient, of the weights' own shape: add, do not concatenate"),
+    )
+
+
+def _wilson_parts(share: Tensor, count: Tensor, z: float = 1.959964) -> tuple[Tensor, Tensor, Tensor]:
+    """Centre and half width before they are divided by the third, 1 + z²/n; all (N,)."""
+    half = z * (share * (1 - share) / count + z**2 / (4 * count**2)).sqrt()
+    return share + z**2 / (2 * count), half, 1 + z**2 / count
+
+
+def _interval(share: Tensor, count: Tensor, z: float = 1.959964) -> Tensor:
+    centre, half, shrink = _wilson_parts(share, count, z)
+    return _ends(centre / shrink, half / shrink)
+
+
+def _ends(centre: Tensor, half: Tensor) -> Tensor:
+    return torch.stack((centre - half, centre + half), 1)  # (N, 2)
+
+
+def _values(answer: Answer, cases: Sequence[tuple[int, ...]]) -> Any:
+    """The answers to all cases as one tensor; None or ... where one is, as `_grade` wants to see it."""
+    found = [answer(*case) for case in cases]
+    if any(value is None or value is ... for value in found):
+        return None
+    return torch.stack([torch.as_tensor(value, dtype=torch.float64) for value in found])
+
+
+def _tensor(value: Any) -> Any:
+    return torch.tensor(value) if isinstance(value, float) else value
+
+
+def _flat(value: Any) -> Any:
+    return value.flatten() if isinstance(value, Tensor) else _tensor(value)
+
+
+__all__ = (
+    *__all__,
+    "images_needed",
+    "joined_gradient",
+    "mcnemar_p",
+    "normalised_radius",
+    "read_off",
+    "training_cost",
+    "wilson",
+    "worst_case",
+)

@@ -306,5 +306,116 @@ def test_any_of_the_equals_may_be_kept(capsys, ties):
 
 
 def test_every_grader_is_tested():
-    numbers = {"steps_to_cross", "plateau", "turning_point"}
+    numbers = {"steps_to_cross", "plateau", "turning_point"} | {grader.__name__ for grader, _, _ in LATER}
     assert {grader.__name__ for grader in RIGHT} | numbers == set(check.__all__)
+
+
+# --- chapters 8 to 10
+
+
+def interval(correct, count, z=1.96, shift=True, shrink=True, inner=True):
+    """Wilson's interval, with the pieces that people forget."""
+    p, extra = correct / count, z**2 / count
+    half = z * math.sqrt(p * (1 - p) / count + (extra / (4 * count) if inner else 0))
+    centre, below = p + (extra / 2 if shift else 0), 1 + (extra if shrink else 0)
+    return (centre if not shift else centre / below) - half / below, (
+        centre if not shift else centre / below
+    ) + half / below
+
+
+def wald(correct, count):
+    p = correct / count
+    half = 1.96 * math.sqrt(p * (1 - p) / count)
+    return p - half, p + half
+
+
+def tail(k, n):
+    return sum(math.comb(n, i) for i in range(k + 1)) / 2**n
+
+
+def by_count(parts, counts):
+    return sum(n * g for n, g in zip(counts, parts, strict=True))
+
+
+LATER = [
+    (check.wilson, interval, "✓ right"),
+    (check.wilson, lambda k, n: torch.tensor(interval(k, n)), "✓ right"),
+    (check.wilson, wald, "no width at 0"),
+    (check.wilson, lambda k, n: [min(max(v, 0), 1) for v in wald(k, n)], r"cut to \[0, 1\]"),
+    (check.wilson, lambda k, n: interval(k, n)[::-1], "lower end comes first"),
+    (check.wilson, lambda k, n: [100 * v for v in interval(k, n)], "not percent"),
+    (check.wilson, lambda k, n: interval(k, n, shrink=False), "division by 1"),
+    (check.wilson, lambda k, n: interval(k, n, shift=False), "towards one half"),
+    (check.wilson, lambda k, n: interval(k, n, inner=False), "under the root"),
+    (check.wilson, lambda k, n: interval(k, n, z=1.645), "1.645"),
+    (check.wilson, lambda k, n: interval(k, n, z=1), "one standard error"),
+    (check.wilson, lambda k, n: interval(k, n, z=2), "round figure"),
+    (check.wilson, lambda k, n: interval(k, n)[1] - interval(k, n)[0], "the width"),
+    (check.wilson, lambda k, n: None, "nothing came back"),
+    (check.wilson, lambda k, n: 1 / k, "stopped with ZeroDivisionError"),
+    (check.wilson, lambda k, n: (0.1, 0.2), "values differ"),
+    (check.read_off, lambda w, ks: torch.stack([~w[: k + 1].any(0) for k in ks]), "✓ right"),
+    (check.read_off, lambda w, ks: torch.stack([w.cummax(0).values[k] for k in ks]), "that are fooled"),
+    (check.read_off, lambda w, ks: torch.stack([~w[k] for k in ks]), "iterate k alone"),
+    (check.read_off, lambda w, ks: torch.stack([~w[:k].any(0) for k in ks]), "ends before it"),
+    (check.read_off, lambda w, ks: torch.stack([~w[1 : k + 1].any(0) for k in ks]), "random start"),
+    (check.read_off, lambda w, ks: torch.stack([1 - w[: k + 1].any(0).float().mean() for k in ks]), "do not average"),
+    (check.read_off, lambda w, ks: torch.stack([~w[: k + 1].any(0) for k in ks], 1), "turned round"),
+    (check.read_off, _unwritten, "not written yet"),
+    (check.worst_case, lambda r: r.all(0).float().mean(), "✓ right"),
+    (check.worst_case, lambda r: r.all(0).float().mean().item(), "✓ right"),
+    (check.worst_case, lambda r: r.float().mean(1).min(), "best single attack"),
+    (check.worst_case, lambda r: r.float().mean(), "mean over attacks"),
+    (check.worst_case, lambda r: r.any(0).float().mean(), "some attack leaves"),
+    (check.worst_case, lambda r: r.float().mean(1).prod(), "independent"),
+    (check.worst_case, lambda r: r.all(0).sum(), "a count"),
+    (check.worst_case, lambda r: r.all(0), "asked for is their share"),
+    (check.worst_case, lambda r: 1 - r.all(0).float().mean(), "that is fooled"),
+    (check.worst_case, lambda r: None, "nothing came back"),
+    (check.mcnemar_p, lambda a, b: min(1, 2 * tail(min(a, b), a + b)), "✓ right"),
+    (check.mcnemar_p, aalp.results.exact_p, "✓ right"),
+    (check.mcnemar_p, lambda a, b: 2 * tail(min(a, b), a + b), "cut at 1"),
+    (check.mcnemar_p, lambda a, b: tail(min(a, b), a + b), "one-sided; before looking"),
+    (check.mcnemar_p, lambda a, b: min(1, 2 * tail(a, a + b)), "which model is called a"),
+    (check.mcnemar_p, lambda a, b: tail(a, a + b), "from a alone"),
+    (check.mcnemar_p, lambda a, b: min(1, 2 * tail(min(a, b) - 1, a + b)), "belongs to the tail"),
+    (check.mcnemar_p, lambda a, b: math.comb(a + b, a) / 2 ** (a + b), "exactly this split"),
+    (check.mcnemar_p, lambda a, b: math.erfc(math.sqrt((a - b) ** 2 / (a + b) / 2)), "approximation"),
+    (check.mcnemar_p, lambda a, b: None, "nothing came back"),
+    (check.normalised_radius, lambda eps, std: eps / std, "✓ right"),
+    (check.normalised_radius, lambda eps, std: (eps / std).view(1, -1, 1, 1), "✓ right"),
+    (check.normalised_radius, lambda eps, std: eps * std, "you multiplied"),
+    (check.normalised_radius, lambda eps, std: eps / std**2, "enters once"),
+    (check.normalised_radius, lambda eps, std: (eps / std).mean(), "becomes a box"),
+    (check.normalised_radius, lambda eps, std: eps / std.mean(), "its own std"),
+    (check.normalised_radius, lambda eps, std: (eps - 0.5) / std, "image and its ball alike"),
+    (check.normalised_radius, lambda eps, std: 255 * eps / std, r"units of \[0, 1\]"),
+    (check.normalised_radius, lambda eps, std: eps, r"the shape is \(\)"),
+    (check.joined_gradient, lambda g, n: by_count(g, n) / sum(n), "✓ right"),
+    (check.joined_gradient, lambda g, n: torch.stack(g).mean(0), "equal shards"),
+    (check.joined_gradient, lambda g, n: sum(g), "grows with their number"),
+    (check.joined_gradient, by_count, "images of the whole batch"),
+    (check.joined_gradient, lambda g, n: by_count(g, n) / len(n), "number of shards"),
+    (check.joined_gradient, lambda g, n: torch.cat(g), "do not concatenate"),
+    (check.training_cost, 54_000 * 16 * 7, "✓ right"),
+    (check.training_cost, 54_000 * 16 * 5, "those are the attack's"),
+    (check.training_cost, 54_000 * 16 * 6, "both the clean and"),
+    (check.training_cost, 54_000 * 7, "one epoch"),
+    (check.training_cost, 54_000 * 16 * 10, "add, do not multiply"),
+    (check.training_cost, 54_000 * 16 * 14, "count as one"),
+    (check.training_cost, 54_000 * 16 * 7 / 128, "count images"),
+    (check.training_cost, ..., "no answer yet"),
+    (check.images_needed, 6, "✓ right"),
+    (check.images_needed, 5, "one-sided it would do"),
+    (check.images_needed, 4, "0.125"),
+    (check.images_needed, 7, "one fewer"),
+    (check.images_needed, 20, "one image in twenty"),
+    (check.images_needed, ..., "no answer yet"),
+]
+
+
+@pytest.mark.parametrize(("grader", "answer", "word"), LATER, ids=[f"{g.__name__}-{w}" for g, _, w in LATER])
+def test_graders_of_the_last_chapters(capsys, grader, answer, word):
+    text = said(capsys, grader, answer)
+    assert re.search(word, text), text
+    assert text.startswith("✓" if word.startswith("✓") else ("✗", "…"))
