@@ -108,6 +108,36 @@ def test_stamped_and_normalised(chapter, request):
     assert chapter.cells[1].id == "setup"
 
 
+def test_the_chapters_fit_make_book():
+    """`make book` runs them one after the other: of its 15 minutes, five are for installing and rendering."""
+    seconds = {path.stem: nbformat.read(path, as_version=4).metadata["aalp"]["seconds"] for path in CHAPTERS}
+    assert sum(seconds.values()) <= 10 * 60, seconds
+
+
+def test_the_library_pages_hold_every_public_module():
+    """Each once, with all of its members: what a module defines without an underscore, which ruff holds to docstrings."""
+    pages = "\n".join(path.read_text() for path in sorted((ROOT / "book").glob("api*.md")))
+    shown = re.findall(r"^\.\. automodule:: aalp_lib\.(\w+)\n   :members:$", pages, re.MULTILINE)
+    public = sorted(p.stem for p in (ROOT / "aalp_lib").glob("*.py") if not p.stem.startswith("_"))
+    assert sorted(shown) == public
+
+
+def test_built_library_pages_have_every_public_name():
+    inventory = ROOT / "_build" / "html" / "objects.inv"
+    if not inventory.exists():
+        pytest.skip("the book was not built (make html)")
+    from sphinx.util.inventory import InventoryFile
+
+    with inventory.open("rb") as file:
+        kinds = InventoryFile.load(file, "", lambda base, place: place)
+    named = {name for kind, names in kinds.items() if kind.startswith("py:") for name in names}
+    for path in (ROOT / "aalp_lib").glob("*.py"):
+        if not path.stem.startswith("_"):
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                    assert f"aalp_lib.{path.stem}.{node.name}" in named
+
+
 def test_skeleton(chapter):
     whole = "\n".join(cell.source for cell in text(chapter))
     objectives = whole[whole.index("**After this chapter you can**") : whole.index("**One question")]
