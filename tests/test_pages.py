@@ -120,11 +120,11 @@ OPEN = """() => { document.querySelectorAll('details').forEach(e => e.open = tru
 
 
 @pytest.mark.skipif(not AXE.exists(), reason="axe-core is not installed (make axe)")
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 390)])
 @pytest.mark.parametrize("name", PAGES)
-def test_no_serious_finding_of_axe(open_page, name, scheme):
+def test_no_serious_finding_of_axe(open_page, name, scheme, width):
     """With everything open that is folded."""
-    page = open_page(name, 1280, scheme)
+    page = open_page(name, width, scheme)
     page.evaluate(OPEN)
     assert serious(page) == []
 
@@ -132,7 +132,7 @@ def test_no_serious_finding_of_axe(open_page, name, scheme):
 def serious(page):
     """What axe-core calls serious or critical: rule, place, and what is wrong there."""
     page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations'], preload: false})")
     return [
         (rule["id"], node["html"][:150], node["failureSummary"])
         for rule in found["violations"]
