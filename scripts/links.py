@@ -1,4 +1,4 @@
-"""Links that lead out of the book and the repository: which there are, and, on request, whether they still lead somewhere.
+"""Links that lead out of the book and the repository: which there are, and, on request, whether they still work.
 
     python scripts/links.py          ask each address in `book/links.txt` over the network: `make links`
 

@@ -116,7 +116,7 @@ def test_the_chapters_fit_make_book():
 
 
 def test_the_library_pages_hold_every_public_module():
-    """Each once, with all of its members: what a module defines without an underscore, which ruff holds to docstrings."""
+    """Each once, with all of its members: what a module defines without an underscore; ruff holds it to docstrings."""
     pages = "\n".join(path.read_text() for path in sorted((ROOT / "book").glob("api*.md")))
     shown = re.findall(r"^\.\. automodule:: aalp_lib\.(\w+)\n   :members:$", pages, re.MULTILINE)
     public = sorted(p.stem for p in (ROOT / "aalp_lib").glob("*.py") if not p.stem.startswith("_"))

@@ -1,4 +1,4 @@
-"""What installing the library does to a Colab runtime: nothing to torch, torchvision and numpy, and nothing of the book.
+"""What installing the library does to a Colab runtime: nothing to torch, torchvision and numpy, nothing of the book.
 
 `colab.txt` lists the versions that such a runtime brings. pip keeps an installed package that fits, so the question is
 whether every requirement fits; for one that does not, what it would bring is followed as far as this environment knows.
