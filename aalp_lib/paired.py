@@ -252,7 +252,8 @@ class Comparison:
     def __str__(self) -> str:
         span = f", {min(self.gains):+.1f} to {max(self.gains):+.1f}" if len(self.gains) > 1 else ""
         seeds = f"{len(self.gains)} seed" + "s" * (len(self.gains) > 1)
-        return f"{mean(self.gains):+.1f} points ({seeds}{span}; p {shown_p(self.p)})"
+        gain = round(mean(self.gains), 1) + 0.0  # never -0.0
+        return f"{gain:+.1f} points ({seeds}{span}; p {shown_p(self.p)})"
 
 
 def compare(
