@@ -1,7 +1,8 @@
 """A wrong formula in the library turns the book red: its chapters really check what they print.
 
 For each equation: a copy of the library with one slip in it, the chapter of that equation run against the copy by
-nbval, as `make nbval` does, up to the first cell that fails. That cell must be one that asserts something about the formula.
+nbval, as `make nbval` does, up to the first cell that fails. That cell must be one that asserts something
+about the formula.
 """
 
 import os

@@ -96,11 +96,13 @@ CUT_OFF = """() => {
   const scrolls = e => { for (; e && e.tagName != 'ARTICLE'; e = e.parentElement)
                          if (/auto|scroll/.test(getComputedStyle(e).overflowX)) return true; return false; };
   return [...document.querySelectorAll('article *')].filter(e => e.offsetParent
-    && !e.closest('mjx-container, .visually-hidden') && e.getBoundingClientRect().right > innerWidth + 1 && !scrolls(e)).map(e => e.outerHTML.slice(0, 120)); }"""
+    && !e.closest('mjx-container, .visually-hidden')
+    && e.getBoundingClientRect().right > innerWidth + 1 && !scrolls(e)).map(e => e.outerHTML.slice(0, 120)); }"""
 
 # Text that is smaller than so many pixels.
 SMALL = """least => [...document.querySelectorAll('article *')].filter(e => e.offsetParent
-  && !e.closest('mjx-container') && [...e.childNodes].some(n => n.nodeType == 3 && n.textContent.trim()) && !e.closest('sup, sub, .headerlink')
+  && !e.closest('mjx-container')
+  && [...e.childNodes].some(n => n.nodeType == 3 && n.textContent.trim()) && !e.closest('sup, sub, .headerlink')
   && parseFloat(getComputedStyle(e).fontSize) < least).map(e => e.outerHTML.slice(0, 120))"""
 
 
