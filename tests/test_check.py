@@ -51,6 +51,14 @@ def kl(z, v):
     return aalp.losses.trades_kl(z, v)
 
 
+def pooled(g):
+    return g.mean((2, 3), keepdim=True)
+
+
+def correct(z, y):
+    return z.argmax(1) == y
+
+
 RIGHT = {
     check.projection: lambda x_adv, x, eps: clip(x_adv.clamp(x - eps, x + eps)),
     check.fgsm: lambda m, x, y, eps: aalp.FGSM(eps)(m, x, y),
@@ -61,7 +69,11 @@ RIGHT = {
     check.gradient_form: aalp.taylor.pairing_gradient_form,
     check.feature_contributions: lambda head, a, y: head_gradient(head, a, y).abs().mean(0),
     check.printed_map: lambda g, a: (g * a).relu().sum(1),
+    check.grad_cam: lambda g, a: (pooled(g) * a).sum(1).relu(),
+    check.inconsistent: lambda z, v, y: correct(z, y) & ~correct(v, y),
+    check.alp_share: lambda c, p, w: w * p.mean() / (c + w * p).mean(),
 }
+SCALARS = (check.trades, check.alp_share)
 WRONG = [
     (check.projection, lambda v, x, e: v.clamp(x - e, x + e), r"not inside \[0, 1\]"),
     (check.projection, lambda v, x, e: clip(v), "not inside the ball"),
@@ -142,6 +154,28 @@ WRONG = [
     (check.printed_map, lambda g, a: (g.mean((2, 3), keepdim=True) * a).sum(1).relu(), "that is Grad-CAM"),
     (check.printed_map, lambda g, a: (g * a).abs().sum(1), "absolute value"),
     (check.printed_map, lambda g, a: (g * a).relu().mean(1), "averaged over channels"),
+    (check.grad_cam, lambda g, a: (pooled(g) * a).sum(1), "ReLU is missing"),
+    (check.grad_cam, lambda g, a: (pooled(g) * a).relu().sum(1), "before the sum"),
+    (check.grad_cam, lambda g, a: (g * a).sum(1).relu(), "one weight a channel"),
+    (check.grad_cam, lambda g, a: (g * a).relu().sum(1), "that is Eq. 6"),
+    (check.grad_cam, lambda g, a: (pooled(g) * a).relu(), "sum over the channels"),
+    (check.grad_cam, lambda g, a: (-pooled(g) * a).sum(1).relu(), "turned round"),
+    (check.grad_cam, lambda g, a: (g.mean(1, keepdim=True) * a).sum(1).relu(), "average over h and w"),
+    (check.grad_cam, lambda g, a: (g.sum((2, 3), keepdim=True) * a).sum(1).relu(), "take the mean"),
+    (check.grad_cam, lambda g, a: (pooled(g) * a).mean(1).relu(), "averaged over channels"),
+    (check.inconsistent, lambda z, v, y: ~correct(v, y), "wrong clean already"),
+    (check.inconsistent, lambda z, v, y: z.argmax(1) != v.argmax(1), "was it right before"),
+    (check.inconsistent, lambda z, v, y: correct(z, y) & correct(v, y), "the consistent set$"),
+    (check.inconsistent, lambda z, v, y: ~correct(z, y) & correct(v, y), "swapped"),
+    (check.inconsistent, lambda z, v, y: ~(correct(z, y) & correct(v, y)), "three kinds"),
+    (check.inconsistent, lambda z, v, y: correct(z, y), "does the attack turn"),
+    (check.alp_share, lambda c, p, w: p.mean() / (c + p).mean(), "weight is missing: the total"),
+    (check.alp_share, lambda c, p, w: p.mean() / (c + w * p).mean(), "in the numerator"),
+    (check.alp_share, lambda c, p, w: w * p.mean() / (c + p).mean(), "in the denominator"),
+    (check.alp_share, lambda c, p, w: (w * p / (c + w * p)).mean(), "shares of single images"),
+    (check.alp_share, lambda c, p, w: w * p / (c + w * p), "one share an image"),
+    (check.alp_share, lambda c, p, w: w * p.mean() / c.mean(), "of their sum"),
+    (check.alp_share, lambda c, p, w: c.mean() / (c + w * p).mean(), "classification loss's share"),
 ]
 
 
@@ -169,7 +203,7 @@ def test_anything_else_becomes_a_sentence(capsys, grader):
     assert "the shape is (3,)" in said(capsys, grader, lambda *_: torch.zeros(3))
     assert "not finite" in said(capsys, grader, lambda *a: right(*a) * float("nan"))
     scaled = said(capsys, grader, lambda *a: 0.37 * right(*a))
-    assert "0.37 times" in scaled or (grader is check.trades and "1 of 1 values" in scaled)
+    assert "0.37 times" in scaled or (grader in SCALARS and "1 of 1 values" in scaled)
     assert "values differ" in said(
         capsys, grader, lambda *a: torch.arange(1.0, right(*a).numel() + 1).view_as(right(*a))
     )
@@ -198,5 +232,15 @@ def test_plateau(capsys, number, word):
     assert word in said(capsys, check.plateau, number)
 
 
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [(math.log(2), "✓"), (0.6931, "✓"), (math.log(10), "of a *right* answer"), (0.5, "probability"), (1, "bits"),
+     (-math.log(2), "sign"), (0, "confidence of 1"), (2, "too large"), (..., "no answer")],
+)  # fmt: skip
+def test_smallest_wrong_loss(capsys, number, word):
+    assert word in said(capsys, check.smallest_wrong_loss, number)
+
+
 def test_every_grader_is_tested():
-    assert {grader.__name__ for grader in RIGHT} | {"steps_to_cross", "plateau"} == set(check.__all__)
+    numbers = {"steps_to_cross", "plateau", "smallest_wrong_loss"}
+    assert {grader.__name__ for grader in RIGHT} | numbers == set(check.__all__)

@@ -68,6 +68,15 @@ def test_frames_are_small_and_figures_are_closed():
     assert plt.get_fignums() == open_before
 
 
+def test_a_few_points_keep_their_colour():
+    figure, axes = plt.subplots(figsize=(4, 2))
+    axes.imshow([[k / 40 for k in range(41)]] * 20, cmap="viridis")
+    axes.plot([3, 20, 37], [4, 10, 15], ".", color=aalp.plots.COLOURS["aalp"])
+    colours = Image.open(io.BytesIO(interactive.png(figure))).convert("RGB").getcolors()
+    red, green, blue = (int(aalp.plots.COLOURS["aalp"][k : k + 2], 16) for k in (1, 3, 5))
+    assert min(abs(r - red) + abs(g - green) + abs(b - blue) for _, (r, g, b) in colours) < 30
+
+
 def test_a_picture_needs_words():
     assert 'alt="a line"' in interactive.picture(draw(1), "a line").html
     with pytest.raises(aalp.InputError, match="alt text"):
