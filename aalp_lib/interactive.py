@@ -197,8 +197,8 @@ def png(figure: Figure) -> bytes:
     figure.savefig(buffer, dpi=DPI, format="png", facecolor="white")
     plt.close(figure)
     picture = Image.open(buffer).convert("RGB")
-    # the default, median cut, would mix a colour that only a few points have with its neighbours
-    palette = picture.quantize(COLOURS, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    # the default, median cut, mixes a colour that only a few points have with its neighbours
+    palette = picture.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
     palette.save(buffer, format="png", optimize=True)
     return buffer.getvalue()
