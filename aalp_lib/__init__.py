@@ -30,7 +30,7 @@ __all__ = [
 ]  # fmt: skip
 _LATER = (
     "analyses", "bench", "chapter", "check", "checkpoints", "collect", "experiments", "figures", "graphs",
-    "interactive", "jobs", "observe", "paired", "paper", "plots", "report", "results", "study", "throughput",
+    "interactive", "jobs", "lean", "observe", "paired", "paper", "plots", "report", "results", "study", "throughput",
 )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from aalp_lib import _checks, graphs, losses
+from aalp_lib import _checks, graphs, lean, losses
 from aalp_lib._checks import InputError
 from aalp_lib.distributed import Shard
 from aalp_lib.models import channels_last, class_count, evaluating
@@ -271,14 +271,15 @@ class Attack:
             for _ in range(self.steps):
                 loop.advance()
             return loop.x_adv.clone()
-        for k in range(self.steps):
-            if not len(x_adv):
-                return x_adv
-            logits, gradient = self._gradient(forward, x_adv, target)
-            kept = visit(k, x_adv, logits, y) if visit else None
-            if kept is not None:
-                x_adv, gradient, low, high, y, target = (t[kept] for t in (x_adv, gradient, low, high, y, target))
-            x_adv = x_adv.add(gradient.sign(), alpha=self.step).clamp_(low, high)
+        with lean.network(forward):
+            for k in range(self.steps):
+                if not len(x_adv):
+                    return x_adv
+                logits, gradient = self._gradient(forward, x_adv, target)
+                kept = visit(k, x_adv, logits, y) if visit else None
+                if kept is not None:
+                    x_adv, gradient, low, high, y, target = (t[kept] for t in (x_adv, gradient, low, high, y, target))
+                x_adv = x_adv.add(gradient.sign(), alpha=self.step).clamp_(low, high)
         if visit and len(x_adv):
             with torch.no_grad():
                 visit(self.steps, x_adv, forward(x_adv), y)

@@ -175,10 +175,8 @@ class Size:
 
 
 SIZES = (
-    *(Size("lenet", batch, 40) for batch in (64, 256, 1000)),
-    Size("resnet32", 64, 10),
-    Size("resnet32", 256, 10),
-    Size("resnet9", 64, 4),
+    *(Size("lenet", batch, steps) for batch, steps in ((64, 40), (256, 40), (1000, 10))),
+    *(Size(network, batch, 4) for network, batch in (("resnet32", 64), ("resnet32", 256), ("resnet9", 64))),
 )
 PEERS = ["torchattacks", "foolbox", "adversarial-robustness-toolbox"]
 
@@ -450,7 +448,7 @@ def run(out: Path, quick: bool = False, tell: Callable[[Row], None] | None = Non
         warnings.simplefilter("ignore")  # the peers' own
         for row in itertools.chain(
             itertools.chain.from_iterable(attack_rows(size, rounds) for size in sizes),
-            _later(table_2_row, 1 if quick else 3, 50 if quick else 500),
+            _later(table_2_row, 1 if quick else 2, 50 if quick else 500),
             trades_rows(4 * rounds),
             _later(aalp_row, rounds),
             _later(memory_row),

@@ -1,6 +1,8 @@
 """What the book's chapters share: the tier and its data, numbers inside sentences, and the trained networks."""
 
 import os
+import shlex
+import subprocess
 import sys
 import warnings
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ import matplotlib.pyplot as plt
 import torch
 
 from aalp_lib import _checks, collect, data, seeds
+from aalp_lib._checks import InputError
 from aalp_lib.attacks import PGD
 from aalp_lib.collect import Found
 from aalp_lib.data import Dataset
@@ -77,6 +80,30 @@ def begin() -> Stage:
     stage = Stage(found, data.load(TIERS[found], device=device), device)
     print(f"{stage.note} · torch {torch.__version__.partition('+')[0]}, Python {sys.version.split()[0]}")
     return stage
+
+
+def shell(command: str, folder: str | Path) -> None:
+    """Run `aalp ...` in a folder as a terminal would, with this Python, and print the command and what it says.
+
+    Raises
+    ------
+    InputError
+        If the command is not one of `aalp`, or fails; the message is what it said.
+    """
+    program, *arguments = shlex.split(command)
+    _checks.known("command", program, ("aalp",))
+    plain = {key: value for key, value in os.environ.items() if key != "FORCE_COLOR"}  # a kernel sets it
+    done = subprocess.run(
+        [sys.executable, "-m", "aalp_lib", *arguments],
+        cwd=folder,
+        env=plain | {"COLUMNS": "92", "NO_COLOR": "1", "TERM": "dumb"},
+        capture_output=True,
+        text=True,
+    )
+    said = "\n".join(line.rstrip() for line in (done.stdout + done.stderr).strip().splitlines())
+    if done.returncode:
+        raise InputError(said)
+    print(f"$ {command}\n{said}")
 
 
 def say(text: str) -> None:

@@ -315,11 +315,176 @@ def alp_share(answer: Answer) -> None:
     )
 
 
+# --- chapter 6 -------------------------------------------------------------------------------------------------------
+
+
+def contribution_scores(answer: Answer) -> None:
+    """Grade `answer(head, a, y)`: Eq. 7, the mean over samples of `|dLoss/dA * A|`, shape (F,)."""
+    head, a, y = _head(), _randn(6, 8).relu(), torch.arange(6) % 5
+    gradient = contributions.feature_gradient(head, a, y)
+    product = gradient * a
+    right = product.abs().mean(0)
+    _grade(
+        lambda: answer(head, a.clone(), y),
+        right,
+        (product.mean(0).abs(), "you averaged before taking absolute values: samples cancel each other"),
+        (product.mean(0), "take absolute values before the mean"),
+        (
+            right / len(y),
+            "you took the gradient of the mean loss, so scores shrink as the batch grows: sum the loss",
+        ),
+        (product.abs().sum(0), "you summed over samples; Eq. 7 takes the mean"),
+        (product.abs(), "one value a feature: take the mean over samples"),
+        (product.abs().mean(1), "you averaged over features; Eq. 7 averages over samples"),
+        (gradient.abs().mean(0), "that is Eq. 5; Eq. 7 multiplies by the activation"),
+        (
+            gradient.abs().mean(0) * a.mean(0),
+            "you averaged gradient and activation apart; multiply sample by sample, then average",
+        ),
+        (a.mean(0), "that is the mean activation; the gradient is missing"),
+    )
+
+
+def exact_half(answer: Answer) -> None:
+    """Grade `answer(scores)`: a mask (F,), F even, of exactly the upper half; among equals any may be kept."""
+    scores = torch.cat((_rand(5) + 0.1, torch.zeros(7)))[torch.randperm(12, generator=torch.Generator().manual_seed(0))]
+    right = contributions.guided_dropout_mask(scores, "half").float()
+
+    def ask() -> Any:
+        found = answer(scores.clone())
+        return right if _keeps_upper(found, scores, 6) else found
+
+    _grade(
+        ask,
+        right,
+        (torch.ones(12), "everything is kept: most features are dead, so the median is 0 and all are at least that"),
+        (
+            (scores > 0).float(),
+            "fewer than half are kept: with most features dead, not half of them lie above the median",
+        ),
+        (contributions.guided_dropout_mask(scores, "low").float(), "that is the lower half"),
+        (1 - right, "that is the lower half"),
+        (
+            scores.topk(6).indices.float(),
+            "these are the places of the kept features; a mask has an entry for every feature",
+        ),
+        (scores.topk(6).values, "these are the kept scores; a mask has an entry for every feature"),
+        (scores * right, "these are the scores themselves; a mask is 1 where a feature is kept and 0 elsewhere"),
+    )
+
+
+def branch_masks(answer: Answer) -> None:
+    """Grade `answer(scores)`: from scores (2N, F), N clean samples first, the mask of Eq. 8 of each branch, (2N, F)."""
+    scores = _rand(8, 10)
+    masks = [contributions.guided_dropout_mask(part.mean(0)).float() for part in scores.chunk(2)]
+    alternate = [contributions.guided_dropout_mask(scores[k::2].mean(0)).float() for k in (0, 1)]
+    right = torch.stack(masks).repeat_interleave(4, 0)
+    whole = contributions.guided_dropout_mask(scores.mean(0)).float()
+    _grade(
+        lambda: answer(scores.clone()),
+        right,
+        (whole.expand(8, 10), "that is one mask for all: each branch has a median of its own"),
+        (whole, "that is one mask for all, once: each branch has its own, and each sample a row"),
+        (contributions.guided_dropout_mask(scores).float(), "that is one mask a sample; average over the branch first"),
+        (torch.stack(masks), "two masks, right; now a row for every sample: repeat each one N times"),
+        (torch.stack(masks).repeat(4, 1), "the rows alternate between the branches: all clean samples come first"),
+        (torch.stack(alternate).repeat(4, 1), "you took every second sample for clean: all clean samples come first"),
+        (right.flip(0), "the branches are exchanged: the clean samples come first"),
+        (1 - right, "that is the lower half"),
+    )
+
+
+# --- chapter 7 -------------------------------------------------------------------------------------------------------
+
+
+def adaptive_pairing(answer: Answer) -> None:
+    """Grade `answer(z_clean, z_adv, y)`: Eq. 9 for each sample, shape (N,), with no gradient through the weight."""
+    z_clean, z_adv, y = _randn(7, 10).requires_grad_(), _randn(7, 10, seed=1), torch.arange(7)
+    pairing, weight = losses.alp(z_clean, z_adv), losses.confidence(z_clean, y)
+    right = (weight * pairing).detach()
+    theirs = losses.confidence(z_adv, y)
+
+    def gradient(found: Tensor) -> Tensor | None:
+        if not found.requires_grad:
+            return None
+        return torch.autograd.grad(found.sum(), z_clean, retain_graph=True, allow_unused=True)[0]
+
+    def flows(found: Tensor) -> str | None:
+        wanted, other = (gradient(losses.adaptive_alp(z_clean, z_adv, y, detach=detach)) for detach in (True, False))
+        mine = gradient(found)
+        assert wanted is not None
+        assert other is not None
+        if mine is None or not bool(mine.any()):
+            return "the values are right, but no gradient is left: detach the weight, not the logits"
+        if _same(mine, other):
+            return "the values are right, but a gradient flows through the weight: detach it"
+        return None if _same(mine, wanted) else "the values are right, the gradient is not: detach the weight alone"
+
+    _grade(
+        lambda: answer(z_clean, z_adv.clone(), y),
+        right,
+        (pairing, "that is Eq. 1: the weight is missing"),
+        (theirs * pairing, "that is the confidence on the adversarial image; Eq. 9 takes the clean one"),
+        (z_clean.softmax(1).amax(1) * pairing, "that is the largest probability; Eq. 9 takes the true class's"),
+        ((1 - weight) * pairing, "the weight is turned round: the sure ones pay in full"),
+        (weight.log() * pairing, "that is a log-probability; take the probability itself"),
+        (-weight.log() * pairing, "you weighted by the cross-entropy; Eq. 9 takes the probability"),
+        (right / 10, "you averaged over classes: sum the squares"),
+        (right.mean(), "one value a sample: the mean over the batch comes later"),
+        (weight.mean() * pairing, "you averaged the weights: each sample has its own"),
+        (weight, "that is the weight alone; multiply the pairing loss by it"),
+        also=flows,
+    )
+
+
+def total_loss(answer: Answer) -> None:
+    """Grade `answer(z_clean, z_adv, y, lam)`: Eq. 10, a scalar."""
+    z_clean, z_adv, y, lam = _randn(7, 10), _randn(7, 10, seed=1), torch.arange(7), 0.7
+    clean, attacked = losses.cross_entropy(z_clean, y), losses.cross_entropy(z_adv, y)
+    pairing, weighted = losses.alp(z_clean, z_adv).mean(), losses.adaptive_alp(z_clean, z_adv, y).mean()
+    joint = (clean.mean() + attacked.mean()) / 2
+    _grade(
+        lambda: answer(z_clean.clone(), z_adv.clone(), y, lam),
+        joint + lam * weighted,
+        (clean.mean() + attacked.mean() + lam * weighted, "you summed the two cross-entropies: take their mean"),
+        (clean.mean() + lam * weighted, "the cross-entropy of the clean images alone: both kinds count"),
+        (attacked.mean() + lam * weighted, "the cross-entropy of the adversarial images alone: both kinds count"),
+        (joint + weighted, "lam is missing"),
+        (joint + lam * pairing, "that is ALP's total: the pairing loss is not weighted yet"),
+        (joint + lam * weighted * 7, "you summed the pairing loss over the batch: take the mean"),
+        (joint + lam * weighted / 10, "you averaged the pairing loss over classes: sum the squares"),
+        ((clean + attacked) / 2 + lam * losses.adaptive_alp(z_clean, z_adv, y), "one value a sample: take the mean"),
+        (joint - lam * weighted, "the pairing loss is subtracted: it is a price, add it"),
+        (joint, "the pairing loss is missing"),
+    )
+
+
+def turning_point(answer: Any) -> None:
+    """Grade the weighted pairing loss above which an attached weight lowers the confidence, at lambda 1/4: 2."""
+    _grade_number(
+        answer,
+        2.0,
+        {
+            0.5: "that is the place for lambda = 1; here the pairing loss counts a quarter as much",
+            0.125: "you multiplied by lambda; the pairing loss counts less, so that the place moves up",
+            4.0: "the clean image's cross-entropy enters the joint mean with a half",
+            1.0: "look at both factors: a half from the joint mean, a quarter from lambda",
+            0.25: "that is lambda itself",
+            -2.0: "the sign: both a probability and a squared distance are positive",
+        },
+    )
+
+
 # --- how it is done --------------------------------------------------------------------------------------------------
 
 
-def _grade(ask: Callable[[], Any], right: Tensor, *foreseen: Foreseen) -> None:
-    """Print a verdict on what `ask` gives: right, one of the foreseen mistakes, or how far off."""
+def _grade(
+    ask: Callable[[], Any], right: Tensor, *foreseen: Foreseen, also: Callable[[Tensor], str | None] = lambda _: None
+) -> None:
+    """Print a verdict on what `ask` gives: right, one of the foreseen mistakes, or how far off.
+
+    `also` looks at an answer whose values are right, and says what is wrong with it all the same.
+    """
     try:
         found = ask()
     except NotImplementedError:
@@ -330,9 +495,10 @@ def _grade(ask: Callable[[], Any], right: Tensor, *foreseen: Foreseen) -> None:
         return print("… nothing came back: is there a return?")
     if not isinstance(found, Tensor):
         return print(f"✗ a tensor is asked for, got {type(found).__name__}")
-    found = found.detach().to(right.dtype)
+    given, found = found, found.detach().to(right.dtype)
     if _same(found, right):
-        return print("✓ right")
+        why = also(given)
+        return print(f"✗ {why}" if why else "✓ right")
     for value, why in foreseen:
         if _same(found, value.detach()):
             return print(f"✗ {why}")
@@ -354,6 +520,14 @@ def _grade_number(found: Any, right: float, foreseen: dict[float, str]) -> None:
 
 def _same(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-6)
+
+
+def _keeps_upper(found: Any, scores: Tensor, count: int) -> bool:
+    """Whether `found` is a mask of `count` features of which none scores less than one that is dropped."""
+    if not isinstance(found, Tensor) or found.shape != scores.shape or not bool(((found == 0) | (found == 1)).all()):
+        return False
+    kept = found.bool()
+    return int(kept.sum()) == count and bool(scores[kept].min() >= scores[~kept].max())
 
 
 def _how_far(found: Tensor, right: Tensor) -> str:
@@ -404,7 +578,11 @@ def _input_gradient(model: Classifier, x: Tensor, y: Tensor) -> Tensor:
 
 
 __all__: Sequence[str] = (
+    "adaptive_pairing",
     "alp_share",
+    "branch_masks",
+    "contribution_scores",
+    "exact_half",
     "feature_contributions",
     "fgsm",
     "first_order",
@@ -418,5 +596,225 @@ __all__: Sequence[str] = (
     "projection",
     "smallest_wrong_loss",
     "steps_to_cross",
+    "total_loss",
     "trades",
+    "turning_point",
+)
+
+
+# --- chapter 8 -------------------------------------------------------------------------------------------------------
+
+
+def wilson(answer: Answer) -> None:
+    """Grade `answer(correct, count)`: the ends (low, high) of the 95 % Wilson interval, as fractions."""
+    cases = ((0, 50), (30, 50), (49, 50), (9164, 10_000))
+    count = torch.tensor([n for _, n in cases], dtype=torch.float64)
+    share = torch.tensor([k for k, _ in cases], dtype=torch.float64) / count
+    right = _interval(share, count)
+    plain = _ends(share, 1.959964 * (share * (1 - share) / count).sqrt())
+    centre, half, shrink = _wilson_parts(share, count)
+    _grade(
+        lambda: _values(answer, cases),
+        right,
+        (right.flip(1), "the lower end comes first"),
+        (100 * right, "fractions are asked for, not percent"),
+        (plain, "that is p ± z √(p(1-p)/n), which has no width at 0 or 1 and goes beyond them nearby"),
+        (plain.clamp(0, 1), "that is p ± z √(p(1-p)/n), cut to [0, 1]; where all are right it has no width"),
+        (_ends(centre, half), "the division by 1 + z²/n is missing"),
+        (_ends(share, half / shrink), "the centre is not p itself: it moves by z²/2n towards one half"),
+        (
+            _ends(centre / shrink, 1.959964 * (share * (1 - share) / count).sqrt() / shrink),
+            "under the root z²/4n² is missing",
+        ),
+        (_interval(share, count, 1.644854), "z = 1.645 leaves out 5 % at each end; 95 % leave out 2.5 %: z = 1.96"),
+        (_interval(share, count, 1.0), "z is 1.96 for 95 %; with 1 it is one standard error"),
+        (_interval(share, count, 2.0), "z is 1.96 for 95 %; 2 is its round figure"),
+        (right[:, 1] - right[:, 0], "that is the width; both ends are asked for"),
+    )
+
+
+def read_off(answer: Answer) -> None:
+    """Grade `answer(wrong, ks)`: from bool (S+1, N), whether iterate i fools, which images are right at each k."""
+    wrong, ks = _rand(13, 40) < 0.1, (3, 6, 12)
+    fooled = torch.stack([wrong[: k + 1].any(0) for k in ks])
+    right = (~fooled).float()
+    _grade(
+        lambda: answer(wrong.clone(), ks),
+        right,
+        (fooled.float(), "these are the images that are fooled; asked for are those that stay right"),
+        (
+            (~torch.stack([wrong[k] for k in ks])).float(),
+            "you read iterate k alone: an image that was fooled before and came back counts as fooled",
+        ),
+        (
+            (~torch.stack([wrong[:k].any(0) for k in ks])).float(),
+            "iterate k itself is missing: the slice ends before it",
+        ),
+        (
+            (~torch.stack([wrong[1 : k + 1].any(0) for k in ks])).float(),
+            "iterate 0, the random start, may fool as well",
+        ),
+        (right.mean(1), "one value an image and k, please: do not average over the images"),
+        (right.T, "rows are k, columns are images; yours is turned round"),
+    )
+
+
+def training_cost(answer: Any) -> None:
+    """Grade the gradient evaluations of AALP: 54,000 images, 16 epochs, 5 attack steps, both samples trained on."""
+    images = 54_000 * 16
+    _grade_number(
+        answer,
+        images * 7,
+        {
+            images * 5: "those are the attack's; the training step takes two more an image, clean and adversarial",
+            images * 6: "both the clean and the adversarial sample go through the training step",
+            54_000 * 7: "that is one epoch",
+            images * 10: "the two samples do not double the attack, which starts from one image: add, do not multiply",
+            images * 14: "a forward and a backward pass count as one evaluation",
+            images * 7 / 128: "that counts steps on batches; count images",
+        },
+    )
+
+
+# --- chapter 9 -------------------------------------------------------------------------------------------------------
+
+
+def worst_case(answer: Answer) -> None:
+    """Grade `answer(right)`: from bool (A, N), which images each attack left right, the share that none fools."""
+    right = _rand(4, 57) < torch.tensor([[0.9], [0.8], [0.75], [0.85]])
+    shares = right.float().mean(1)
+    _grade(
+        lambda: _tensor(answer(right.clone())),
+        right.all(0).float().mean(),
+        (shares.min(), "that is the best single attack; attacks that fool different images are worse together"),
+        (shares.mean(), "that is the mean over attacks: an attacker uses what works, image by image"),
+        (right.any(0).float().mean(), "that counts images which some attack leaves right; all must"),
+        (shares.prod(), "a product would be right if attacks were independent; count image by image"),
+        (right.all(0).float().sum(), "that is a count; asked for is the share"),
+        (right.all(0).float(), "these are the images; asked for is their share"),
+        (1 - right.all(0).float().mean(), "that is the share that is fooled"),
+    )
+
+
+def mcnemar_p(answer: Answer) -> None:
+    """Grade `answer(only_a, only_b)`: the two-sided p of McNemar's exact test."""
+    cases = ((8, 2), (2, 8), (5, 5), (0, 6), (115, 124))
+
+    def each(value: Callable[[int, int], float]) -> Tensor:
+        return torch.tensor([value(a, b) for a, b in cases], dtype=torch.float64)
+
+    def tail(upto: int, of: int) -> float:
+        return sum(math.comb(of, i) for i in range(upto + 1)) / 2**of
+
+    two_sided = each(lambda a, b: 2 * tail(min(a, b), a + b))
+    _grade(
+        lambda: _values(answer, cases),
+        two_sided.clamp(max=1),
+        (two_sided, "an even split gives more than 1: cut at 1, since its middle was counted twice"),
+        (two_sided / 2, "that is one-sided; before looking, either model might have been ahead: double it"),
+        (
+            each(lambda a, b: min(1.0, 2 * tail(a, a + b))),
+            "it must not matter which model is called a: take the smaller of the two counts",
+        ),
+        (each(lambda a, b: tail(a, a + b)), "one-sided, and from a alone: double the tail of the smaller count"),
+        (
+            each(lambda a, b: min(1.0, 2 * tail(min(a, b) - 1, a + b))),
+            "the split that was found belongs to the tail: at least as uneven, not more",
+        ),
+        (each(lambda a, b: math.comb(a + b, a) / 2 ** (a + b)), "that is the chance of exactly this split"),
+        (
+            each(lambda a, b: math.erfc(abs(a - b) / math.sqrt(2 * (a + b)))),
+            "that is the χ² approximation; the exact test sums binomial coefficients",
+        ),
+    )
+
+
+def images_needed(answer: Any) -> None:
+    """Grade how many images, all of them won by one model, McNemar's two-sided test needs for p below 0.05: 6."""
+    _grade_number(
+        answer,
+        6,
+        {
+            5: "2 · 2⁻⁵ is 0.0625; one-sided it would do, but either model might have been ahead",
+            4: "2 · 2⁻⁴ is 0.125",
+            7: "enough, but one fewer is enough too",
+            20: "0.05 is not one image in twenty: each further image halves the chance",
+        },
+    )
+
+
+# --- chapter 10 ------------------------------------------------------------------------------------------------------
+
+
+def normalised_radius(answer: Answer) -> None:
+    """Grade `answer(eps, std)`: the radius of each channel after (x - mean) / std, shape (C,)."""
+    eps, std = 8 / 255, torch.tensor([0.2, 0.25, 0.4])
+    _grade(
+        lambda: _flat(answer(eps, std.clone())),
+        eps / std,
+        (eps * std, "you multiplied: dividing an image by std divides its perturbation too"),
+        (eps / std**2, "std enters once"),
+        ((eps / std).mean()[None], "one radius a channel: what is a cube becomes a box"),
+        ((eps / std.mean())[None], "one radius a channel: each is divided by its own std"),
+        ((eps - 0.5) / std, "the mean moves the image and its ball alike; only std scales the radius"),
+        (255 * eps / std, "eps is in units of [0, 1] already"),
+    )
+
+
+def joined_gradient(answer: Answer) -> None:
+    """Grade `answer(gradients, counts)`: the gradient of the whole batch's mean loss from those of its shards."""
+    counts, parts = [1, 2, 5], [_randn(4, 3, seed=k) for k in range(3)]
+    weighted = torch.stack([n * g for n, g in zip(counts, parts, strict=True)]).sum(0)
+    _grade(
+        lambda: answer([g.clone() for g in parts], list(counts)),
+        weighted / 8,
+        (torch.stack(parts).mean(0), "a plain mean is right for equal shards; weight each by its number of images"),
+        (torch.stack(parts).sum(0), "a sum over processes is a gradient that grows with their number"),
+        (weighted, "divide by the number of images of the whole batch"),
+        (weighted / 3, "you divided by the number of shards; divide by the number of images"),
+        (torch.cat(parts), "one gradient, of the weights' own shape: add, do not concatenate"),
+    )
+
+
+def _wilson_parts(share: Tensor, count: Tensor, z: float = 1.959964) -> tuple[Tensor, Tensor, Tensor]:
+    """Centre and half width before they are divided by the third, 1 + z²/n; all (N,)."""
+    half = z * (share * (1 - share) / count + z**2 / (4 * count**2)).sqrt()
+    return share + z**2 / (2 * count), half, 1 + z**2 / count
+
+
+def _interval(share: Tensor, count: Tensor, z: float = 1.959964) -> Tensor:
+    centre, half, shrink = _wilson_parts(share, count, z)
+    return _ends(centre / shrink, half / shrink)
+
+
+def _ends(centre: Tensor, half: Tensor) -> Tensor:
+    return torch.stack((centre - half, centre + half), 1)  # (N, 2)
+
+
+def _values(answer: Answer, cases: Sequence[tuple[int, ...]]) -> Any:
+    """The answers to all cases as one tensor; None or ... where one is, as `_grade` wants to see it."""
+    found = [answer(*case) for case in cases]
+    if any(value is None or value is ... for value in found):
+        return None
+    return torch.stack([torch.as_tensor(value, dtype=torch.float64) for value in found])
+
+
+def _tensor(value: Any) -> Any:
+    return torch.tensor(value) if isinstance(value, float) else value
+
+
+def _flat(value: Any) -> Any:
+    return value.flatten() if isinstance(value, Tensor) else _tensor(value)
+
+
+__all__ = (
+    *__all__,
+    "images_needed",
+    "joined_gradient",
+    "mcnemar_p",
+    "normalised_radius",
+    "read_off",
+    "training_cost",
+    "wilson",
+    "worst_case",
 )

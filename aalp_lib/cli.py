@@ -203,8 +203,12 @@ def _reproduce(options: argparse.Namespace) -> None:
 def _grid(options: argparse.Namespace) -> list[Job]:
     folder = options.out / (options.grid + ("-quick" if options.quick else ""))
     if options.grid == "ablations":
-        _refuse_for_ablations(options)
+        _refuse(options, "seeds", "quick")
         return experiments.ablations(folder, options.seeds, options.quick)
+    if options.grid == "reasons":
+        _refuse(options, "root")
+        device = str(_checks.device(options.device))
+        return experiments.reasons(options.out / "mnist" / "ablations", options.root, device)
     reduced = {"epochs": 1, "test_images": 100} if options.quick else {}
     given = {key: getattr(options, key) for key in ("epochs", "train_images", "test_images")}
     return experiments.Grid(
@@ -220,12 +224,12 @@ def _grid(options: argparse.Namespace) -> list[Job]:
     ).jobs()
 
 
-def _refuse_for_ablations(options: argparse.Namespace) -> None:
-    """Ablations have methods, data and recipe of their own; what would change them must not be passed over."""
-    fixed = {"methods": ",".join(TABLE_2), "recipe": "fast"}
-    for name in ("methods", "recipe", "folder", "root", "epochs", "train_images", "test_images"):
-        if getattr(options, name) != fixed.get(name):
-            raise InputError(f"the ablations take no --{name.replace('_', '-')}: what they run is laid down")
+def _refuse(options: argparse.Namespace, *taken: str) -> None:
+    """Ablations and reasons have settings of their own; what would change them must not be passed over."""
+    usual = {"methods": ",".join(TABLE_2), "recipe": "fast", "seeds": (0,), "quick": False}
+    for name in ("methods", "recipe", "seeds", "quick", "folder", "root", "epochs", "train_images", "test_images"):
+        if name not in taken and getattr(options, name) != usual.get(name):
+            raise InputError(f"the {options.grid} take no --{name.replace('_', '-')}: what they run is laid down")
 
 
 @contextlib.contextmanager
@@ -251,7 +255,7 @@ def _measure(options: argparse.Namespace) -> None:
     device = _checks.device(options.device)
     folder = options.out / options.grid
     found = study.trained(folder)
-    if found and options.data is None:
+    if found and options.data is None and not found[0].packaged:
         origin = Origin.read(found[0].run)
         options.data, options.root = origin.data, options.root or origin.root
     dataset = data.load(options.data or options.grid, root=options.root, device=device)
@@ -259,9 +263,10 @@ def _measure(options: argparse.Namespace) -> None:
         console.print("Without the extra \\[autoattack] there is neither Square nor AutoAttack.")
     with shown(True, "measuring", console) as tell:
         paths = study.measure(
-            folder, dataset, kinds=options.kinds.split(","), images=options.images, seed=options.seed, progress=tell
-        )
-    console.print(f"{len(paths)} measurements of {len(found)} models", highlight=False)
+            folder, dataset, kinds=options.kinds.split(","), images=options.images, seed=options.seed, progress=tell,
+            methods=[methods.method(name).name for name in options.methods.split(",")] if options.methods else None,
+        )  # fmt: skip
+    console.print(f"{len(paths)} measurements", highlight=False)
     for path in figures.draw_all(folder, folder / "figures"):
         console.print(f"wrote {path}", highlight=False)
     console.print(f"next: aalp results {options.out} --write", highlight=False)
@@ -634,8 +639,9 @@ def _add_evaluate(commands: Any) -> None:
 def _add_reproduce(commands: Any) -> None:
     what = "run the paper's experiments as a grid of jobs; what is done is kept, what was interrupted goes on"
     parser = _add(commands, "reproduce", _reproduce, what, "aalp reproduce mnist --seeds 0,1,2 --jobs 2")
-    grids = ("mnist", "svhn", "cifar10", "mnist-sample", "ablations")
-    parser.add_argument("grid", choices=grids, help="whose settings; ablations run on the bundled digits")
+    grids = ("mnist", "svhn", "cifar10", "mnist-sample", "ablations", "reasons")
+    what = "whose settings; ablations run on the bundled digits, reasons are changes of ALP on the full MNIST"
+    parser.add_argument("grid", choices=grids, help=what)
     parser.add_argument("--methods", default=",".join(TABLE_2), help="names, with commas between them")
     parser.add_argument("--seeds", type=_numbers, default="0", help="numbers, with commas between them")
     parser.add_argument("--recipe", default="fast", help="paper (as section 4.1 gives it) or fast (ours)")
@@ -665,6 +671,7 @@ def _add_measure(commands: Any) -> None:
     parser.add_argument("grid", help="the folder in --out that aalp reproduce wrote: mnist, svhn, cifar10, ...")
     parser.add_argument("--out", type=Path, default=Path("results"), help="the folder of aalp reproduce")
     parser.add_argument("--kinds", default=",".join(study.KINDS), help="what to measure, with commas between")
+    parser.add_argument("--methods", help="only models of these methods, names with commas between (default: all)")
     parser.add_argument("--images", type=int, default=1000, help="test images for diagnosis and strong attacks")
     parser.add_argument("--seed", type=int, default=0, help="fixes the random starts")
     _add_source(parser, None)

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from aalp_lib import _checks, losses, results, seeds
+from aalp_lib import _checks, lean, losses, results, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import FGSM, Attack, derived, laid_out, scaled
 from aalp_lib.data import Split
@@ -272,7 +272,7 @@ def _walk(model: Classifier, split: Split, attack: Attack, seed: int, batch_size
     split = split.to(next(model.parameters()).device)
     generator, parts = _start(attack, seed), []
     total = -(-len(split) // batch_size)
-    with evaluating(model), channels_last(model):
+    with evaluating(model), channels_last(model), lean.network(model):
         for index, (x, y) in enumerate(split.batches(batch_size), 1):
             parts.append(_walk_batch(model, laid_out(x), y, attack, generator))
             if progress:
@@ -595,7 +595,7 @@ def _lent(model: Classifier) -> Iterator[None]:
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(heard)
     try:
-        with torch.random.fork_rng(), evaluating(model), channels_last(model):
+        with torch.random.fork_rng(), evaluating(model), channels_last(model), lean.network(model):
             for weight in asking:
                 weight.requires_grad_(False)
             yield

@@ -1,5 +1,6 @@
 """The paper's figures, each drawn from measurements or records alone, so that it can be made again at any time."""
 
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ from matplotlib.ticker import MaxNLocator
 from aalp_lib import results
 from aalp_lib.analyses import SETS, unpack
 from aalp_lib.evaluate import HEADINGS
-from aalp_lib.methods import TABLE_2
+from aalp_lib.methods import METHODS, TABLE_2
 from aalp_lib.plots import COLOURS, DPI, MARKERS, RIGHT, WRONG
+from aalp_lib.report import TOLERANCE, Row
 from aalp_lib.results import Measurement, Record, label
 
 SET_COLOURS = dict(zip(SETS, (RIGHT, WRONG), strict=True))
@@ -34,7 +36,8 @@ def contributions(found: Sequence[Measurement]) -> Figure:
             _histograms(panel, found, images, equation)
             panel.set(xlabel=f"{title}, {images} images (nats)", ylabel="features (%)")
     panels[1, 0].annotate("dead, or nearly", (0.085, 0.93), xycoords="axes fraction", fontsize=8)
-    figure.suptitle(_claim_of_contributions(found), fontsize=10)
+    lines = _claim_of_contributions(found).split("\n")
+    figure.suptitle("\n".join(_filled(line, (8.0, 6.0)) for line in lines), fontsize=10)
     _legend(figure, panels[0, 0])
     return figure
 
@@ -107,35 +110,40 @@ def _claim_of_contributions_over_training(found: Measurement) -> str:
 # --- Figures 2, 8, 10: activation maps -------------------------------------------------------------------------------
 
 
-def activation_maps(found: Sequence[Measurement], kind: str = "paper") -> Figure:
-    """Figures 2 and 8: adversarial images, and under them where the evidence lies, after Eq. 6 or Grad-CAM."""
-    count = len(found[0].values["labels"])
+def activation_maps(found: Sequence[Measurement], kind: str = "paper", count: int | None = None) -> Figure:
+    """Figures 2 and 8: adversarial images, and under them where the evidence lies, after Eq. 6 or Grad-CAM.
+
+    `count` images are shown, by default all that the measurements keep; the title is about all of the test set.
+    """
+    count = len(found[0].values["labels"][:count])
     size = (0.9 * count + 0.6, 1.82 * len(found) + 0.6)
     figure, panels = plt.subplots(2 * len(found), count, figsize=size, layout="constrained", squeeze=False)
     for i, measured in enumerate(found):
-        _picture_row(panels[2 * i], unpack(measured.values["pictures"]).numpy(), f"{label(_name(measured))}\nattacked")
-        _map_row(panels[2 * i + 1], unpack(measured.values[kind]["maps"]).numpy(), MAP_TITLES[kind])
+        pictures, maps = (unpack(kept).numpy() for kept in (measured.values["pictures"], measured.values[kind]["maps"]))
+        _picture_row(panels[2 * i], pictures[:count], f"{label(_name(measured))}\nattacked")
+        _map_row(panels[2 * i + 1], maps[:count], MAP_TITLES[kind])
     shares = ", ".join(f"{label(_name(m))} {_share(m.values[kind]['top_tenth'])}" for m in found)
-    figure.suptitle(
-        f"{MAP_TITLES[kind]}: share of a map on its strongest tenth of positions, "
-        f"mean of {found[0].config['images']:,} adversarial images:\n{shares}",
-        fontsize=10,
-    )
+    what = f"{MAP_TITLES[kind]}: share of a map on its strongest tenth of positions, "
+    what += f"mean of {found[0].config['images']:,} adversarial images:"
+    figure.suptitle(f"{_filled(what, size)}\n{_filled(shares, size)}", fontsize=10)
     return figure
 
 
-def maps_over_training(found: Measurement, columns: int = 6) -> Figure:
-    """Figure 10: Eq. 6 on a few adversarial images as training goes on, a column an epoch, beside the images."""
+def maps_over_training(found: Measurement, columns: int = 6, count: int | None = None) -> Figure:
+    """Figure 10: Eq. 6 on a few adversarial images as training goes on, a column an epoch, beside the images.
+
+    `count` images are shown, by default all that the measurement keeps; the title is about all that it keeps.
+    """
     kept = found.values["activation"]
     maps = np.stack([unpack(m).numpy() for m in kept["maps"]])  # (epochs, images, h, w)
     chosen = np.unique(np.linspace(0, len(maps) - 1, columns).round().astype(int))
-    count = len(kept["labels"])
+    count = len(kept["labels"][:count])
     size = (0.9 * len(chosen) + 1.9, 0.95 * count + 0.6)
     figure, panels = plt.subplots(count, len(chosen) + 1, figsize=size, layout="constrained", squeeze=False)
     for column, epoch in zip(panels.T, chosen, strict=False):
-        _map_row(column, maps[epoch])
+        _map_row(column, maps[epoch][:count])
         column[0].set_title(f"epoch {epoch + 1}", fontsize=9)
-    _picture_row(panels[:, -1], unpack(kept["pictures"]).numpy())
+    _picture_row(panels[:, -1], unpack(kept["pictures"]).numpy()[:count])
     panels[0, -1].set_title("attacked at\nthe end", fontsize=9)
     tenth = [_top_tenth(maps[epoch]) for epoch in (_full_radius(found), -1)]
     figure.suptitle(
@@ -146,6 +154,11 @@ def maps_over_training(found: Measurement, columns: int = 6) -> Figure:
     return figure
 
 
+def _filled(text: str, size: tuple[float, float]) -> str:
+    """Text broken into lines that a figure of `size`, in inches, can hold at 10 points."""
+    return textwrap.fill(text, int(11.5 * size[0]))
+
+
 def _share(value: float | None) -> str:
     return "none, all maps are 0" if value is None else f"{100 * value:.0f} %"
 
@@ -153,7 +166,7 @@ def _share(value: float | None) -> str:
 def _picture_row(panels: np.ndarray, pictures: np.ndarray, title: str = "") -> None:
     """Images (N, C, H, W), one in each panel."""
     for panel, picture in zip(panels, pictures, strict=True):
-        panel.imshow(picture.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=1)
+        panel.imshow(picture.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
         panel.set(xticks=[], yticks=[])
     panels[0].set_ylabel(title, fontsize=8)
 
@@ -161,7 +174,7 @@ def _picture_row(panels: np.ndarray, pictures: np.ndarray, title: str = "") -> N
 def _map_row(panels: np.ndarray, maps: np.ndarray, title: str = "") -> None:
     """Maps (N, h, w), each over its largest value, one in each panel."""
     for panel, layer in zip(panels, maps, strict=True):
-        panel.imshow(layer, cmap="inferno", vmin=0, vmax=1)
+        panel.imshow(layer, cmap="inferno", vmin=0, vmax=1, interpolation="nearest")
         panel.set(xticks=[], yticks=[])
     panels[0].set_ylabel(title, fontsize=8)
 
@@ -337,6 +350,67 @@ def alpha(records: Sequence[Record], column: str = "pgd40") -> Figure:
 
 def _weight(record: Record) -> float:
     return float(record.config["method"]["weight"])
+
+
+# --- Table 2 as a figure ---------------------------------------------------------------------------------------------
+
+
+def beside_paper(rows: Sequence[Row], column: str) -> Figure:
+    """One column of `report.table_2`: the paper's number of each adversarially trained method, and ours with its span.
+
+    Of several protocols of ours the plain recipe "fast" is drawn, else the first. The axis is the same for every column
+    of these rows. The undefended row, far below the others, stands in words.
+    """
+    of: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda row: row.source != "ours, fast"):
+        of.setdefault(row.name, row)
+    shown = [of[name] for name in TABLE_2 if name in of and METHODS[name].adversarial]
+    figure, panel = plt.subplots(figsize=(7, 0.42 * len(shown) + 1.5))
+    for place, row in enumerate(shown):
+        _beside(panel, row, column, place)
+    ends = [v for row in shown for v in (*row.published.values(), *_ends(row))]
+    panel.set(xlim=(min(ends) - 0.6, max(ends) + 0.6), ylim=(len(shown) - 0.5, -0.5))
+    panel.set_xlabel(_undefended(of.get("raw"), column))
+    panel.set_yticks(range(len(shown)), [label(row.name) for row in shown])
+    panel.plot([], [], "D", color="0.15", markerfacecolor="white", label="paper")
+    panel.plot([], [], "o", color="0.4", label="ours, with its interval or the range of its seeds")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    panel.set_title(_claim_of_column(shown, column))
+    return figure
+
+
+def _beside(panel: Axes, row: Row, column: str, place: int) -> None:
+    panel.plot(row.published[column], place - 0.13, "D", color="0.15", markerfacecolor="white", markersize=7)
+    cell = row.ours.get(column)
+    if cell is None:
+        panel.text(row.published[column], place + 0.32, "ours: not measured yet", fontsize=8, color="0.4", ha="center")
+        return
+    spans = [[max(0.0, cell.value - (cell.low or 0))], [max(0.0, (cell.high or 0) - cell.value)]]
+    colour = COLOURS.get(row.name)
+    panel.errorbar(cell.value, place + 0.13, xerr=spans, fmt=MARKERS[row.name], color=colour, markersize=8, linewidth=3)
+
+
+def _ends(row: Row) -> list[float]:
+    return [v for cell in row.ours.values() for v in (cell.low, cell.high) if v is not None]
+
+
+def _undefended(row: Row | None, column: str) -> str:
+    said = [f"paper {row.published[column]:.1f}"] if row else []
+    said += [f"ours {row.ours[column].value:.1f}"] if row and column in row.ours else []
+    return f"{HEADINGS[column]}: correct test images (%)" + (f"   [RAW: {', '.join(said)}]" if said else "")
+
+
+def _claim_of_column(shown: Sequence[Row], column: str) -> str:
+    """How many of our rows lie within what a verdict allows, and the widest difference, in words."""
+    apart = {row.name: row.ours[column].value - row.published[column] for row in shown if column in row.ours}
+    if not apart:
+        return f"{HEADINGS[column]}: nothing of ours was measured yet"
+    near = sum(abs(difference) <= TOLERANCE for difference in apart.values())
+    widest = max(apart, key=lambda name: abs(apart[name]))
+    return (
+        f"{HEADINGS[column]}: {near} of {len(apart)} rows within {TOLERANCE:g} points; "
+        f"widest {label(widest)}, {apart[widest]:+.1f}"
+    )
 
 
 # --- all of them -----------------------------------------------------------------------------------------------------

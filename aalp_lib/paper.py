@@ -1,4 +1,4 @@
-"""The paper's published numbers: its Tables 1 to 4 and the settings of its section 4.1, as data.
+"""The paper's published numbers: its Tables 1 to 4, the settings of its section 4.1, and what others found, as data.
 
 Wu et al., *Adaptive Adversarial Logits Pairing* (2020). Methods, columns and data sets are named as in `METHODS`,
 `table2_suite` and `load`. Accuracies are in percent, as printed; this library's own records keep fractions.
@@ -121,3 +121,54 @@ SETTINGS: dict[str, PaperSetting] = {
     "cifar10": PaperSetting("resnet32", "adam", 1e-5, 8 / 255, 2 / 255, 7),
 }
 """Data set -> the paper's training; it gives no batch size, epochs, weight decay, augmentation or schedule."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A network's accuracy in percent under the attack that it looked good under, and under a stronger one.
+
+    Attributes
+    ----------
+    source : tuple of str
+        Keys of the book's bibliography.
+    data, network : str
+    weak_attack, strong_attack : str
+    weak, strong : float
+    """
+
+    source: tuple[str, ...]
+    data: str
+    network: str
+    weak_attack: str
+    weak: float
+    strong_attack: str
+    strong: float
+
+
+def _mosbach(data: str, network: str, weak: float, strong: float) -> Finding:
+    return Finding(("mosbach2018",), data, network, "PGD, default settings", weak, "strongest of theirs", strong)
+
+
+_ALP_CLAIM = "targeted PGD, as published"
+AFTERWARDS: tuple[Finding, ...] = (
+    Finding(
+        ("kannan2018", "engstrom2018"), "ImageNet", "ALP", _ALP_CLAIM, 27.9, "targeted PGD, up to 1,000 steps", 0.6
+    ),
+    Finding(
+        ("kannan2018", "engstrom2018"), "ImageNet", "ALP", _ALP_CLAIM, 27.9, "untargeted PGD, up to 1,000 steps", 0.1
+    ),
+    _mosbach("MNIST", "half AT", 92.7, 88.2),
+    _mosbach("MNIST", "half AT + ALP", 97.2, 89.9),
+    _mosbach("MNIST", "AT", 95.2, 88.0),
+    _mosbach("MNIST", "AT + ALP", 96.6, 85.7),
+    _mosbach("CIFAR-10", "half AT", 18.6, 7.3),
+    _mosbach("CIFAR-10", "half AT + ALP", 21.8, 10.5),
+    _mosbach("CIFAR-10", "AT", 16.0, 6.7),
+    _mosbach("CIFAR-10", "AT + ALP", 19.0, 6.4),
+)
+"""What became of ALP. "half AT" (published as 50% AT) trains on clean and adversarial images alike, as Eq. 10 does,
+"AT" (100% AT) on adversarial ones.
+
+ImageNet: 64×64, radius 16/255; the stronger attack met the weights that were released, which by their authors' word are
+not those of the published number.
+"""

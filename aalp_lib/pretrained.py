@@ -25,6 +25,12 @@ def index(folder: Path | None = None) -> dict[str, dict[str, Any]]:
     return checkpoints.read_json(path) if path.exists() else {}
 
 
+def packaged(name: str, which: str = "last") -> Path | None:
+    """Where the package keeps the weights of a network, None if it has no such network."""
+    entry = index().get(name)
+    return weights() / entry[which]["file"] if entry else None
+
+
 def pretrained(name: str, which: str = "last", *, folder: str | Path | None = None) -> Classifier:
     """Load a trained network that comes with the package, in evaluation mode, on the CPU.
 

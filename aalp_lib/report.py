@@ -21,21 +21,26 @@ from aalp_lib.collect import (
     Found,
     Group,
     Which,
+    changes,
+    differences_from,
     grid,
+    groups,
     measured_recipe,
     measured_sets,
     of_the_paper,
     protocol,
+    recipe,
     title,
 )
 from aalp_lib.evaluate import HEADINGS, gradients, paper_name, suite_in_ball
 from aalp_lib.methods import METHODS
-from aalp_lib.paired import ABLATED, ablation_table, attack_title, headline, mcnemar_table
+from aalp_lib.paired import ABLATED, DECIDING, ablation_table, attack_title, headline, mcnemar_table
 from aalp_lib.results import Measurement, Record, label
 from aalp_lib.train import VAL_STEPS
 
 Form = Literal["markdown", "csv"]
 
+RECIPES = ("fast", "paper")
 TOLERANCE = 2.0  # points, on accuracies and confidences
 LOSS_TOLERANCE = 0.1  # of the published loss
 CONSISTENT = {"mnist": "pgd40", "svhn": "pgd10", "cifar10": "pgd10"}  # at the training attack's steps, or nearest
@@ -387,6 +392,12 @@ def about(found: Found, kind: str, which: Which) -> list[Measurement]:
     )
 
 
+def by_method(found: Found, kind: str, data: str = "mnist", which: Which = "last") -> dict[str, Measurement]:
+    """Full-tier measurements of a kind on a data set, recipe "fast", by method; of several seeds the lowest."""
+    made = [m for m in about(found, kind, which) if m.subject.get("data") == data and measured_recipe(m) == "fast"]
+    return {str(m.subject.get("method")): m for m in reversed(made)}
+
+
 def _subject(m: Measurement) -> list[str]:
     subject = m.subject
     return [
@@ -395,6 +406,40 @@ def _subject(m: Measurement) -> list[str]:
         measured_recipe(m),
         str(subject.get("seed", "")),
     ]
+
+
+def tried_table(found: Found, data: str, which: Which = "last") -> str:
+    """Full-tier runs on a data set that depart from the plain recipes in one thing or several, each beside the plain
+    run that it departs from and beside the paper: what was tried to explain a row.
+
+    Differences are in points, paired by nothing: means over seeds.
+    """
+    runs = [r for r in (*found.records, *found.ablations) if r.tier == "full" and r.data == data]
+    made = [group for group in groups(runs) if not group.records[0].config.get("reduced")]
+    plain = [group for group in made if group.protocol in RECIPES and not changes(group.records[0])]
+    tried = [group for group in made if group not in plain]
+    if not tried:
+        return f"Runs that depart from the recipe on {title(data)}: {UNMEASURED}.\n"
+    lines = [["Method", "What is changed", "Seeds", *(HEADINGS[name] for name in ABLATED)]]
+    lines[0] += [f"Against the plain run, {HEADINGS[DECIDING]}", f"Against the paper, {HEADINGS[DECIDING]}"]
+    return "Correct test images in percent, differences in points.\n\n" + grid(
+        lines + [_tried_line(group, plain, data, which) for group in tried]
+    )
+
+
+def _tried_line(group: Group, plain: Sequence[Group], data: str, which: Which) -> list[str]:
+    record = group.records[0]
+    alike = [other for other in plain if other.protocol == recipe(record)]
+    base = min(alike, key=lambda other: len(differences_from(record, other.method)), default=None)
+    words = group.protocol.split(", ")[1:] + (differences_from(record, base.method) if base else [])
+    cells = [group.cell(name, which) for name in ABLATED]
+    at = group.cell(DECIDING, which)
+    theirs = base.cell(DECIDING, which) if base else None
+    published = paper.TABLE_2[paper_name(data)].get(base.method if base else group.method, {}).get(DECIDING)
+    against = [theirs.value if theirs else None, published]
+    differences = [f"{at.value - v:+.1f}" if at and v is not None else "–" for v in against]
+    name = label(base.method) if base else str(record.config["method"].get("label", group.method))
+    return [name, ", ".join(words), str(len(group.records)), *(str(cell or "–") for cell in cells), *differences]
 
 
 # --- cost ------------------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from aalp_lib.diagnose import measure as measured
 from aalp_lib.evaluate import suite_for
 from aalp_lib.jobs import tier
 from aalp_lib.models import Classifier
+from aalp_lib.pretrained import packaged
 from aalp_lib.progress import Tell, stages
 from aalp_lib.results import Measurement, Record, load_records
 
@@ -29,26 +30,41 @@ SOURCES = ("alp", "aalp")  # whose adversarial images are tried on the others
 
 @dataclass(frozen=True)
 class Trained:
-    """A run that is done: its record and the folder of its checkpoints."""
+    """A run that is done: its record, the folder of its checkpoints, and the file of its weights after the last epoch.
+
+    Where the checkpoints are not at hand, `weights` is the file that comes with the package, in half precision.
+    """
 
     record: Record
     run: Path
+    weights: Path
+
+    @property
+    def packaged(self) -> bool:
+        """Whether only the weights that come with the package are at hand."""
+        return self.weights.parent != self.run
 
     @property
     def subject(self) -> dict[str, object]:
         """What a measurement says it was made on."""
-        return {"data": self.record.data, "method": self.record.method, "seed": self.record.seed, "model": "last"}
+        found = {"data": self.record.data, "method": self.record.method, "seed": self.record.seed, "model": "last"}
+        return found | ({"weights": "in half precision, as packaged"} if self.packaged else {})
 
 
 def trained(folder: str | Path) -> list[Trained]:
-    """The runs of a grid's folder that have both a record and checkpoints, of the recipe "fast", by name."""
-    runs = Path(folder) / "runs"
-    found = [
-        Trained(record, runs / f"{record.data}-{record.method}-seed{record.seed}")
-        for record in load_records(folder)
-        if recipe(record) == "fast"
-    ]
-    return [one for one in found if (one.run / checkpoints.LAST).exists()]
+    """The runs of a grid's folder with a record and weights, of the recipe "fast", by name.
+
+    Weights are the run's own checkpoints or, for seed 0, those that come with the package.
+    """
+    found = []
+    for record in load_records(folder):
+        run = Path(folder) / "runs" / f"{record.data}-{record.method}-seed{record.seed}"
+        weights = run / checkpoints.LAST
+        if not weights.exists() and record.seed == 0:
+            weights = packaged(f"{record.data}/{record.method}") or weights
+        if recipe(record) == "fast" and weights.exists():
+            found.append(Trained(record, run, weights))
+    return found
 
 
 def measure(
@@ -56,6 +72,7 @@ def measure(
     dataset: Dataset,
     *,
     kinds: Sequence[Kind] = KINDS,
+    methods: Sequence[str] | None = None,
     images: int = 1000,
     seed: int = 0,
     progress: Tell | None = None,
@@ -70,6 +87,8 @@ def measure(
         What the grid was trained on.
     kinds : sequence of str
         "samples" (on the whole test split: with "contributions", "activation", "examples"), "diagnosis", "strong".
+    methods : sequence of str, optional
+        Only models of these methods; by default all.
     images : int
         Test images, from the front of the split, for a diagnosis and for the strong attacks.
     seed : int
@@ -84,19 +103,23 @@ def measure(
     Raises
     ------
     InputError
-        If no run is finished, a kind is unknown, or a measurement that is there was made with other settings.
+        If no run is finished, a kind is unknown, a measurement that is there was made with other settings, or "samples"
+        are asked of a model whose own checkpoints are not at hand.
     """
     folder, runs = Path(folder), trained(folder)
-    if not runs:
+    chosen = [one for one in runs if methods is None or one.record.method in methods]
+    if not chosen:
         raise InputError(f"{folder} holds no finished run with its checkpoints; aalp reproduce makes them")
     for kind in kinds:
         _checks.known("kind of measurement", kind, KINDS)
-    tells = stages(progress, **{one.run.name: 1.0 for one in runs})
+    tells = stages(progress, **{one.run.name: 1.0 for one in chosen})
     paths = []
-    for one in runs:
+    for one in chosen:
         tell = tells[one.run.name]
         for kind in kinds:
             if kind == "samples":
+                if one.packaged:
+                    raise InputError(f"{one.run} holds no checkpoints, which kind 'samples' needs; ask for the others")
                 paths += analyses.measure_all({one.record.method: one.run}, dataset, folder, seed=seed)
             else:
                 paths.append(_measure(one, runs, dataset, folder, kind, images, seed, tell))
@@ -135,7 +158,7 @@ def _settings(found: Measurement) -> tuple[int, int]:
 
 
 def _model(one: Trained, device: torch.device) -> Classifier:
-    return checkpoints.load_model(one.run).to(device)
+    return checkpoints.load_model(one.weights).to(device)
 
 
 def _source(one: Trained, runs: Sequence[Trained]) -> Trained | None:

@@ -69,11 +69,10 @@ RIGHT = {
     check.gradient_form: aalp.taylor.pairing_gradient_form,
     check.feature_contributions: lambda head, a, y: head_gradient(head, a, y).abs().mean(0),
     check.printed_map: lambda g, a: (g * a).relu().sum(1),
-    check.grad_cam: lambda g, a: (pooled(g) * a).sum(1).relu(),
-    check.inconsistent: lambda z, v, y: correct(z, y) & ~correct(v, y),
     check.alp_share: lambda c, p, w: w * p.mean() / (c + w * p).mean(),
+    check.inconsistent: lambda z, v, y: correct(z, y) & ~correct(v, y),
+    check.grad_cam: lambda g, a: (pooled(g) * a).sum(1).relu(),
 }
-SCALARS = (check.trades, check.alp_share)
 WRONG = [
     (check.projection, lambda v, x, e: v.clamp(x - e, x + e), r"not inside \[0, 1\]"),
     (check.projection, lambda v, x, e: clip(v), "not inside the ball"),
@@ -179,6 +178,94 @@ WRONG = [
 ]
 
 
+def joint(z, v, y, reduction="mean"):
+    return (F.cross_entropy(z, y, reduction=reduction) + F.cross_entropy(v, y, reduction=reduction)) / 2
+
+
+def sure(z, y):
+    return z.softmax(1).gather(1, y[:, None])[:, 0]
+
+
+def paired(z, v):
+    return aalp.losses.alp(z, v)
+
+
+def keep(scores, rule="median"):
+    return aalp.contributions.guided_dropout_mask(scores, rule)
+
+
+def two(scores):
+    return torch.stack([keep(part.mean(0)) for part in scores.chunk(2)])
+
+
+def weighted(z, v, y, detach=True):
+    return aalp.losses.adaptive_alp(z, v, y, detach=detach)
+
+
+def price(z, v, y):
+    return weighted(z, v, y).mean()
+
+
+SCALARS = (check.trades, check.alp_share, check.total_loss)
+RIGHT |= {
+    check.contribution_scores: lambda head, a, y: (head_gradient(head, a, y) * a).abs().mean(0),
+    check.exact_half: lambda s: keep(s, "half").float(),
+    check.branch_masks: lambda s: two(s).repeat_interleave(len(s) // 2, 0).float(),
+    check.adaptive_pairing: weighted,
+    check.total_loss: lambda z, v, y, a: joint(z, v, y) + a * price(z, v, y),
+}  # fmt: skip
+WRONG += [
+    (check.contribution_scores, lambda h, a, y: (head_gradient(h, a, y) * a).mean(0).abs(), "cancel each other"),
+    (check.contribution_scores, lambda h, a, y: (head_gradient(h, a, y) * a).mean(0), "absolute values before"),
+    (check.contribution_scores, lambda h, a, y: (head_gradient(h, a, y, "mean") * a).abs().mean(0), "the batch grows"),
+    (check.contribution_scores, lambda h, a, y: (head_gradient(h, a, y) * a).abs().sum(0), "summed over samples"),
+    (check.contribution_scores, lambda h, a, y: (head_gradient(h, a, y) * a).abs(), "one value a feature"),
+    (check.contribution_scores, lambda h, a, y: (head_gradient(h, a, y) * a).abs().mean(1), "averaged over features"),
+    (check.contribution_scores, lambda h, a, y: head_gradient(h, a, y).abs().mean(0), "that is Eq. 5"),
+    (check.contribution_scores, lambda h, a, y: head_gradient(h, a, y).abs().mean(0) * a.mean(0), "apart"),
+    (check.contribution_scores, lambda h, a, y: a.mean(0), "gradient is missing"),
+    (check.exact_half, lambda s: keep(s), "everything is kept"),
+    (check.exact_half, lambda s: s >= s.median(), "everything is kept"),
+    (check.exact_half, lambda s: s > s.median(), "fewer than half"),
+    (check.exact_half, lambda s: keep(s, "low"), "lower half"),
+    (check.exact_half, lambda s: s.topk(6).indices, "the places"),
+    (check.exact_half, lambda s: s.topk(6).values, "the kept scores"),
+    (check.exact_half, lambda s: s * keep(s, "half"), "the scores themselves"),
+    (check.branch_masks, lambda s: keep(s.mean(0)).expand(8, 10), "one mask for all: each"),
+    (check.branch_masks, lambda s: keep(s.mean(0)), "for all, once"),
+    (check.branch_masks, lambda s: keep(s), "one mask a sample"),
+    (check.branch_masks, two, "a row for every sample"),
+    (check.branch_masks, lambda s: two(s).repeat(4, 1), "alternate between"),
+    (check.branch_masks, lambda s: torch.stack([keep(s[k::2].mean(0)) for k in (0, 1)]).repeat(4, 1), "every second"),
+    (check.branch_masks, lambda s: two(s).flip(0).repeat_interleave(4, 0), "exchanged"),
+    (check.branch_masks, lambda s: ~two(s).repeat_interleave(4, 0), "lower half"),
+    (check.adaptive_pairing, lambda z, v, y: paired(z, v), "weight is missing"),
+    (check.adaptive_pairing, lambda z, v, y: sure(v, y) * paired(z, v), "on the adversarial image"),
+    (check.adaptive_pairing, lambda z, v, y: z.softmax(1).amax(1) * paired(z, v), "largest probability"),
+    (check.adaptive_pairing, lambda z, v, y: (1 - sure(z, y)) * paired(z, v), "turned round"),
+    (check.adaptive_pairing, lambda z, v, y: sure(z, y).log() * paired(z, v), "log-probability"),
+    (check.adaptive_pairing, lambda z, v, y: -sure(z, y).log() * paired(z, v), "by the cross-entropy"),
+    (check.adaptive_pairing, lambda z, v, y: sure(z, y) * (z - v).square().mean(1), "over classes"),
+    (check.adaptive_pairing, price, "one value a sample"),
+    (check.adaptive_pairing, lambda z, v, y: sure(z, y).mean() * paired(z, v), "averaged the weights"),
+    (check.adaptive_pairing, lambda z, v, y: sure(z, y), "weight alone"),
+    (check.adaptive_pairing, lambda z, v, y: weighted(z, v, y, detach=False), "flows through the weight"),
+    (check.adaptive_pairing, lambda z, v, y: weighted(z.detach(), v, y), "not the logits"),
+    (check.adaptive_pairing, lambda z, v, y: weighted(z, v, y).detach(), "not the logits"),
+    (check.adaptive_pairing, lambda z, v, y: sure(z, y) * paired(z.detach(), v), "the gradient is not"),
+    (check.total_loss, lambda z, v, y, a: 2 * joint(z, v, y) + a * price(z, v, y), "their mean"),
+    (check.total_loss, lambda z, v, y, a: F.cross_entropy(z, y) + a * price(z, v, y), "of the clean images alone"),
+    (check.total_loss, lambda z, v, y, a: F.cross_entropy(v, y) + a * price(z, v, y), "adversarial images alone"),
+    (check.total_loss, lambda z, v, y, a: joint(z, v, y) + price(z, v, y), "lam is missing"),
+    (check.total_loss, lambda z, v, y, a: joint(z, v, y) + a * paired(z, v).mean(), "not weighted yet"),
+    (check.total_loss, lambda z, v, y, a: joint(z, v, y) + a * weighted(z, v, y).sum(), "over the batch"),
+    (check.total_loss, lambda z, v, y, a: joint(z, v, y) + a * price(z, v, y) / 10, "over classes"),
+    (check.total_loss, lambda z, v, y, a: joint(z, v, y, "none") + a * weighted(z, v, y), "one value a sample"),
+    (check.total_loss, lambda z, v, y, a: joint(z, v, y) - a * price(z, v, y), "subtracted"),
+    (check.total_loss, lambda z, v, y, a: joint(z, v, y), "pairing loss is missing"),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("grader", RIGHT, ids=lambda grader: grader.__name__)
 def test_the_right_answer_passes(capsys, grader):
     assert said(capsys, grader, RIGHT[grader]) == "✓ right\n"
@@ -241,6 +328,138 @@ def test_smallest_wrong_loss(capsys, number, word):
     assert word in said(capsys, check.smallest_wrong_loss, number)
 
 
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [(2, "✓"), (2.0, "✓"), (0.5, "for lambda = 1"), (0.125, "multiplied by lambda"), (4, "joint mean with a half"),
+     (1, "both factors"), (0.25, "lambda itself"), (-2, "the sign"), (3, "too large"), (..., "no answer")],
+)  # fmt: skip
+def test_turning_point(capsys, number, word):
+    assert word in said(capsys, check.turning_point, number)
+
+
+@pytest.mark.parametrize("ties", ["first", "last", "any"])
+def test_any_of_the_equals_may_be_kept(capsys, ties):
+    answers = {
+        "first": lambda scores: keep(scores, "half"),
+        "last": lambda scores: keep(scores.flip(0), "half").flip(0),
+        "any": lambda scores: torch.zeros(len(scores)).scatter(0, scores.topk(len(scores) // 2).indices, 1.0),
+    }
+    assert said(capsys, check.exact_half, answers[ties]) == "✓ right\n"
+
+
 def test_every_grader_is_tested():
-    numbers = {"steps_to_cross", "plateau", "smallest_wrong_loss"}
+    numbers = {"steps_to_cross", "plateau", "smallest_wrong_loss", "turning_point"} | {
+        grader.__name__ for grader, _, _ in LATER
+    }
     assert {grader.__name__ for grader in RIGHT} | numbers == set(check.__all__)
+
+
+# --- chapters 8 to 10
+
+
+def interval(correct, count, z=1.96, shift=True, shrink=True, inner=True):
+    """Wilson's interval, with the pieces that people forget."""
+    p, extra = correct / count, z**2 / count
+    half = z * math.sqrt(p * (1 - p) / count + (extra / (4 * count) if inner else 0))
+    centre, below = p + (extra / 2 if shift else 0), 1 + (extra if shrink else 0)
+    return (centre if not shift else centre / below) - half / below, (
+        centre if not shift else centre / below
+    ) + half / below
+
+
+def wald(correct, count):
+    p = correct / count
+    half = 1.96 * math.sqrt(p * (1 - p) / count)
+    return p - half, p + half
+
+
+def tail(k, n):
+    return sum(math.comb(n, i) for i in range(k + 1)) / 2**n
+
+
+def by_count(parts, counts):
+    return sum(n * g for n, g in zip(counts, parts, strict=True))
+
+
+LATER = [
+    (check.wilson, interval, "✓ right"),
+    (check.wilson, lambda k, n: torch.tensor(interval(k, n)), "✓ right"),
+    (check.wilson, wald, "no width at 0"),
+    (check.wilson, lambda k, n: [min(max(v, 0), 1) for v in wald(k, n)], r"cut to \[0, 1\]"),
+    (check.wilson, lambda k, n: interval(k, n)[::-1], "lower end comes first"),
+    (check.wilson, lambda k, n: [100 * v for v in interval(k, n)], "not percent"),
+    (check.wilson, lambda k, n: interval(k, n, shrink=False), "division by 1"),
+    (check.wilson, lambda k, n: interval(k, n, shift=False), "towards one half"),
+    (check.wilson, lambda k, n: interval(k, n, inner=False), "under the root"),
+    (check.wilson, lambda k, n: interval(k, n, z=1.645), "1.645"),
+    (check.wilson, lambda k, n: interval(k, n, z=1), "one standard error"),
+    (check.wilson, lambda k, n: interval(k, n, z=2), "round figure"),
+    (check.wilson, lambda k, n: interval(k, n)[1] - interval(k, n)[0], "the width"),
+    (check.wilson, lambda k, n: None, "nothing came back"),
+    (check.wilson, lambda k, n: 1 / k, "stopped with ZeroDivisionError"),
+    (check.wilson, lambda k, n: (0.1, 0.2), "values differ"),
+    (check.read_off, lambda w, ks: torch.stack([~w[: k + 1].any(0) for k in ks]), "✓ right"),
+    (check.read_off, lambda w, ks: torch.stack([w.cummax(0).values[k] for k in ks]), "that are fooled"),
+    (check.read_off, lambda w, ks: torch.stack([~w[k] for k in ks]), "iterate k alone"),
+    (check.read_off, lambda w, ks: torch.stack([~w[:k].any(0) for k in ks]), "ends before it"),
+    (check.read_off, lambda w, ks: torch.stack([~w[1 : k + 1].any(0) for k in ks]), "random start"),
+    (check.read_off, lambda w, ks: torch.stack([1 - w[: k + 1].any(0).float().mean() for k in ks]), "do not average"),
+    (check.read_off, lambda w, ks: torch.stack([~w[: k + 1].any(0) for k in ks], 1), "turned round"),
+    (check.read_off, _unwritten, "not written yet"),
+    (check.worst_case, lambda r: r.all(0).float().mean(), "✓ right"),
+    (check.worst_case, lambda r: r.all(0).float().mean().item(), "✓ right"),
+    (check.worst_case, lambda r: r.float().mean(1).min(), "best single attack"),
+    (check.worst_case, lambda r: r.float().mean(), "mean over attacks"),
+    (check.worst_case, lambda r: r.any(0).float().mean(), "some attack leaves"),
+    (check.worst_case, lambda r: r.float().mean(1).prod(), "independent"),
+    (check.worst_case, lambda r: r.all(0).sum(), "a count"),
+    (check.worst_case, lambda r: r.all(0), "asked for is their share"),
+    (check.worst_case, lambda r: 1 - r.all(0).float().mean(), "that is fooled"),
+    (check.worst_case, lambda r: None, "nothing came back"),
+    (check.mcnemar_p, lambda a, b: min(1, 2 * tail(min(a, b), a + b)), "✓ right"),
+    (check.mcnemar_p, aalp.results.exact_p, "✓ right"),
+    (check.mcnemar_p, lambda a, b: 2 * tail(min(a, b), a + b), "cut at 1"),
+    (check.mcnemar_p, lambda a, b: tail(min(a, b), a + b), "one-sided; before looking"),
+    (check.mcnemar_p, lambda a, b: min(1, 2 * tail(a, a + b)), "which model is called a"),
+    (check.mcnemar_p, lambda a, b: tail(a, a + b), "from a alone"),
+    (check.mcnemar_p, lambda a, b: min(1, 2 * tail(min(a, b) - 1, a + b)), "belongs to the tail"),
+    (check.mcnemar_p, lambda a, b: math.comb(a + b, a) / 2 ** (a + b), "exactly this split"),
+    (check.mcnemar_p, lambda a, b: math.erfc(math.sqrt((a - b) ** 2 / (a + b) / 2)), "approximation"),
+    (check.mcnemar_p, lambda a, b: None, "nothing came back"),
+    (check.normalised_radius, lambda eps, std: eps / std, "✓ right"),
+    (check.normalised_radius, lambda eps, std: (eps / std).view(1, -1, 1, 1), "✓ right"),
+    (check.normalised_radius, lambda eps, std: eps * std, "you multiplied"),
+    (check.normalised_radius, lambda eps, std: eps / std**2, "enters once"),
+    (check.normalised_radius, lambda eps, std: (eps / std).mean(), "becomes a box"),
+    (check.normalised_radius, lambda eps, std: eps / std.mean(), "its own std"),
+    (check.normalised_radius, lambda eps, std: (eps - 0.5) / std, "image and its ball alike"),
+    (check.normalised_radius, lambda eps, std: 255 * eps / std, r"units of \[0, 1\]"),
+    (check.normalised_radius, lambda eps, std: eps, r"the shape is \(\)"),
+    (check.joined_gradient, lambda g, n: by_count(g, n) / sum(n), "✓ right"),
+    (check.joined_gradient, lambda g, n: torch.stack(g).mean(0), "equal shards"),
+    (check.joined_gradient, lambda g, n: sum(g), "grows with their number"),
+    (check.joined_gradient, by_count, "images of the whole batch"),
+    (check.joined_gradient, lambda g, n: by_count(g, n) / len(n), "number of shards"),
+    (check.joined_gradient, lambda g, n: torch.cat(g), "do not concatenate"),
+    (check.training_cost, 54_000 * 16 * 7, "✓ right"),
+    (check.training_cost, 54_000 * 16 * 5, "those are the attack's"),
+    (check.training_cost, 54_000 * 16 * 6, "both the clean and"),
+    (check.training_cost, 54_000 * 7, "one epoch"),
+    (check.training_cost, 54_000 * 16 * 10, "add, do not multiply"),
+    (check.training_cost, 54_000 * 16 * 14, "count as one"),
+    (check.training_cost, 54_000 * 16 * 7 / 128, "count images"),
+    (check.training_cost, ..., "no answer yet"),
+    (check.images_needed, 6, "✓ right"),
+    (check.images_needed, 5, "one-sided it would do"),
+    (check.images_needed, 4, "0.125"),
+    (check.images_needed, 7, "one fewer"),
+    (check.images_needed, 20, "one image in twenty"),
+    (check.images_needed, ..., "no answer yet"),
+]
+
+
+@pytest.mark.parametrize(("grader", "answer", "word"), LATER, ids=[f"{g.__name__}-{w}" for g, _, w in LATER])
+def test_graders_of_the_last_chapters(capsys, grader, answer, word):
+    text = said(capsys, grader, answer)
+    assert re.search(word, text), text
+    assert text.startswith("✓" if word.startswith("✓") else ("✗", "…"))

@@ -11,7 +11,8 @@ import pytest
 from conftest import heed_ctrl_c
 from PIL import Image
 
-from aalp_lib import checkpoints
+import aalp_lib as aalp
+from aalp_lib import chapter, checkpoints
 from aalp_lib.cli import main
 from aalp_lib.diagnose import installed
 from aalp_lib.results import Measurement, Record
@@ -225,3 +226,15 @@ def test_demo_refuses_records_of_other_settings(capsys, tmp_path):
     status, _, err = run(capsys, "demo", "--quick", "--out", tmp_path)
     assert status == 1
     assert "record schema 99" in err
+
+
+def test_a_command_is_shown_with_what_it_says_and_no_colours(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    chapter.shell("aalp reproduce mnist --methods alp --out here --dry-run", tmp_path)
+    said = capsys.readouterr().out
+    assert said.startswith("$ aalp reproduce mnist --methods alp --out here --dry-run\n1 runs into here/mnist")
+    assert "\x1b" not in said
+    with pytest.raises(aalp.InputError, match="unknown method 'nothing'"):
+        chapter.shell("aalp reproduce mnist --methods nothing --dry-run", tmp_path)
+    with pytest.raises(aalp.InputError, match="unknown command 'ls'"):
+        chapter.shell("ls", tmp_path)

@@ -10,6 +10,7 @@ from aalp_lib import demo, experiments
 from aalp_lib.cli import main
 from aalp_lib.experiments import ABLATIONS, ALPHAS, SETTINGS, Grid, reproduce, setting_for
 from aalp_lib.jobs import run_job
+from aalp_lib.methods import METHODS
 
 
 def test_settings_are_the_papers_where_it_gives_them():
@@ -62,6 +63,23 @@ def test_ablations_refuse_what_they_would_pass_over(capsys, tmp_path):
     assert main(arguments) == 0
     assert main([*arguments, "--epochs", "3"]) == 1
     assert "the ablations take no --epochs" in capsys.readouterr().err
+
+
+def test_reasons_change_one_thing_each_and_take_no_other_settings(capsys, tmp_path):
+    jobs = experiments.reasons(tmp_path)
+    usual = SETTINGS["mnist"]["fast"]
+    for job in jobs:
+        base = METHODS["aalp" if job.row.name.startswith("aalp") else "alp"]
+        made = [f.name for f in dataclasses.fields(base) if getattr(base, f.name) != getattr(job.row, f.name)]
+        changed = {*made} - {"name", "label"}
+        changed |= {n for n in ("model", "attack", "recipe") if getattr(job.setting, n) != getattr(usual, n)}
+        assert len(changed) == 1, job.name
+    assert len({job.name for job in jobs}) == len(jobs)
+    arguments = ["reproduce", "reasons", "--dry-run", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.count("to do") == len(jobs)
+    assert main([*arguments, "--seeds", "1"]) == 1
+    assert "the reasons take no --seeds" in capsys.readouterr().err
 
 
 def test_other_columns_are_another_experiment(tmp_path):

@@ -35,6 +35,7 @@ ORDER = [
     "losses",
     "fast",
     "graphs",
+    "lean",
     "taylor",
     "contributions",
     "attacks",

