@@ -1,10 +1,11 @@
 # make demo: the comparison; make book: the book; make test: everything; make unit, lint: its parts; make lock: newer versions
 # make html: the book from the committed outputs; make chapters: run the notebooks in place; make nbval: compare outputs
+# make pages: build, and look at every page in Chromium; make spelling, links: unknown words, links over the network
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo book html chapters nbval test unit lint lock clean
+.PHONY: demo book html chapters nbval pages axe spelling links test unit lint lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/aalp demo --out demo
@@ -23,13 +24,34 @@ html: $(VENV)/installed
 chapters: $(VENV)/installed
 	$(BIN)/python scripts/notebooks.py run
 
+# Every cell of every chapter must run, and marked ones must print what is committed. A worker takes a whole chapter.
 nbval: $(VENV)/installed
-	AALP_BOOK=1 $(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=300 -o addopts=-ra book/
+	AALP_BOOK=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope --nbval-lax --nbval-current-env \
+		--nbval-cell-timeout=300 -o addopts=-ra book/
 
-test: lint unit
+# In Debian's chromium; without npm, which fetches axe-core, all but the accessibility.
+pages: html
+	@$(MAKE) --no-print-directory axe || echo "axe-core is not here: accessibility is not checked"
+	$(BIN)/python -m pytest -n 2 tests/test_pages.py
 
+AXE = 4.14.1
+axe: .axe/$(AXE)
+.axe/$(AXE):
+	rm -rf .axe
+	npm install --prefix .axe --no-save --no-package-lock --ignore-scripts --no-audit --no-fund --silent axe-core@$(AXE)
+	@touch $@
+
+spelling: $(VENV)/installed
+	$(BIN)/python scripts/spelling.py
+
+links: $(VENV)/installed
+	$(BIN)/python scripts/links.py
+
+test: lint unit nbval
+
+TESTS ?=
 unit: $(VENV)/installed
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 $(TESTS)
 
 lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
@@ -51,4 +73,4 @@ lock: $(VENV)/installed
 		--upgrade-package torch==2.14.1 --upgrade-package torchvision==0.29.1 --output-file requirements.lock
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
+	rm -rf $(VENV) .axe .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

@@ -86,6 +86,35 @@ def sets(z: Tensor, z_adv: Tensor, y: Tensor) -> dict[str, Tensor]:
     return {"consistent": right & right_adv, "inconsistent": right & ~right_adv}
 
 
+def loss_bounds(confidence: float, classes: int) -> tuple[float, float]:
+    """Smallest and largest mean cross-entropy (nats) that right answers of a given mean confidence can have.
+
+    -log p is convex. So its mean is smallest where all confidences are equal (Jensen's inequality), and largest where
+    each lies at an end of what is possible: 1, or 1 / classes, below which the answer would not be right.
+
+    Parameters
+    ----------
+    confidence : float
+        Mean probability of the true class, in [1 / classes, 1].
+    classes : int
+
+    Raises
+    ------
+    InputError
+        If no right answers have that mean confidence.
+
+    Examples
+    --------
+    >>> low, high = loss_bounds(0.75, classes=2)
+    >>> round(low, 3), round(high, 3), round(math.log(2) / 2, 3)  # at most every second one is at log 2
+    (0.288, 0.347, 0.347)
+    """
+    if not 1 / classes <= confidence <= 1:
+        span = f"[{1 / classes:.3g}, 1]"
+        raise InputError(f"right answers among {classes} classes have a mean confidence in {span}, got {confidence}")
+    return -math.log(confidence), (1 - confidence) / (1 - 1 / classes) * math.log(classes)
+
+
 # --- Table 1, Figure 11 ----------------------------------------------------------------------------------------------
 
 

@@ -242,6 +242,79 @@ def printed_map(answer: Answer) -> None:
     )
 
 
+def grad_cam(answer: Answer) -> None:
+    """Grade `answer(gradient, a)`: Grad-CAM from score gradient and activations (N, D, h, w), shape (N, h, w)."""
+    gradient, a = _randn(3, 4, 5, 5), _randn(3, 4, 5, 5, seed=1).relu()
+    weights = gradient.mean((2, 3), keepdim=True)
+    right = (weights * a).sum(1).relu()
+    _grade(
+        lambda: answer(gradient.clone(), a.clone()),
+        right,
+        ((weights * a).sum(1), "the ReLU is missing"),
+        ((weights * a).relu().sum(1), "the ReLU stands before the sum: channels against c are to be subtracted"),
+        ((gradient * a).sum(1).relu(), "the gradient is not averaged over h and w: Grad-CAM has one weight a channel"),
+        ((gradient * a).relu().sum(1), "that is Eq. 6 as printed; Grad-CAM averages the gradient over h and w first"),
+        ((weights * a).relu(), "one map an image: sum over the channels"),
+        ((-weights * a).sum(1).relu(), "the sign is turned round: Grad-CAM follows the class score up, not the loss"),
+        ((gradient.mean(1, keepdim=True) * a).sum(1).relu(), "you averaged over channels: average over h and w"),
+        (25 * right, "you summed the gradient over h and w; take the mean"),
+        ((weights * a).mean(1).relu(), "you averaged over channels; sum them"),
+    )  # fmt: skip
+
+
+# --- chapter 5 -------------------------------------------------------------------------------------------------------
+
+
+def inconsistent(answer: Answer) -> None:
+    """Grade `answer(z, z_adv, y)`: True for images that are right clean and wrong attacked, bool of shape (N,)."""
+    y = torch.arange(40) % 5
+    z, z_adv = (_randn(40, 5, seed=seed) + F.one_hot(y, 5) for seed in (0, 1))
+    right, right_adv = z.argmax(1) == y, z_adv.argmax(1) == y
+    _grade(
+        lambda: answer(z.clone(), z_adv.clone(), y),
+        (right & ~right_adv).float(),
+        ((~right_adv).float(), "all that are wrong attacked: leave out those that are wrong clean already"),
+        ((z.argmax(1) != z_adv.argmax(1)).float(), "the answer changed, but was it right before?"),
+        ((right & right_adv).float(), "that is the consistent set"),
+        ((~right & right_adv).float(), "the two are swapped: right clean, wrong attacked"),
+        ((~(right & right_adv)).float(), "that is all but the consistent set; there are three kinds, not two"),
+        (right.float(), "all that are right clean: which of them does the attack turn?"),
+    )  # fmt: skip
+
+
+def smallest_wrong_loss(answer: Any) -> None:
+    """Grade the smallest cross-entropy in nats that a misclassified image can have: log 2."""
+    _grade_number(
+        answer,
+        math.log(2),
+        {
+            math.log(10): "that is the largest loss of a *right* answer among ten classes",
+            0.5: "that is the probability of the true class; the loss is minus its logarithm",
+            1.0: "that is in bits; PyTorch's cross-entropy is in nats",
+            -math.log(2): "the sign: a loss is minus a log-probability",
+            0.0: "a loss of 0 needs a confidence of 1, and then the answer is right",
+        },
+    )
+
+
+def alp_share(answer: Answer) -> None:
+    """Grade `answer(classification, pairing, weight)`: pairing's part in the mean total loss, from (N,), a scalar."""
+    classification, pairing, weight = _rand(9), 3 * _rand(9, seed=1), 0.5
+    c, p = classification.mean(), pairing.mean()
+    each = weight * pairing / (classification + weight * pairing)
+    _grade(
+        lambda: answer(classification.clone(), pairing.clone(), weight),
+        weight * p / (c + weight * p),
+        (p / (c + p), "the weight is missing: the total is classification + weight * pairing"),
+        (p / (c + weight * p), "the weight is missing in the numerator"),
+        (weight * p / (c + p), "the weight is missing in the denominator"),
+        (each.mean(), "you averaged the shares of single images; take the share of the mean loss, which training sees"),
+        (each, "one share an image; take means first, then the share"),
+        (weight * p / c, "that is pairing against classification; its share is of their sum"),
+        (c / (c + weight * p), "that is the classification loss's share"),
+    )
+
+
 # --- chapter 6 -------------------------------------------------------------------------------------------------------
 
 
@@ -441,7 +514,7 @@ def _grade_number(found: Any, right: float, foreseen: dict[float, str]) -> None:
         return print(f"✗ a number is asked for, got {type(found).__name__}")
     if abs(found - right) < 1e-3 * abs(right):
         return print("✓ right")
-    near = [why for value, why in foreseen.items() if abs(found - value) < 1e-3 * abs(value)]
+    near = [why for value, why in foreseen.items() if abs(found - value) <= 1e-3 * abs(value)]
     return print(f"✗ {near[0] if near else f'{found:g} is too ' + ('small' if found < right else 'large')}")
 
 
@@ -506,18 +579,22 @@ def _input_gradient(model: Classifier, x: Tensor, y: Tensor) -> Tensor:
 
 __all__: Sequence[str] = (
     "adaptive_pairing",
+    "alp_share",
     "branch_masks",
     "contribution_scores",
     "exact_half",
     "feature_contributions",
     "fgsm",
     "first_order",
+    "grad_cam",
     "gradient_form",
+    "inconsistent",
     "margin",
     "pairing_loss",
     "plateau",
     "printed_map",
     "projection",
+    "smallest_wrong_loss",
     "steps_to_cross",
     "total_loss",
     "trades",

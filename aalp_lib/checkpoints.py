@@ -22,7 +22,7 @@ LAST, BEST = "last.safetensors", "best.safetensors"
 class Checkpoint:
     """What one file holds: tensors by name, and a JSON-able description.
 
-    The weights are named "model.*"; a file that training can go on from holds "optimizer.*" as well.
+    The weights are named `model.*`; a file that training can go on from holds `optimizer.*` as well.
     """
 
     tensors: dict[str, Tensor]

@@ -74,6 +74,23 @@ def test_the_sets_part_the_images_that_are_right_when_clean(seed, count):
     assert not (found["inconsistent"] & (z_adv.argmax(1) == y)).any()
 
 
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30), st.integers(2, 12))
+def test_no_right_answers_lie_outside_the_bounds_of_their_loss(places, classes):
+    confidences = [1 / classes + (1 - 1 / classes) * place for place in places]
+    loss = sum(-math.log(p) for p in confidences) / len(confidences)
+    low, high = analyses.loss_bounds(min(1.0, sum(confidences) / len(confidences)), classes)
+    assert low - 1e-9 <= loss <= high + 1e-9
+
+
+def test_the_bounds_of_the_loss_are_reached():
+    confidences = [1.0, 1.0, 0.1]
+    loss = sum(-math.log(p) for p in confidences) / 3
+    assert analyses.loss_bounds(sum(confidences) / 3, 10)[1] == pytest.approx(loss)
+    assert analyses.loss_bounds(0.4, 10)[0] == pytest.approx(-math.log(0.4))
+    with pytest.raises(aalp.InputError, match=r"10 classes .* in \[0.1, 1\], got 0.05"):
+        analyses.loss_bounds(0.05, 10)
+
+
 def test_an_empty_set_has_no_means(two_pixels):
     model, split = two_pixels
     x, y = next(split[torch.tensor([0, 2])].batches(2))

@@ -5,6 +5,7 @@ Skipped where the book's packages (extra `book`) are not installed.
 
 import ast
 import contextlib
+import importlib
 import io
 import os
 import re
@@ -108,6 +109,36 @@ def test_stamped_and_normalised(chapter, request):
     assert chapter.cells[1].id == "setup"
 
 
+def test_the_chapters_fit_make_book():
+    """`make book` runs them one after the other: of its 15 minutes, five are for installing and rendering."""
+    seconds = {path.stem: nbformat.read(path, as_version=4).metadata["aalp"]["seconds"] for path in CHAPTERS}
+    assert sum(seconds.values()) <= 10 * 60, seconds
+
+
+def test_the_library_pages_hold_every_public_module():
+    """Each once, with all of its members: what a module defines without an underscore; ruff holds it to docstrings."""
+    pages = "\n".join(path.read_text() for path in sorted((ROOT / "book").glob("api*.md")))
+    shown = re.findall(r"^\.\. automodule:: aalp_lib\.(\w+)\n   :members:$", pages, re.MULTILINE)
+    public = sorted(p.stem for p in (ROOT / "aalp_lib").glob("*.py") if not p.stem.startswith("_"))
+    assert sorted(shown) == public
+
+
+def test_built_library_pages_have_every_public_name():
+    inventory = ROOT / "_build" / "html" / "objects.inv"
+    if not inventory.exists():
+        pytest.skip("the book was not built (make html)")
+    from sphinx.util.inventory import InventoryFile
+
+    with inventory.open("rb") as file:
+        kinds = InventoryFile.load(file, "", lambda base, place: place)
+    named = {name for kind, names in kinds.items() if kind.startswith("py:") for name in names}
+    for path in (ROOT / "aalp_lib").glob("*.py"):
+        if not path.stem.startswith("_"):
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                    assert f"aalp_lib.{path.stem}.{node.name}" in named
+
+
 def test_skeleton(chapter):
     whole = "\n".join(cell.source for cell in text(chapter))
     objectives = whole[whole.index("**After this chapter you can**") : whole.index("**One question")]
@@ -131,6 +162,33 @@ def test_labels_of_equations_are_the_books_own():
     assert len(set(labels)) == len(labels)
     listed = (ROOT / "book" / "equations.md").read_text()
     assert [label for label in labels if f"{{eq}}`{label}`" not in listed] == []
+
+
+def test_what_pages_say_of_the_library_is_there():
+    """Sphinx passes over a function that it does not find, and knows nothing of test files."""
+    pages = {path.name: path.read_text() for path in (ROOT / "book").glob("*.md")}
+    pages |= {p.name: "\n".join(cell.source for cell in text(nbformat.read(p, as_version=4))) for p in CHAPTERS}
+    for page, words in pages.items():
+        for module, name in re.findall(r"\{py:\w+\}`~?aalp_lib\.(\w+)\.(\w+)`", words):
+            assert hasattr(importlib.import_module(f"aalp_lib.{module}"), name), f"{page}: {module}.{name}"
+        for name in re.findall(r"`(test_\w+\.py)`", words):
+            assert (ROOT / "tests" / name).exists(), f"{page}: {name}"
+
+
+def rows(page):
+    """The cells of a page's tables, row by row, without the heads."""
+    lines = (ROOT / "book" / page).read_text().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines if line.startswith("| ")]
+    return [row for row in cells if row[0] not in ("paper", "what", "the paper")]
+
+
+@pytest.mark.skipif(len(CHAPTERS) < 10, reason="not all chapters are written yet")
+def test_every_equation_has_a_chapter_and_every_open_point_an_answer():
+    for row in rows("equations.md"):
+        assert re.search(r"\{doc\}`\d\d-[a-z-]+`, \{eq\}`eq-", row[-1]), row
+    for row in rows("paper-notes.md"):
+        assert len(row) == 3, row
+        assert row[-1].strip("| "), row
 
 
 def test_every_picture_has_words(chapter):

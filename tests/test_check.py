@@ -51,6 +51,14 @@ def kl(z, v):
     return aalp.losses.trades_kl(z, v)
 
 
+def pooled(g):
+    return g.mean((2, 3), keepdim=True)
+
+
+def correct(z, y):
+    return z.argmax(1) == y
+
+
 RIGHT = {
     check.projection: lambda x_adv, x, eps: clip(x_adv.clamp(x - eps, x + eps)),
     check.fgsm: lambda m, x, y, eps: aalp.FGSM(eps)(m, x, y),
@@ -61,6 +69,9 @@ RIGHT = {
     check.gradient_form: aalp.taylor.pairing_gradient_form,
     check.feature_contributions: lambda head, a, y: head_gradient(head, a, y).abs().mean(0),
     check.printed_map: lambda g, a: (g * a).relu().sum(1),
+    check.alp_share: lambda c, p, w: w * p.mean() / (c + w * p).mean(),
+    check.inconsistent: lambda z, v, y: correct(z, y) & ~correct(v, y),
+    check.grad_cam: lambda g, a: (pooled(g) * a).sum(1).relu(),
 }
 WRONG = [
     (check.projection, lambda v, x, e: v.clamp(x - e, x + e), r"not inside \[0, 1\]"),
@@ -142,6 +153,28 @@ WRONG = [
     (check.printed_map, lambda g, a: (g.mean((2, 3), keepdim=True) * a).sum(1).relu(), "that is Grad-CAM"),
     (check.printed_map, lambda g, a: (g * a).abs().sum(1), "absolute value"),
     (check.printed_map, lambda g, a: (g * a).relu().mean(1), "averaged over channels"),
+    (check.grad_cam, lambda g, a: (pooled(g) * a).sum(1), "ReLU is missing"),
+    (check.grad_cam, lambda g, a: (pooled(g) * a).relu().sum(1), "before the sum"),
+    (check.grad_cam, lambda g, a: (g * a).sum(1).relu(), "one weight a channel"),
+    (check.grad_cam, lambda g, a: (g * a).relu().sum(1), "that is Eq. 6"),
+    (check.grad_cam, lambda g, a: (pooled(g) * a).relu(), "sum over the channels"),
+    (check.grad_cam, lambda g, a: (-pooled(g) * a).sum(1).relu(), "turned round"),
+    (check.grad_cam, lambda g, a: (g.mean(1, keepdim=True) * a).sum(1).relu(), "average over h and w"),
+    (check.grad_cam, lambda g, a: (g.sum((2, 3), keepdim=True) * a).sum(1).relu(), "take the mean"),
+    (check.grad_cam, lambda g, a: (pooled(g) * a).mean(1).relu(), "averaged over channels"),
+    (check.inconsistent, lambda z, v, y: ~correct(v, y), "wrong clean already"),
+    (check.inconsistent, lambda z, v, y: z.argmax(1) != v.argmax(1), "was it right before"),
+    (check.inconsistent, lambda z, v, y: correct(z, y) & correct(v, y), "the consistent set$"),
+    (check.inconsistent, lambda z, v, y: ~correct(z, y) & correct(v, y), "swapped"),
+    (check.inconsistent, lambda z, v, y: ~(correct(z, y) & correct(v, y)), "three kinds"),
+    (check.inconsistent, lambda z, v, y: correct(z, y), "does the attack turn"),
+    (check.alp_share, lambda c, p, w: p.mean() / (c + p).mean(), "weight is missing: the total"),
+    (check.alp_share, lambda c, p, w: p.mean() / (c + w * p).mean(), "in the numerator"),
+    (check.alp_share, lambda c, p, w: w * p.mean() / (c + p).mean(), "in the denominator"),
+    (check.alp_share, lambda c, p, w: (w * p / (c + w * p)).mean(), "shares of single images"),
+    (check.alp_share, lambda c, p, w: w * p / (c + w * p), "one share an image"),
+    (check.alp_share, lambda c, p, w: w * p.mean() / c.mean(), "of their sum"),
+    (check.alp_share, lambda c, p, w: c.mean() / (c + w * p).mean(), "classification loss's share"),
 ]
 
 
@@ -173,7 +206,7 @@ def price(z, v, y):
     return weighted(z, v, y).mean()
 
 
-SCALARS = (check.trades, check.total_loss)
+SCALARS = (check.trades, check.alp_share, check.total_loss)
 RIGHT |= {
     check.contribution_scores: lambda head, a, y: (head_gradient(head, a, y) * a).abs().mean(0),
     check.exact_half: lambda s: keep(s, "half").float(),
@@ -288,6 +321,15 @@ def test_plateau(capsys, number, word):
 
 @pytest.mark.parametrize(
     ("number", "word"),
+    [(math.log(2), "✓"), (0.6931, "✓"), (math.log(10), "of a *right* answer"), (0.5, "probability"), (1, "bits"),
+     (-math.log(2), "sign"), (0, "confidence of 1"), (2, "too large"), (..., "no answer")],
+)  # fmt: skip
+def test_smallest_wrong_loss(capsys, number, word):
+    assert word in said(capsys, check.smallest_wrong_loss, number)
+
+
+@pytest.mark.parametrize(
+    ("number", "word"),
     [(2, "✓"), (2.0, "✓"), (0.5, "for lambda = 1"), (0.125, "multiplied by lambda"), (4, "joint mean with a half"),
      (1, "both factors"), (0.25, "lambda itself"), (-2, "the sign"), (3, "too large"), (..., "no answer")],
 )  # fmt: skip
@@ -306,7 +348,9 @@ def test_any_of_the_equals_may_be_kept(capsys, ties):
 
 
 def test_every_grader_is_tested():
-    numbers = {"steps_to_cross", "plateau", "turning_point"} | {grader.__name__ for grader, _, _ in LATER}
+    numbers = {"steps_to_cross", "plateau", "smallest_wrong_loss", "turning_point"} | {
+        grader.__name__ for grader, _, _ in LATER
+    }
     assert {grader.__name__ for grader in RIGHT} | numbers == set(check.__all__)
 
 

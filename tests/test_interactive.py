@@ -68,6 +68,20 @@ def test_frames_are_small_and_figures_are_closed():
     assert plt.get_fignums() == open_before
 
 
+def test_a_few_points_keep_their_colour_and_grey_stays_grey():
+    figure, axes = plt.subplots(figsize=(4, 2))
+    axes.imshow([[k / 40 for k in range(41)]] * 20, cmap="viridis")
+    axes.plot([3, 20, 37], [4, 10, 15], ".", color=aalp.plots.COLOURS["aalp"])
+    figure.patches.append(plt.Rectangle((0, 0), 0.1, 1, color="0.93", transform=figure.transFigure))
+    picture = Image.open(io.BytesIO(interactive.png(figure))).convert("RGB")
+    orange = [int(aalp.plots.COLOURS["aalp"][k : k + 2], 16) for k in (1, 3, 5)]
+    nearest = min(sum(abs(a - b) for a, b in zip(found, orange, strict=True)) for _, found in picture.getcolors())
+    assert nearest < 30
+    grey = picture.getpixel((5, 100))
+    assert max(grey) - min(grey) <= 3
+    assert abs(grey[0] - 237) < 6
+
+
 def test_a_picture_needs_words():
     assert 'alt="a line"' in interactive.picture(draw(1), "a line").html
     with pytest.raises(aalp.InputError, match="alt text"):

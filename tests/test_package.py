@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tomllib
 import venv
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,11 @@ def test_wheel_in_an_empty_environment_runs_the_demo(tmp_path):
     """Its declared requirements alone are there, lent by this environment: torch installed anew would take 6 GB."""
     call(sys.executable, "-m", "build", "--wheel", "--outdir", tmp_path, ROOT)
     wheel = next(tmp_path.glob("*.whl"))
+    with zipfile.ZipFile(wheel) as archive:  # what test_colab.py resolves is what the wheel declares
+        (metadata,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+        lines = archive.read(metadata).decode().splitlines()
+    declared = [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ")]
+    assert sorted(text for text in declared if "extra ==" not in text) == sorted(PROJECT["dependencies"])
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"
     (site,) = (tmp_path / "venv" / "lib").glob("python*/site-packages")
