@@ -188,6 +188,8 @@ def _lead(found: Sequence[Pair]) -> str:
 
 def shown_p(value: float) -> str:
     """A p value as tables have it."""
+    if value < 1e-99:
+        return "below 1e-99"
     return f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
 
 
