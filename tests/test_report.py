@@ -494,3 +494,11 @@ def test_the_axis_is_that_of_all_columns():
 def test_without_records_the_figure_is_the_papers():
     rows = report.table_2(found(), "svhn")
     assert "nothing of ours was measured yet" in figures.beside_paper(rows, "cw10").axes[0].get_title()
+
+
+def test_a_brief_table_has_the_columns_asked_for_and_the_verdict_on_all():
+    lines = report.brief(table_rows(), ("clean", "pgd100")).splitlines()
+    assert lines[0] == "|  | Clean | PGD-100 | Verdict |"
+    at = lines.index("| **Madry** | 99.00 | 92.49 |  |")
+    assert lines[at + 1].startswith("| ours, fast | 98.0 (96.9–98.7) | 89.0 (86.9–90.8) | lower by 4.1 at PGD-40")
+    assert lines[-1] == "| ours | – | – | not measured yet |"
