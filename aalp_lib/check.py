@@ -242,11 +242,176 @@ def printed_map(answer: Answer) -> None:
     )
 
 
+# --- chapter 6 -------------------------------------------------------------------------------------------------------
+
+
+def contribution_scores(answer: Answer) -> None:
+    """Grade `answer(head, a, y)`: Eq. 7, the mean over samples of `|dLoss/dA * A|`, shape (F,)."""
+    head, a, y = _head(), _randn(6, 8).relu(), torch.arange(6) % 5
+    gradient = contributions.feature_gradient(head, a, y)
+    product = gradient * a
+    right = product.abs().mean(0)
+    _grade(
+        lambda: answer(head, a.clone(), y),
+        right,
+        (product.mean(0).abs(), "you averaged before taking absolute values: samples cancel each other"),
+        (product.mean(0), "take absolute values before the mean"),
+        (
+            right / len(y),
+            "you took the gradient of the mean loss, so scores shrink as the batch grows: sum the loss",
+        ),
+        (product.abs().sum(0), "you summed over samples; Eq. 7 takes the mean"),
+        (product.abs(), "one value a feature: take the mean over samples"),
+        (product.abs().mean(1), "you averaged over features; Eq. 7 averages over samples"),
+        (gradient.abs().mean(0), "that is Eq. 5; Eq. 7 multiplies by the activation"),
+        (
+            gradient.abs().mean(0) * a.mean(0),
+            "you averaged gradient and activation apart; multiply sample by sample, then average",
+        ),
+        (a.mean(0), "that is the mean activation; the gradient is missing"),
+    )
+
+
+def exact_half(answer: Answer) -> None:
+    """Grade `answer(scores)`: a mask (F,), F even, of exactly the upper half; among equals any may be kept."""
+    scores = torch.cat((_rand(5) + 0.1, torch.zeros(7)))[torch.randperm(12, generator=torch.Generator().manual_seed(0))]
+    right = contributions.guided_dropout_mask(scores, "half").float()
+
+    def ask() -> Any:
+        found = answer(scores.clone())
+        return right if _keeps_upper(found, scores, 6) else found
+
+    _grade(
+        ask,
+        right,
+        (torch.ones(12), "everything is kept: most features are dead, so the median is 0 and all are at least that"),
+        (
+            (scores > 0).float(),
+            "fewer than half are kept: with most features dead, not half of them lie above the median",
+        ),
+        (contributions.guided_dropout_mask(scores, "low").float(), "that is the lower half"),
+        (1 - right, "that is the lower half"),
+        (
+            scores.topk(6).indices.float(),
+            "these are the places of the kept features; a mask has an entry for every feature",
+        ),
+        (scores.topk(6).values, "these are the kept scores; a mask has an entry for every feature"),
+        (scores * right, "these are the scores themselves; a mask is 1 where a feature is kept and 0 elsewhere"),
+    )
+
+
+def branch_masks(answer: Answer) -> None:
+    """Grade `answer(scores)`: from scores (2N, F), N clean samples first, the mask of Eq. 8 of each branch, (2N, F)."""
+    scores = _rand(8, 10)
+    masks = [contributions.guided_dropout_mask(part.mean(0)).float() for part in scores.chunk(2)]
+    alternate = [contributions.guided_dropout_mask(scores[k::2].mean(0)).float() for k in (0, 1)]
+    right = torch.stack(masks).repeat_interleave(4, 0)
+    whole = contributions.guided_dropout_mask(scores.mean(0)).float()
+    _grade(
+        lambda: answer(scores.clone()),
+        right,
+        (whole.expand(8, 10), "that is one mask for all: each branch has a median of its own"),
+        (whole, "that is one mask for all, once: each branch has its own, and each sample a row"),
+        (contributions.guided_dropout_mask(scores).float(), "that is one mask a sample; average over the branch first"),
+        (torch.stack(masks), "two masks, right; now a row for every sample: repeat each one N times"),
+        (torch.stack(masks).repeat(4, 1), "the rows alternate between the branches: all clean samples come first"),
+        (torch.stack(alternate).repeat(4, 1), "you took every second sample for clean: all clean samples come first"),
+        (right.flip(0), "the branches are exchanged: the clean samples come first"),
+        (1 - right, "that is the lower half"),
+    )
+
+
+# --- chapter 7 -------------------------------------------------------------------------------------------------------
+
+
+def adaptive_pairing(answer: Answer) -> None:
+    """Grade `answer(z_clean, z_adv, y)`: Eq. 9 for each sample, shape (N,), with no gradient through the weight."""
+    z_clean, z_adv, y = _randn(7, 10).requires_grad_(), _randn(7, 10, seed=1), torch.arange(7)
+    pairing, weight = losses.alp(z_clean, z_adv), losses.confidence(z_clean, y)
+    right = (weight * pairing).detach()
+    theirs = losses.confidence(z_adv, y)
+
+    def gradient(found: Tensor) -> Tensor | None:
+        if not found.requires_grad:
+            return None
+        return torch.autograd.grad(found.sum(), z_clean, retain_graph=True, allow_unused=True)[0]
+
+    def flows(found: Tensor) -> str | None:
+        wanted, other = (gradient(losses.adaptive_alp(z_clean, z_adv, y, detach=detach)) for detach in (True, False))
+        mine = gradient(found)
+        assert wanted is not None
+        assert other is not None
+        if mine is None or not bool(mine.any()):
+            return "the values are right, but no gradient is left: detach the weight, not the logits"
+        if _same(mine, other):
+            return "the values are right, but a gradient flows through the weight: detach it"
+        return None if _same(mine, wanted) else "the values are right, the gradient is not: detach the weight alone"
+
+    _grade(
+        lambda: answer(z_clean, z_adv.clone(), y),
+        right,
+        (pairing, "that is Eq. 1: the weight is missing"),
+        (theirs * pairing, "that is the confidence on the adversarial image; Eq. 9 takes the clean one"),
+        (z_clean.softmax(1).amax(1) * pairing, "that is the largest probability; Eq. 9 takes the true class's"),
+        ((1 - weight) * pairing, "the weight is turned round: the sure ones pay in full"),
+        (weight.log() * pairing, "that is a log-probability; take the probability itself"),
+        (-weight.log() * pairing, "you weighted by the cross-entropy; Eq. 9 takes the probability"),
+        (right / 10, "you averaged over classes: sum the squares"),
+        (right.mean(), "one value a sample: the mean over the batch comes later"),
+        (weight.mean() * pairing, "you averaged the weights: each sample has its own"),
+        (weight, "that is the weight alone; multiply the pairing loss by it"),
+        also=flows,
+    )
+
+
+def total_loss(answer: Answer) -> None:
+    """Grade `answer(z_clean, z_adv, y, lam)`: Eq. 10, a scalar."""
+    z_clean, z_adv, y, lam = _randn(7, 10), _randn(7, 10, seed=1), torch.arange(7), 0.7
+    clean, attacked = losses.cross_entropy(z_clean, y), losses.cross_entropy(z_adv, y)
+    pairing, weighted = losses.alp(z_clean, z_adv).mean(), losses.adaptive_alp(z_clean, z_adv, y).mean()
+    joint = (clean.mean() + attacked.mean()) / 2
+    _grade(
+        lambda: answer(z_clean.clone(), z_adv.clone(), y, lam),
+        joint + lam * weighted,
+        (clean.mean() + attacked.mean() + lam * weighted, "you summed the two cross-entropies: take their mean"),
+        (clean.mean() + lam * weighted, "the cross-entropy of the clean images alone: both kinds count"),
+        (attacked.mean() + lam * weighted, "the cross-entropy of the adversarial images alone: both kinds count"),
+        (joint + weighted, "lam is missing"),
+        (joint + lam * pairing, "that is ALP's total: the pairing loss is not weighted yet"),
+        (joint + lam * weighted * 7, "you summed the pairing loss over the batch: take the mean"),
+        (joint + lam * weighted / 10, "you averaged the pairing loss over classes: sum the squares"),
+        ((clean + attacked) / 2 + lam * losses.adaptive_alp(z_clean, z_adv, y), "one value a sample: take the mean"),
+        (joint - lam * weighted, "the pairing loss is subtracted: it is a price, add it"),
+        (joint, "the pairing loss is missing"),
+    )
+
+
+def turning_point(answer: Any) -> None:
+    """Grade the weighted pairing loss above which an attached weight lowers the confidence, at lambda 1/4: 2."""
+    _grade_number(
+        answer,
+        2.0,
+        {
+            0.5: "that is the place for lambda = 1; here the pairing loss counts a quarter as much",
+            0.125: "you multiplied by lambda; the pairing loss counts less, so that the place moves up",
+            4.0: "the clean image's cross-entropy enters the joint mean with a half",
+            1.0: "look at both factors: a half from the joint mean, a quarter from lambda",
+            0.25: "that is lambda itself",
+            -2.0: "the sign: both a probability and a squared distance are positive",
+        },
+    )
+
+
 # --- how it is done --------------------------------------------------------------------------------------------------
 
 
-def _grade(ask: Callable[[], Any], right: Tensor, *foreseen: Foreseen) -> None:
-    """Print a verdict on what `ask` gives: right, one of the foreseen mistakes, or how far off."""
+def _grade(
+    ask: Callable[[], Any], right: Tensor, *foreseen: Foreseen, also: Callable[[Tensor], str | None] = lambda _: None
+) -> None:
+    """Print a verdict on what `ask` gives: right, one of the foreseen mistakes, or how far off.
+
+    `also` looks at an answer whose values are right, and says what is wrong with it all the same.
+    """
     try:
         found = ask()
     except NotImplementedError:
@@ -257,9 +422,10 @@ def _grade(ask: Callable[[], Any], right: Tensor, *foreseen: Foreseen) -> None:
         return print("… nothing came back: is there a return?")
     if not isinstance(found, Tensor):
         return print(f"✗ a tensor is asked for, got {type(found).__name__}")
-    found = found.detach().to(right.dtype)
+    given, found = found, found.detach().to(right.dtype)
     if _same(found, right):
-        return print("✓ right")
+        why = also(given)
+        return print(f"✗ {why}" if why else "✓ right")
     for value, why in foreseen:
         if _same(found, value.detach()):
             return print(f"✗ {why}")
@@ -281,6 +447,14 @@ def _grade_number(found: Any, right: float, foreseen: dict[float, str]) -> None:
 
 def _same(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-6)
+
+
+def _keeps_upper(found: Any, scores: Tensor, count: int) -> bool:
+    """Whether `found` is a mask of `count` features of which none scores less than one that is dropped."""
+    if not isinstance(found, Tensor) or found.shape != scores.shape or not bool(((found == 0) | (found == 1)).all()):
+        return False
+    kept = found.bool()
+    return int(kept.sum()) == count and bool(scores[kept].min() >= scores[~kept].max())
 
 
 def _how_far(found: Tensor, right: Tensor) -> str:
@@ -331,6 +505,10 @@ def _input_gradient(model: Classifier, x: Tensor, y: Tensor) -> Tensor:
 
 
 __all__: Sequence[str] = (
+    "adaptive_pairing",
+    "branch_masks",
+    "contribution_scores",
+    "exact_half",
     "feature_contributions",
     "fgsm",
     "first_order",
@@ -341,7 +519,9 @@ __all__: Sequence[str] = (
     "printed_map",
     "projection",
     "steps_to_cross",
+    "total_loss",
     "trades",
+    "turning_point",
 )
 
 

@@ -114,8 +114,12 @@ def standing(found: Sequence[Pair]) -> int:
     Ahead or behind is shown if every seed says so and McNemar's exact p over the images of all seeds together, taken
     as so many different images, is below 0.05.
     """
-    gains = [pair.gain for pair in found]
     p = exact_p(sum(pair.only_alp for pair in found), sum(pair.only_aalp for pair in found))
+    return _shown([pair.gain for pair in found], p)
+
+
+def _shown(gains: Sequence[float], p: float) -> int:
+    """1 or -1 if every seed's gain has that sign and p is below 0.05, else 0."""
     if p >= 0.05 or not (min(gains) > 0 or max(gains) < 0):
         return 0
     return 1 if gains[0] > 0 else -1
@@ -209,6 +213,68 @@ def mcnemar_table(found: Found, which: Which = "last") -> str:
         "Correct images in percent; number of images that only one of the two has right; p of McNemar's exact test, "
         "two-sided.\n\n" + grid(lines)
     )
+
+
+# --- any two rows ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two rows of training runs in one column, on the same images, paired by seed.
+
+    Attributes
+    ----------
+    column : str
+    images : int
+        Test images of each seed.
+    gains : tuple of float
+        Points by which the second row leads the first, one a seed.
+    only_first, only_second : int
+        Images that only one of the two has right, over all seeds.
+    """
+
+    column: str
+    images: int
+    gains: tuple[float, ...]
+    only_first: int
+    only_second: int
+
+    @property
+    def p(self) -> float:
+        """McNemar's exact p, the images of all seeds taken as so many different ones."""
+        return exact_p(self.only_first, self.only_second)
+
+    @property
+    def standing(self) -> int:
+        """1 if the second row is shown to be ahead, -1 if behind, 0 if neither; as in `standing`."""
+        return _shown(self.gains, self.p)
+
+    def __str__(self) -> str:
+        span = f", {min(self.gains):+.1f} to {max(self.gains):+.1f}" if len(self.gains) > 1 else ""
+        seeds = f"{len(self.gains)} seed" + "s" * (len(self.gains) > 1)
+        return f"{mean(self.gains):+.1f} points ({seeds}{span}; p {shown_p(self.p)})"
+
+
+def compare(
+    first: Sequence[Record], second: Sequence[Record], column: str = DECIDING, which: Which = "last"
+) -> Comparison | None:
+    """Compare two rows of runs in a column on the same images; None if they share no seed in which both have it.
+
+    Examples
+    --------
+    >>> compare([], []) is None
+    True
+    """
+    theirs = {record.seed: outcomes(record, which).get(column) for record in first}
+    gains, only, images = [], [0, 0], 0
+    for record in second:
+        a, b = theirs.get(record.seed), outcomes(record, which).get(column)
+        if a is None or b is None or len(a) != len(b):
+            continue
+        only_a, only_b, _ = mcnemar(a, b)
+        only, images = [only[0] + only_a, only[1] + only_b], len(a)
+        gains.append(100 * (only_b - only_a) / len(a))
+    return Comparison(column, images, tuple(gains), *only) if gains else None
 
 
 # --- ablations -------------------------------------------------------------------------------------------------------

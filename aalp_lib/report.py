@@ -406,6 +406,12 @@ def about(found: Found, kind: str, which: Which) -> list[Measurement]:
     )
 
 
+def by_method(found: Found, kind: str, data: str = "mnist", which: Which = "last") -> dict[str, Measurement]:
+    """Full-tier measurements of a kind on a data set, recipe "fast", by method; of several seeds the lowest."""
+    made = [m for m in about(found, kind, which) if m.subject.get("data") == data and measured_recipe(m) == "fast"]
+    return {str(m.subject.get("method")): m for m in reversed(made)}
+
+
 def _subject(m: Measurement) -> list[str]:
     subject = m.subject
     return [

@@ -145,6 +145,94 @@ WRONG = [
 ]
 
 
+def joint(z, v, y, reduction="mean"):
+    return (F.cross_entropy(z, y, reduction=reduction) + F.cross_entropy(v, y, reduction=reduction)) / 2
+
+
+def sure(z, y):
+    return z.softmax(1).gather(1, y[:, None])[:, 0]
+
+
+def paired(z, v):
+    return aalp.losses.alp(z, v)
+
+
+def keep(scores, rule="median"):
+    return aalp.contributions.guided_dropout_mask(scores, rule)
+
+
+def two(scores):
+    return torch.stack([keep(part.mean(0)) for part in scores.chunk(2)])
+
+
+def weighted(z, v, y, detach=True):
+    return aalp.losses.adaptive_alp(z, v, y, detach=detach)
+
+
+def price(z, v, y):
+    return weighted(z, v, y).mean()
+
+
+SCALARS = (check.trades, check.total_loss)
+RIGHT |= {
+    check.contribution_scores: lambda head, a, y: (head_gradient(head, a, y) * a).abs().mean(0),
+    check.exact_half: lambda s: keep(s, "half").float(),
+    check.branch_masks: lambda s: two(s).repeat_interleave(len(s) // 2, 0).float(),
+    check.adaptive_pairing: weighted,
+    check.total_loss: lambda z, v, y, a: joint(z, v, y) + a * price(z, v, y),
+}  # fmt: skip
+WRONG += [
+    (check.contribution_scores, lambda h, a, y: (head_gradient(h, a, y) * a).mean(0).abs(), "cancel each other"),
+    (check.contribution_scores, lambda h, a, y: (head_gradient(h, a, y) * a).mean(0), "absolute values before"),
+    (check.contribution_scores, lambda h, a, y: (head_gradient(h, a, y, "mean") * a).abs().mean(0), "the batch grows"),
+    (check.contribution_scores, lambda h, a, y: (head_gradient(h, a, y) * a).abs().sum(0), "summed over samples"),
+    (check.contribution_scores, lambda h, a, y: (head_gradient(h, a, y) * a).abs(), "one value a feature"),
+    (check.contribution_scores, lambda h, a, y: (head_gradient(h, a, y) * a).abs().mean(1), "averaged over features"),
+    (check.contribution_scores, lambda h, a, y: head_gradient(h, a, y).abs().mean(0), "that is Eq. 5"),
+    (check.contribution_scores, lambda h, a, y: head_gradient(h, a, y).abs().mean(0) * a.mean(0), "apart"),
+    (check.contribution_scores, lambda h, a, y: a.mean(0), "gradient is missing"),
+    (check.exact_half, lambda s: keep(s), "everything is kept"),
+    (check.exact_half, lambda s: s >= s.median(), "everything is kept"),
+    (check.exact_half, lambda s: s > s.median(), "fewer than half"),
+    (check.exact_half, lambda s: keep(s, "low"), "lower half"),
+    (check.exact_half, lambda s: s.topk(6).indices, "the places"),
+    (check.exact_half, lambda s: s.topk(6).values, "the kept scores"),
+    (check.exact_half, lambda s: s * keep(s, "half"), "the scores themselves"),
+    (check.branch_masks, lambda s: keep(s.mean(0)).expand(8, 10), "one mask for all: each"),
+    (check.branch_masks, lambda s: keep(s.mean(0)), "for all, once"),
+    (check.branch_masks, lambda s: keep(s), "one mask a sample"),
+    (check.branch_masks, two, "a row for every sample"),
+    (check.branch_masks, lambda s: two(s).repeat(4, 1), "alternate between"),
+    (check.branch_masks, lambda s: torch.stack([keep(s[k::2].mean(0)) for k in (0, 1)]).repeat(4, 1), "every second"),
+    (check.branch_masks, lambda s: two(s).flip(0).repeat_interleave(4, 0), "exchanged"),
+    (check.branch_masks, lambda s: ~two(s).repeat_interleave(4, 0), "lower half"),
+    (check.adaptive_pairing, lambda z, v, y: paired(z, v), "weight is missing"),
+    (check.adaptive_pairing, lambda z, v, y: sure(v, y) * paired(z, v), "on the adversarial image"),
+    (check.adaptive_pairing, lambda z, v, y: z.softmax(1).amax(1) * paired(z, v), "largest probability"),
+    (check.adaptive_pairing, lambda z, v, y: (1 - sure(z, y)) * paired(z, v), "turned round"),
+    (check.adaptive_pairing, lambda z, v, y: sure(z, y).log() * paired(z, v), "log-probability"),
+    (check.adaptive_pairing, lambda z, v, y: -sure(z, y).log() * paired(z, v), "by the cross-entropy"),
+    (check.adaptive_pairing, lambda z, v, y: sure(z, y) * (z - v).square().mean(1), "over classes"),
+    (check.adaptive_pairing, price, "one value a sample"),
+    (check.adaptive_pairing, lambda z, v, y: sure(z, y).mean() * paired(z, v), "averaged the weights"),
+    (check.adaptive_pairing, lambda z, v, y: sure(z, y), "weight alone"),
+    (check.adaptive_pairing, lambda z, v, y: weighted(z, v, y, detach=False), "flows through the weight"),
+    (check.adaptive_pairing, lambda z, v, y: weighted(z.detach(), v, y), "not the logits"),
+    (check.adaptive_pairing, lambda z, v, y: weighted(z, v, y).detach(), "not the logits"),
+    (check.adaptive_pairing, lambda z, v, y: sure(z, y) * paired(z.detach(), v), "the gradient is not"),
+    (check.total_loss, lambda z, v, y, a: 2 * joint(z, v, y) + a * price(z, v, y), "their mean"),
+    (check.total_loss, lambda z, v, y, a: F.cross_entropy(z, y) + a * price(z, v, y), "of the clean images alone"),
+    (check.total_loss, lambda z, v, y, a: F.cross_entropy(v, y) + a * price(z, v, y), "adversarial images alone"),
+    (check.total_loss, lambda z, v, y, a: joint(z, v, y) + price(z, v, y), "lam is missing"),
+    (check.total_loss, lambda z, v, y, a: joint(z, v, y) + a * paired(z, v).mean(), "not weighted yet"),
+    (check.total_loss, lambda z, v, y, a: joint(z, v, y) + a * weighted(z, v, y).sum(), "over the batch"),
+    (check.total_loss, lambda z, v, y, a: joint(z, v, y) + a * price(z, v, y) / 10, "over classes"),
+    (check.total_loss, lambda z, v, y, a: joint(z, v, y, "none") + a * weighted(z, v, y), "one value a sample"),
+    (check.total_loss, lambda z, v, y, a: joint(z, v, y) - a * price(z, v, y), "subtracted"),
+    (check.total_loss, lambda z, v, y, a: joint(z, v, y), "pairing loss is missing"),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize("grader", RIGHT, ids=lambda grader: grader.__name__)
 def test_the_right_answer_passes(capsys, grader):
     assert said(capsys, grader, RIGHT[grader]) == "✓ right\n"
@@ -169,7 +257,7 @@ def test_anything_else_becomes_a_sentence(capsys, grader):
     assert "the shape is (3,)" in said(capsys, grader, lambda *_: torch.zeros(3))
     assert "not finite" in said(capsys, grader, lambda *a: right(*a) * float("nan"))
     scaled = said(capsys, grader, lambda *a: 0.37 * right(*a))
-    assert "0.37 times" in scaled or (grader is check.trades and "1 of 1 values" in scaled)
+    assert "0.37 times" in scaled or (grader in SCALARS and "1 of 1 values" in scaled)
     assert "values differ" in said(
         capsys, grader, lambda *a: torch.arange(1.0, right(*a).numel() + 1).view_as(right(*a))
     )
@@ -198,9 +286,28 @@ def test_plateau(capsys, number, word):
     assert word in said(capsys, check.plateau, number)
 
 
+@pytest.mark.parametrize(
+    ("number", "word"),
+    [(2, "✓"), (2.0, "✓"), (0.5, "for lambda = 1"), (0.125, "multiplied by lambda"), (4, "joint mean with a half"),
+     (1, "both factors"), (0.25, "lambda itself"), (-2, "the sign"), (3, "too large"), (..., "no answer")],
+)  # fmt: skip
+def test_turning_point(capsys, number, word):
+    assert word in said(capsys, check.turning_point, number)
+
+
+@pytest.mark.parametrize("ties", ["first", "last", "any"])
+def test_any_of_the_equals_may_be_kept(capsys, ties):
+    answers = {
+        "first": lambda scores: keep(scores, "half"),
+        "last": lambda scores: keep(scores.flip(0), "half").flip(0),
+        "any": lambda scores: torch.zeros(len(scores)).scatter(0, scores.topk(len(scores) // 2).indices, 1.0),
+    }
+    assert said(capsys, check.exact_half, answers[ties]) == "✓ right\n"
+
+
 def test_every_grader_is_tested():
-    later = {grader.__name__ for grader, _, _ in LATER}
-    assert {grader.__name__ for grader in RIGHT} | {"steps_to_cross", "plateau"} | later == set(check.__all__)
+    numbers = {"steps_to_cross", "plateau", "turning_point"} | {grader.__name__ for grader, _, _ in LATER}
+    assert {grader.__name__ for grader in RIGHT} | numbers == set(check.__all__)
 
 
 # --- chapters 8 to 10
@@ -226,7 +333,7 @@ def tail(k, n):
     return sum(math.comb(n, i) for i in range(k + 1)) / 2**n
 
 
-def weighted(parts, counts):
+def by_count(parts, counts):
     return sum(n * g for n, g in zip(counts, parts, strict=True))
 
 
@@ -284,11 +391,11 @@ LATER = [
     (check.normalised_radius, lambda eps, std: (eps - 0.5) / std, "image and its ball alike"),
     (check.normalised_radius, lambda eps, std: 255 * eps / std, r"units of \[0, 1\]"),
     (check.normalised_radius, lambda eps, std: eps, r"the shape is \(\)"),
-    (check.joined_gradient, lambda g, n: weighted(g, n) / sum(n), "✓ right"),
+    (check.joined_gradient, lambda g, n: by_count(g, n) / sum(n), "✓ right"),
     (check.joined_gradient, lambda g, n: torch.stack(g).mean(0), "equal shards"),
     (check.joined_gradient, lambda g, n: sum(g), "grows with their number"),
-    (check.joined_gradient, weighted, "images of the whole batch"),
-    (check.joined_gradient, lambda g, n: weighted(g, n) / len(n), "number of shards"),
+    (check.joined_gradient, by_count, "images of the whole batch"),
+    (check.joined_gradient, lambda g, n: by_count(g, n) / len(n), "number of shards"),
     (check.joined_gradient, lambda g, n: torch.cat(g), "do not concatenate"),
     (check.training_cost, 54_000 * 16 * 7, "✓ right"),
     (check.training_cost, 54_000 * 16 * 5, "those are the attack's"),
