@@ -321,6 +321,20 @@ def markdown(rows: Sequence[Row]) -> str:
     return grid(lines)
 
 
+def brief(rows: Sequence[Row], columns: Sequence[str]) -> str:
+    """`markdown` for a narrow page: some of the columns, neither seeds nor images; the verdict is still that of all."""
+    lines = [["", *(_HEADINGS.get(name, name) for name in columns), "Verdict"]]
+    before = None
+    for row in rows:
+        if row.name != before:
+            lines.append(
+                [f"**{_row_label(row.name)}**", *(_printed(name, row.published[name]) for name in columns), ""]
+            )
+        before = row.name
+        lines.append([row.source, *(str(row.ours.get(name, "–")) for name in columns), row.verdict])
+    return grid(lines)
+
+
 def _printed(name: str, value: float) -> str:
     """A number of the paper with the decimals that it is printed with."""
     return f"{value:.{4 if name.endswith('_loss') else 2}f}"

@@ -441,6 +441,8 @@ def test_what_was_tried_stands_beside_the_plain_run_and_the_paper():
     recipe = dataclasses.asdict(experiments.SETTINGS["mnist"]["fast"].recipe)
     averaged = dataclasses.replace(METHODS["alp"], name="alp_averaged", label="ALP averaged", weight=0.1)
     runs = [
+        record("adv", pgd100=100),
+        record("aalp", pgd100=100),
         record("alp", pgd100=900),
         record("alp", seed=1, pgd100=910),
         record("alp", changes={"recipe": recipe | {"epochs": 40}}, pgd100=930),
@@ -472,6 +474,7 @@ def test_nothing_tried_says_so():
 def table_rows():
     columns = {"clean": 980, "pgd40": 900, "pgd100": 890}
     runs = [record("adv", **columns), record("alp", **columns), record("alp", seed=1, **(columns | {"pgd40": 940}))]
+    runs.insert(0, record("adv", recipe="paper", **(columns | {"pgd40": 100})))  # not drawn: "fast" is
     return report.table_2(found(*runs), "mnist")
 
 
@@ -494,3 +497,12 @@ def test_the_axis_is_that_of_all_columns():
 def test_without_records_the_figure_is_the_papers():
     rows = report.table_2(found(), "svhn")
     assert "nothing of ours was measured yet" in figures.beside_paper(rows, "cw10").axes[0].get_title()
+
+
+def test_a_brief_table_has_the_columns_asked_for_and_the_verdict_on_all():
+    lines = report.brief(table_rows(), ("clean", "pgd100")).splitlines()
+    assert lines[0] == "|  | Clean | PGD-100 | Verdict |"
+    at = lines.index("| **Madry** | 99.00 | 92.49 |  |")
+    assert lines[at + 1].startswith("| ours, paper |")
+    assert lines[at + 2].startswith("| ours, fast | 98.0 (96.9–98.7) | 89.0 (86.9–90.8) | lower by 4.1 at PGD-40")
+    assert lines[-1] == "| ours | – | – | not measured yet |"
