@@ -262,4 +262,5 @@ def test_links_inside_the_book_lead_somewhere():
 def test_search_works_without_a_server(open_page):
     page = open_page("search.html?q=pairing")
     page.wait_for_selector("#search-results li a")
+    page.wait_for_timeout(500)  # whatever it might fetch comes after that
     assert page.locator("#search-results li a[href*='03-']").count() >= 1
