@@ -26,7 +26,7 @@ from aalp_lib.methods import Method, method
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, stages
 from aalp_lib.results import Record
-from aalp_lib.train import Interrupted, Recipe, fit
+from aalp_lib.train import Interrupted, Recipe, asked_to_stop, fit
 
 NOTE = "progress.json"
 NOTE_EVERY = 0.5  # seconds
@@ -304,7 +304,10 @@ def _collect(executor: Executor, jobs: Sequence[Job], watch: Watch | None) -> It
     failed: list[BaseException] = []
     try:
         while waiting:
-            done, _ = wait(waiting, timeout=NOTE_EVERY, return_when=FIRST_COMPLETED)
+            with asked_to_stop() as asked:  # a KeyboardInterrupt inside `wait` may leave the futures locked for good
+                done, _ = wait(waiting, timeout=NOTE_EVERY, return_when=FIRST_COMPLETED)
+            if asked.is_set():
+                raise KeyboardInterrupt
             for future in done:
                 job = waiting.pop(future)
                 record = _result(future, job, failed)

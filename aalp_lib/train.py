@@ -261,7 +261,7 @@ _method = method  # `fit` has an argument of this name
 
 def _train(run: "_Run", progress: bool | Tell | None) -> None:
     """Take all steps that remain, unless asked to stop."""
-    with shown(progress, "training") as tell, seeds.kept(), _asked_to_stop(run.out is not None) as asked:
+    with shown(progress, "training") as tell, seeds.kept(), asked_to_stop(run.out is not None) as asked:
         for inputs in run.steps():
             run.step(*inputs)
             try:
@@ -276,7 +276,7 @@ def _train(run: "_Run", progress: bool | Tell | None) -> None:
 
 
 @contextlib.contextmanager
-def _asked_to_stop(wanted: bool) -> Iterator[threading.Event]:
+def asked_to_stop(wanted: bool = True) -> Iterator[threading.Event]:
     """An event that the first Ctrl-C sets, instead of stopping in the middle of a step; the second one stops."""
     asked = threading.Event()
     main = threading.current_thread() is threading.main_thread()
