@@ -136,12 +136,13 @@ class Attack:
 
         With `shard`, `x` and `y` are those rows of a larger batch, and start where they would start in all of it.
         """
-        if self.restarts == 1:
-            return self._ascend(forward, x, y, self._first(x, generator, shard) if start is None else start)
         result, rows = x.clone(), torch.arange(len(x), device=x.device)
-        for _ in range(self.restarts):
+        for run in range(self.restarts):
             first, start = (self._first(x, generator, shard) if start is None else start), None
-            result[rows] = self._ascend(forward, x[rows], y[rows], first[rows])
+            for part in lean.parts(forward, rows):
+                result[part] = self._ascend(forward, x[part], y[part], first[part])
+            if run == self.restarts - 1:
+                break
             with torch.no_grad():
                 rows = rows[forward(result[rows]).argmax(1) == y[rows]]
             if not len(rows):
@@ -177,8 +178,8 @@ class Attack:
         read = self._read_any if reading == "any" else self._read_last
         for run in range(self.restarts):
             start = self._first(x, generators[run] if generators else None, shard)
-            rows = alive.any(0).nonzero()[:, 0]
-            alive[:, rows] &= read(forward, x[rows], y[rows], at, start[rows])
+            for rows in lean.parts(forward, alive.any(0).nonzero()[:, 0]):
+                alive[:, rows] &= read(forward, x[rows], y[rows], at, start[rows])
         return alive
 
     def _read_any(self, forward: Forward, x: Tensor, y: Tensor, at: Sequence[int], start: Tensor) -> Tensor:

@@ -447,7 +447,7 @@ def run(out: Path, quick: bool = False, tell: Callable[[Row], None] | None = Non
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the peers' own
         for row in itertools.chain(
-            itertools.chain.from_iterable(attack_rows(size, rounds) for size in sizes),
+            itertools.chain.from_iterable(attack_rows(size, 1 if quick else 5) for size in sizes),
             _later(table_2_row, 1 if quick else 2, 50 if quick else 500),
             trades_rows(4 * rounds),
             _later(aalp_row, rounds),

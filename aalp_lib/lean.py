@@ -1,6 +1,7 @@
 """A network as an attack needs it on a CPU: the same function of the image, with less work for its gradient.
 
-Two things are left out. A batch norm in evaluation mode is a scale and a shift for each channel, which the convolution
+Three things are left out. A large batch makes tensors that leave the processor's cache and that the system hands out
+anew in every layer; in parts, one after the other, the same images take less time and memory. A batch norm in evaluation mode is a scale and a shift for each channel, which the convolution
 before it can do along the way. And the backward pass of a first convolution leaves most of a processor idle: an image
 has one or three channels, while the vector units compute some sixteen at once. The same sums, gathered for a block of
 b × b pixels as b² output channels, are an ordinary convolution with stride b.
@@ -11,7 +12,7 @@ import contextlib
 import copy
 import itertools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch.nn import functional as F
 
 Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
 BLOCKS = {1: 4, 2: 2, 3: 2, 4: 2}  # input channels: side of a block, so that both together fill the units
+PART = 128  # images; the fastest for LeNet and ResNet-32, and ResNet-9 does not mind
 _enabled = True
 
 
@@ -52,6 +54,15 @@ def network(model: Callable[[Tensor], Tensor]) -> Iterator[None]:
     finally:
         for module in changed:
             del module.forward
+
+
+def parts(model: Callable[[Tensor], Tensor], rows: Tensor) -> Sequence[Tensor]:
+    """Split row numbers (N,) of a batch into parts to attack one after the other; one part where that cannot help.
+
+    Only a module in evaluation mode on the CPU is known to treat every image on its own and to gain by it.
+    """
+    apart = _enabled and isinstance(model, nn.Module) and not model.training and rows.device.type == "cpu"
+    return rows.split(PART) if apart and len(rows) > PART else (rows,)
 
 
 def block_weights(weight: Tensor, block: int) -> Tensor:

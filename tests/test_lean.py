@@ -1,5 +1,7 @@
 """A network as attacks see it on a CPU: the same numbers with less work, and nothing left behind."""
 
+from unittest import mock
+
 import pytest
 import torch
 import torchvision
@@ -188,3 +190,31 @@ def test_weights_change_between_attacks():
             assert (aalp.FGSM(0.1)(model, x, y) - fast).abs().gt(1e-6).float().mean() < 0.01
         with torch.no_grad():
             model.body[0].weight.neg_()
+
+
+def test_a_large_batch_is_attacked_in_parts_and_gets_the_same_images():
+    torch.manual_seed(0)
+    model = aalp.models.lenet().double().eval()
+    x, y = torch.rand(300, 1, 28, 28, dtype=torch.double), torch.randint(10, (300,))
+    sizes = []
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    attack = aalp.PGD(0.1, 0.05, 3, restarts=2)
+
+    def attacked(parts):
+        with mock.patch.object(lean, "PART", lean.PART if parts else len(x)):
+            images = attack(model, x, y, generator=torch.Generator().manual_seed(0))
+            starts = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+            return images, [attack.survivors(model, x, y, [1, 3], reading=r, generators=starts) for r in ("any", "last")]
+
+    images, alive = attacked(True)
+    assert {128, 44} <= set(sizes)
+    expected, expected_alive = attacked(False)
+    assert torch.allclose(images, expected)
+    assert all(torch.equal(found, right) for found, right in zip(alive, expected_alive, strict=True))
+
+
+@pytest.mark.parametrize("forward", [nn.Flatten().train(), lambda x: x.flatten(1)], ids=["training", "no module"])
+def test_what_may_mix_the_images_of_a_batch_is_given_all_of_it(forward):
+    assert len(lean.parts(forward, torch.arange(1000))) == 1
+    with lean.switched(False):
+        assert len(lean.parts(nn.Flatten().eval(), torch.arange(1000))) == 1
