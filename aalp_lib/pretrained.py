@@ -26,9 +26,9 @@ def index(folder: Path | None = None) -> dict[str, dict[str, Any]]:
 
 
 def packaged(name: str, which: str = "last") -> Path | None:
-    """Where the package keeps the weights of a network, None if it has no such network."""
-    entry = index().get(name)
-    return weights() / entry[which]["file"] if entry else None
+    """Where the package keeps the weights of a network, None if it does not."""
+    entry = index().get(name, {}).get(which)
+    return weights() / entry["file"] if entry else None
 
 
 def pretrained(name: str, which: str = "last", *, folder: str | Path | None = None) -> Classifier:
@@ -43,7 +43,8 @@ def pretrained(name: str, which: str = "last", *, folder: str | Path | None = No
     name : str
         Data set and method, "mnist/aalp" say; see `pretrained.index()`.
     which : "last" or "best"
-        After the last epoch, or the best on the validation split.
+        After the last epoch, or the best on the validation split. The package has no room for the "best" of
+        "mnist/aalp_gd" and "mnist/aalp_sw"; they lie in the folder `weights` of the repository.
     folder : path, optional
         Another folder that `pack` has written.
 
@@ -63,7 +64,7 @@ def pretrained(name: str, which: str = "last", *, folder: str | Path | None = No
     home = Path(folder) if folder is not None else weights()
     known = index(home)
     entry = known[_checks.known("pretrained network", name, known)]
-    entry = entry[_checks.known("checkpoint", which, ("last", "best"))]
+    entry = entry[_checks.known(f"checkpoint of {name}", which, entry)]
     path = home / entry["file"]
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
         raise InputError(f"{path} is missing or is not the file that {INDEX} describes; install the package again")

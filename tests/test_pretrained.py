@@ -9,6 +9,7 @@ from conftest import tiny
 
 import aalp_lib as aalp
 from aalp_lib.jobs import run_job
+from aalp_lib.methods import TABLE_2
 from aalp_lib.pretrained import INDEX, index, pack, weights
 
 SIZE = 8_000_000
@@ -58,15 +59,19 @@ def test_what_is_bundled_loads_and_stays_small():
     known = index()
     assert known == json.loads((weights() / INDEX).read_text())
     for name, entry in known.items():
-        for which in ("last", "best"):
+        for which in entry:
             assert aalp.pretrained(name, which).config["name"] == "lenet"
             assert entry[which]["epoch"] <= entry["last"]["epoch"]
+    assert set(known) == {f"mnist/{name}" for name in TABLE_2}
     assert sum(path.stat().st_size for path in weights().rglob("*.safetensors")) < SIZE
 
 
 def test_what_lies_in_the_repository_alone_loads_and_has_a_record():
     root = Path(__file__).resolve().parents[1]
-    for name in index(root / "weights"):
+    alone = index(root / "weights")
+    for name, entry in index().items():
+        assert {*entry, *alone.get(name, {})} == {"last", "best"}
+    for name in alone:
         assert aalp.pretrained(name, "best", folder=root / "weights").config["name"] == "lenet"
         data, method = name.split("/")
         assert (root / "results" / data / f"{data}-{method}-seed0.json").exists()
