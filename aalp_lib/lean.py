@@ -4,8 +4,8 @@ Three things are left out. A large batch makes tensors that leave the processor'
 memory anew in every layer; in parts, one after the other, the same images take less time and memory. A batch norm in
 evaluation mode is a scale and a shift for each channel, which the convolution before it can do along the way. And the
 backward pass of a first convolution leaves most of a processor idle: an image has one or three channels, while the
-vector units compute some sixteen at once. The same sums, gathered for a block of b × b pixels as b² output channels, are
-an ordinary convolution with stride b.
+vector units compute some sixteen at once. The same sums, gathered for a block of b × b pixels as b² output channels,
+are an ordinary convolution with stride b.
 """
 
 import collections
