@@ -136,6 +136,7 @@ class Attack:
 
         With `shard`, `x` and `y` are those rows of a larger batch, and start where they would start in all of it.
         """
+        x = x.detach()
         result, rows = x.clone(), torch.arange(len(x), device=x.device)
         for run in range(self.restarts):
             first, start = (self._first(x, generator, shard) if start is None else start), None

@@ -277,7 +277,10 @@ def _train(run: "_Run", progress: bool | Tell | None) -> None:
 
 @contextlib.contextmanager
 def asked_to_stop(wanted: bool = True) -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets, instead of stopping in the middle of a step; the second one stops."""
+    """An event that the first Ctrl-C sets, instead of stopping in the middle of a step; the second one stops.
+
+    Without `wanted`, outside the main thread, and where SIGINT is ignored, nothing sets it.
+    """
     asked = threading.Event()
     main = threading.current_thread() is threading.main_thread()
     if not wanted or not main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

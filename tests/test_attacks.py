@@ -211,6 +211,13 @@ def test_works_where_gradients_are_switched_off(model, digits, generator):
     assert not x_adv.requires_grad
 
 
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_images_that_ask_for_a_gradient_get_none_through_the_attack(model, digits, generator, restarts):
+    x, y = digits
+    x_adv = aalp.PGD(0.1, 0.05, 3, restarts=restarts)(model, x.clone().requires_grad_(), y, generator=generator)
+    assert not x_adv.requires_grad
+
+
 def test_accepts_any_module_that_gives_logits(digits, generator):
     module = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
     assert ATTACKS["pgd"](module, *digits, generator=generator).shape == digits[0].shape

@@ -204,9 +204,8 @@ def test_a_large_batch_is_attacked_in_parts_and_gets_the_same_images():
         with mock.patch.object(lean, "PART", lean.PART if parts else len(x)):
             images = attack(model, x, y, generator=torch.Generator().manual_seed(0))
             starts = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
-            return images, [
-                attack.survivors(model, x, y, [1, 3], reading=r, generators=starts) for r in ("any", "last")
-            ]
+            read = [attack.survivors(model, x, y, [1, 3], reading=how, generators=starts) for how in ("any", "last")]
+            return images, read
 
     images, alive = attacked(True)
     assert {128, 44} <= set(sizes)
