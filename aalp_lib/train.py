@@ -283,7 +283,8 @@ def asked_to_stop(wanted: bool = True) -> Iterator[threading.Event]:
     """
     asked = threading.Event()
     main = threading.current_thread() is threading.main_thread()
-    if not wanted or not main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    before = signal.getsignal(signal.SIGINT)  # not from `signal.signal` below: `ask` may be called before that returns
+    if not wanted or not main or before is signal.SIG_IGN:
         yield asked
         return
 
@@ -291,7 +292,7 @@ def asked_to_stop(wanted: bool = True) -> Iterator[threading.Event]:
         asked.set()
         signal.signal(signal.SIGINT, before)
 
-    before = signal.signal(signal.SIGINT, ask)
+    signal.signal(signal.SIGINT, ask)
     try:
         yield asked
     finally:
