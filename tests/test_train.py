@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import aalp_lib as aalp
 from aalp_lib import checkpoints
+from aalp_lib.train import asked_to_stop
 
 ATTACK = aalp.PGD(0.2, 0.1, 2)
 
@@ -286,6 +287,29 @@ def test_progress_may_ask_for_a_stop(few, tmp_path):
     with pytest.raises(aalp.Interrupted, match="stopped after step 2 of 3"):
         aalp.fit(small(), few, "raw", epochs=1, out=tmp_path / "run", progress=stop)
     assert checkpoints.read(tmp_path / "run" / checkpoints.LAST).meta["done"] == 2
+
+
+def test_ctrl_c_between_two_handlers(monkeypatch):
+    """The interpreter may call a handler before `signal.signal`, which has just installed it, returns."""
+    install = signal.signal
+
+    def install_and_interrupt(number, handler):
+        was = install(number, handler)
+        if handler is not heed:
+            signal.raise_signal(number)
+        return was
+
+    def heed(*_):
+        raise KeyboardInterrupt
+
+    outside = install(signal.SIGINT, heed)
+    monkeypatch.setattr(signal, "signal", install_and_interrupt)
+    try:
+        with asked_to_stop() as asked:
+            assert asked.is_set()
+        assert signal.getsignal(signal.SIGINT) is heed
+    finally:
+        install(signal.SIGINT, outside)
 
 
 def test_ctrl_c_handler_is_given_back(few, tmp_path):
