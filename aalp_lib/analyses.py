@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -390,6 +391,7 @@ def measure_all(
     attack: Attack | None = None,
     shown: Split | None = None,
     seed: int = 0,
+    about: Mapping[str, str] = MappingProxyType({}),
     progress: Tell | None = None,
 ) -> list[Path]:
     """Write `samples`, `contributions`, `activation` and `examples` of models after the last epoch, unless there.
@@ -409,6 +411,8 @@ def measure_all(
         digits. Without any there are no `examples`, and no pictures in `activation`.
     seed : int
         Of the attack's starts.
+    about : mapping of str to str, optional
+        What the subject says of the runs beyond data, method and seed, such as "reduced".
     progress : callable, optional
         Called before each model and after the last.
 
@@ -428,7 +432,7 @@ def measure_all(
     for done, (name, folder) in enumerate(runs.items()):
         if progress:
             progress(done, len(runs), f"measuring {name}")
-        paths += _measure_run(name, Path(folder), dataset, Path(out), attack, shown, seed)
+        paths += _measure_run(name, Path(folder), dataset, Path(out), attack, shown, seed, about)
     if progress:
         progress(len(runs), len(runs), "measured")
     return paths
@@ -440,7 +444,14 @@ def storable(dataset: Dataset) -> Split | None:
 
 
 def _measure_run(
-    name: str, folder: Path, dataset: Dataset, out: Path, attack: Attack, shown: Split | None, seed: int
+    name: str,
+    folder: Path,
+    dataset: Dataset,
+    out: Path,
+    attack: Attack,
+    shown: Split | None,
+    seed: int,
+    about: Mapping[str, str],
 ) -> list[Path]:
     """Write what is missing of one run; the whole test split is attacked once for all kinds."""
     settings = checkpoints.read_json(folder / RUN)
@@ -460,7 +471,7 @@ def _measure_run(
         _require_finished(folder, settings)
         model = checkpoints.load_model(folder).to(dataset.test.images.device)
         found = attacked(model, dataset.test, attack, seed=seed)
-        subject = {"data": dataset.name, "method": name, "seed": settings["seed"], "model": "last"}
+        subject = {"data": dataset.name, "method": name, "seed": settings["seed"], "model": "last", **about}
         for kind in missing:
             began = time.perf_counter()
             values = make[kind](model, found)

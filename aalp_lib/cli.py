@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import dataclasses
+import itertools
 import os
 import shlex
 import sys
@@ -220,14 +221,15 @@ def _grid(options: argparse.Namespace) -> list[Job]:
         options.folder,
         options.root,
         device=str(_checks.device(options.device)),
+        observe=options.observe,
         **(reduced | {key: value for key, value in given.items() if value is not None}),
     ).jobs()
 
 
 def _refuse(options: argparse.Namespace, *taken: str) -> None:
     """Ablations and reasons have settings of their own; what would change them must not be passed over."""
-    usual = {"methods": ",".join(TABLE_2), "recipe": "fast", "seeds": (0,), "quick": False}
-    for name in ("methods", "recipe", "seeds", "quick", "folder", "root", "epochs", "train_images", "test_images"):
+    usual = {"methods": ",".join(TABLE_2), "recipe": "fast", "seeds": (0,), "quick": False, "observe": False}
+    for name in (*usual, "folder", "root", "epochs", "train_images", "test_images"):
         if name not in taken and getattr(options, name) != usual.get(name):
             raise InputError(f"the {options.grid} take no --{name.replace('_', '-')}: what they run is laid down")
 
@@ -267,8 +269,6 @@ def _measure(options: argparse.Namespace) -> None:
             methods=[methods.method(name).name for name in options.methods.split(",")] if options.methods else None,
         )  # fmt: skip
     console.print(f"{len(paths)} measurements", highlight=False)
-    for path in figures.draw_all(folder, folder / "figures"):
-        console.print(f"wrote {path}", highlight=False)
     console.print(f"next: aalp results {options.out} --write", highlight=False)
 
 
@@ -281,7 +281,8 @@ def _results(options: argparse.Namespace) -> None:
     for sentence in everything.left_out:
         print(f"aalp: left out: {sentence}", file=sys.stderr)
     if options.write:
-        for path in report.write(options.folder, everything):
+        drawn = [figures.draw_all(found, found / "figures") for found in sorted(options.folder.glob("*/"))]
+        for path in (*report.write(options.folder, everything), *itertools.chain(*drawn)):
             console.print(f"wrote {path}", highlight=False)
         return
     found = collect.select(everything, **asked)
@@ -654,6 +655,8 @@ def _add_reproduce(commands: Any) -> None:
     parser.add_argument("--train-images", type=int, help="a reduced protocol: fewer images; the records say so")
     parser.add_argument("--test-images", type=int, help="attack only that many test images (default: all)")
     parser.add_argument("--quick", action="store_true", help="one epoch and 100 test images: shows that it runs")
+    what = "look at every network after every epoch, for figures 4, 9, 10 and 12; a fifth more time"
+    parser.add_argument("--observe", action="store_true", help=what)
     parser.add_argument("--dry-run", action="store_true", help="say what is to do, and do nothing")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ...; auto takes CUDA where there is one")
 
@@ -691,7 +694,9 @@ def _add_results(commands: Any) -> None:
     parser.add_argument("--recipe", help="only that recipe: paper or fast")
     parser.add_argument("--which", default="last", choices=("last", "best"), help="last epoch, or best on validation")
     parser.add_argument("--form", default="markdown", choices=("markdown", "csv"), help="of what is printed")
-    parser.add_argument("--write", action="store_true", help="remake the tables in FOLDER and the RESULTS.md beside it")
+    parser.add_argument(
+        "--write", action="store_true", help="remake tables and figures in FOLDER and the RESULTS.md beside it"
+    )
 
 
 def _add_diagnose(commands: Any) -> None:

@@ -339,9 +339,10 @@ def measured_sets(found: Found) -> list[str]:
     return [data for data in TITLES if data in subjects]
 
 
-def measured_recipe(kept: Measurement) -> str:
-    """The recipe of the model that something was measured on; "fast" where the subject names none."""
-    return str(kept.subject.get("recipe", "fast"))
+def measured_protocol(kept: Measurement) -> str:
+    """The `protocol` of the model that something was measured on; recipe "fast" where the subject names none."""
+    subject = kept.subject
+    return str(subject.get("recipe", "fast")) + (f", reduced: {subject['reduced']}" if "reduced" in subject else "")
 
 
 def grid(lines: Sequence[Sequence[str]]) -> str:

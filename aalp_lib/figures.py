@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from aalp_lib import results
 from aalp_lib.analyses import SETS, unpack
 from aalp_lib.evaluate import HEADINGS
+from aalp_lib.experiments import ALPHAS
 from aalp_lib.methods import METHODS, TABLE_2
 from aalp_lib.plots import COLOURS, DPI, MARKERS, RIGHT, WRONG
 from aalp_lib.report import TOLERANCE, Row
@@ -422,20 +423,19 @@ def draw_all(folder: str | Path, out: str | Path) -> list[Path]:
     Parameters
     ----------
     folder : path
-        Measurements in `samples`, `contributions`, `activation`, `examples` and `over_training`, the records of
-        Figure 6 in `alpha`. Of several seeds the lowest is drawn, except in Figure 6, which has all.
+        Measurements in `samples`, `contributions`, `activation`, `examples` and `over_training`, and the records of
+        Figure 6 beside them. Of several seeds the lowest is drawn, except in Figure 6, which has all.
     out : path
     """
     folder, out = Path(folder), Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     found = {kind: _lowest_seed(results.load_measurements(folder / kind)) for kind in _KINDS}
-    weights = results.load_records(folder / "alpha")
+    weights = [r for r in results.load_records(folder) if r.method in ("aalp", *ALPHAS)]
     figures: Iterable[tuple[str, Callable[[], Figure] | None]] = (
         ("01-contributions", _of(contributions, found["contributions"], "raw", "adv", "alp")),
         ("02-activation", _of(activation_maps, _with_pictures(found["activation"]), "raw", "adv", "alp")),
         ("03-examples", _one(examples, found["examples"], "alp")),
         ("04-alp-loss-by-set", _of(pairing_by_set, found["over_training"], "alp", "aalp")),
-        ("06-alpha", (lambda: alpha(weights)) if weights else None),
+        ("06-alpha", (lambda: alpha(weights)) if len({r.method for r in weights}) > 1 else None),
         ("07-contributions", _of(contributions, found["contributions"], *TABLE_2)),
         ("08-activation", _of(activation_maps, _with_pictures(found["activation"]), "raw", "adv", "alp", "aalp")),
         ("09-contributions-over-training", _one(contributions_over_training, found["over_training"], "aalp")),
@@ -443,11 +443,15 @@ def draw_all(folder: str | Path, out: str | Path) -> list[Path]:
         ("11-confidences", _of(confidences, found["samples"], "alp", "aalp")),
         ("12-convergence", _of(convergence, found["over_training"], "alp", "aalp")),
     )
+    words = sorted({m.subject["reduced"] for kind in found.values() for m in kind.values() if "reduced" in m.subject})
     paths = []
     for name, draw in figures:
         if draw is None:
             continue
         figure = draw()
+        out.mkdir(parents=True, exist_ok=True)
+        if words:
+            figure.supxlabel(f"reduced protocol: {', '.join(words)}", fontsize=9, color="0.3")
         paths.append(out / f"figure-{name}.png")
         figure.savefig(paths[-1], dpi=DPI)
         plt.close(figure)

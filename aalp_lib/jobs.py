@@ -70,6 +70,8 @@ class Job:
         Goes into the name, to keep runs apart that differ in settings alone.
     device : str
         "cpu", "cuda", "cuda:1" and so on.
+    observe : bool
+        Look at the network after every epoch, as Figures 4, 9, 10 and 12 do (`observe`); the weights stay the same.
     """
 
     data: str
@@ -85,6 +87,7 @@ class Job:
     reduced: str | None = None
     variant: str = ""
     device: str = "cpu"
+    observe: bool = False
 
     @property
     def row(self) -> Method:
@@ -105,6 +108,17 @@ class Job:
     def run(self) -> Path:
         """Where the checkpoints go."""
         return self.out / "runs" / self.name
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What a measurement's subject says of the run beyond data, method and seed."""
+        said = {"recipe": self.variant, "reduced": self.reduced}
+        return {key: words for key, words in said.items() if words}
+
+    @property
+    def observed(self) -> Path:
+        """Where the measurement of the whole training goes, with `observe`."""
+        return self.out / "over_training" / f"{self.name}.json"
 
     def config(self) -> dict[str, Any]:
         """What a record says of the settings; a record found with another config belongs to another experiment."""
@@ -156,6 +170,13 @@ def run_job(job: Job, progress: Tell | None = None) -> Record:
     test = dataset.test[: job.test_images or len(dataset.test)]
     tells = stages(progress, **job.cost(len(dataset.train), len(test)))
     Origin(job.data, job.root).save(job.run)
+    if job.observe:
+        from aalp_lib import observe  # it builds on this module
+
+        observe.measure(
+            dataset, job.row, job.setting, job.run, job.observed, seed=job.seed, about=job.about,
+            progress=tells["training"],
+        )  # fmt: skip
     history = fit(
         model, dataset, job.row, job.setting.attack, seed=job.seed, recipe=job.setting.recipe, out=job.run,
         resume=True, progress=tells["training"],
@@ -237,9 +258,11 @@ class Origin:
 
 
 def finished(job: Job) -> Record | None:
-    """The record of a job that is done; InputError if the one there was made with other settings."""
+    """The record of a job that is done; InputError if the one there was made with other settings, or not observed."""
     if not job.record.exists():
         return None
+    if job.observe and not job.observed.exists():
+        raise InputError(f"{job.record} is of a run that was not observed; name another folder, or move it away")
     record = Record.load(job.record)
     if record.config != json.loads(json.dumps(job.config())):
         raise InputError(f"{job.record} was made with other settings; name another folder, or move it away")

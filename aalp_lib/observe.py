@@ -4,7 +4,9 @@ import dataclasses
 import json
 import math
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -208,19 +210,20 @@ def measure(
     name: str | Method,
     setting: Setting,
     run: Path,
-    out: Path,
+    path: Path,
     *,
     seed: int = 0,
     images: int = 2000,
+    about: Mapping[str, str] = MappingProxyType({}),
     progress: Tell | None = None,
 ) -> Path:
-    """Write `over_training` of one run to `out/over_training/DATA-METHOD-seedK.json`, unless it is there.
+    """Write `over_training` of one run to `path`, unless it is there.
 
-    Arguments are those of `over_training`; the pictures are of the first four classes of `storable`.
+    Arguments are those of `over_training`, and `about`, what else the subject says; the pictures are of the first four
+    classes of `storable`.
     """
     chosen, shown, attack = method(name), analyses.storable(dataset), analyses.paper_attack(dataset)
-    path = Path(out) / "over_training" / f"{dataset.name}-{chosen.name}-seed{seed}.json"
-    subject = {"data": dataset.name, "method": chosen.name, "seed": seed}
+    subject = {"data": dataset.name, "method": chosen.name, "seed": seed, **about}
     config = {
         "model": setting.model,
         "training_attack": dataclasses.asdict(setting.attack),

@@ -16,11 +16,10 @@ from aalp_lib.collect import (
     differences_from,
     grid,
     groups,
-    measured_recipe,
+    measured_protocol,
     measured_sets,
     of_the_paper,
     protocol,
-    recipe,
     title,
 )
 from aalp_lib.evaluate import HEADINGS
@@ -61,7 +60,7 @@ def pairs(found: Found, which: Which = "last") -> list[Pair]:
 
     PGD-100, CW-100 and every column of "strong" measurements. Those rest on images from the front of the test split;
     where that is not all of it, PGD-100 is compared on the same images too. A measurement belongs to the runs of its
-    subject's recipe, "fast" where it names none.
+    subject's protocol, the recipe "fast" where it names none.
     """
     made = []
     for data in measured_sets(found):
@@ -96,7 +95,7 @@ def outcomes(record: Record, which: str) -> dict[str, Tensor]:
 def _strong(found: Found, record: Record, which: str) -> dict[str, Tensor]:
     wanted = {"data": record.data, "method": record.method, "seed": record.seed, "model": which}
     for m in found.measurements:
-        if m.kind == "strong" and measured_recipe(m) == recipe(record) and wanted.items() <= m.subject.items():
+        if m.kind == "strong" and measured_protocol(m) == protocol(record) and wanted.items() <= m.subject.items():
             counts = m.values["columns"]
             return {name: unpack(text, int(counts[name]["count"])) for name, text in m.values["outcomes"].items()}
     return {}

@@ -25,7 +25,7 @@ from aalp_lib.collect import (
     differences_from,
     grid,
     groups,
-    measured_recipe,
+    measured_protocol,
     measured_sets,
     of_the_paper,
     protocol,
@@ -157,7 +157,7 @@ def table_1(found: Found, data: str, which: Which = "last", measured: bool = Fal
     for m in about(found, "samples", which):
         where = str(m.subject.get("data"))
         if m.subject.get("method") == "alp" and data in (where, paper_name(where)):
-            samples.setdefault((where, measured_recipe(m)), []).append(m)
+            samples.setdefault((where, measured_protocol(m)), []).append(m)
     rows = []
     for name, published in paper.TABLE_1[paper_name(data)].items():
         for (where, words), group in samples.items():
@@ -400,7 +400,7 @@ def about(found: Found, kind: str, which: Which) -> list[Measurement]:
         key=lambda m: (
             list(TITLES).index(m.subject["data"]) if m.subject.get("data") in TITLES else len(TITLES),
             order.get(str(m.subject.get("method")), len(order)),
-            measured_recipe(m),
+            measured_protocol(m),
             m.subject.get("seed", 0),
         ),
     )
@@ -408,7 +408,7 @@ def about(found: Found, kind: str, which: Which) -> list[Measurement]:
 
 def by_method(found: Found, kind: str, data: str = "mnist", which: Which = "last") -> dict[str, Measurement]:
     """Full-tier measurements of a kind on a data set, recipe "fast", by method; of several seeds the lowest."""
-    made = [m for m in about(found, kind, which) if m.subject.get("data") == data and measured_recipe(m) == "fast"]
+    made = [m for m in about(found, kind, which) if m.subject.get("data") == data and measured_protocol(m) == "fast"]
     return {str(m.subject.get("method")): m for m in reversed(made)}
 
 
@@ -417,7 +417,7 @@ def _subject(m: Measurement) -> list[str]:
     return [
         title(str(subject.get("data", ""))),
         label(str(subject.get("method", ""))),
-        measured_recipe(m),
+        measured_protocol(m),
         str(subject.get("seed", "")),
     ]
 

@@ -48,7 +48,13 @@ class Trained:
     def subject(self) -> dict[str, object]:
         """What a measurement says it was made on."""
         found = {"data": self.record.data, "method": self.record.method, "seed": self.record.seed, "model": "last"}
-        return found | ({"weights": "in half precision, as packaged"} if self.packaged else {})
+        return found | self.about | ({"weights": "in half precision, as packaged"} if self.packaged else {})
+
+    @property
+    def about(self) -> dict[str, str]:
+        """In words, how the run fell short of the full protocol, if it did."""
+        words = self.record.config.get("reduced")
+        return {"reduced": words} if words else {}
 
 
 def trained(folder: str | Path) -> list[Trained]:
@@ -120,7 +126,7 @@ def measure(
             if kind == "samples":
                 if one.packaged:
                     raise InputError(f"{one.run} holds no checkpoints, which kind 'samples' needs; ask for the others")
-                paths += analyses.measure_all({one.record.method: one.run}, dataset, folder, seed=seed)
+                paths += analyses.measure_all({one.record.method: one.run}, dataset, folder, seed=seed, about=one.about)
             else:
                 paths.append(_measure(one, runs, dataset, folder, kind, images, seed, tell))
         if tell:

@@ -20,14 +20,16 @@ def measured(sample, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(analyses, "paper_attack", lambda dataset: LOOK)
         for name in ("alp", "aalp"):
-            observe.measure(small, name, setting, out / "runs" / name, out, images=50)
+            observe.measure(
+                small, name, setting, out / "runs" / name, out / "over_training" / f"{name}.json", images=50
+            )
         model = new_model(setting, 0)
         aalp.fit(model, small, "raw", setting.attack, recipe=setting.recipe, out=out / "runs" / "raw")
         analyses.measure_all({name: out / "runs" / name for name in ("raw", "alp", "aalp")}, small, out)
-    for weight, pgd in ((0.0, 600), (1.0, 800), (5.0, 700)):
+    for name, weight, pgd in (("aalp_alpha_0", 0.0, 600), ("aalp", 1.0, 800), ("aalp_alpha_5", 5.0, 700)):
         for seed in (0, 1):
-            found = record(seed=seed, config={"method": {"weight": weight}}, pgd=pgd + 2 * seed)
-            found.save(out / "alpha" / f"{weight}-{seed}.json")
+            found = record(name, seed, config={"method": {"weight": weight}}, pgd=pgd + 2 * seed)
+            found.save(out / f"{weight}-{seed}.json")
     return out
 
 
@@ -71,7 +73,7 @@ def test_contributions_draw_all_features_of_every_method(measured):
 
 
 def test_alpha_joins_the_means_over_seeds(measured):
-    figure = figures.alpha(results.load_records(measured / "alpha"))
+    figure = figures.alpha(results.load_records(measured))
     assert list(figure.axes[0].lines[4].get_ydata()) == pytest.approx([60.1, 80.1, 70.1])
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["0", "1", "5"]
     assert any("PGD-40 is highest at α = 1 (80.1 %)" in text for text in drawn(figure))

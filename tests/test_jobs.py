@@ -102,6 +102,17 @@ def test_training_images_are_a_share_of_every_class(tmp_path):
         run_job(tiny("adv", tmp_path, train_images=3600, reduced="all"))
 
 
+def test_an_observed_job_gives_the_same_record_and_what_was_seen(tmp_path):
+    plain, seen = run_job(tiny("alp", tmp_path / "plain")), run_job(tiny("alp", tmp_path / "seen", observe=True))
+    assert (seen.accuracy, seen.outcomes) == (plain.accuracy, plain.outcomes)
+    (kept,) = results.load_measurements(tmp_path / "seen" / "over_training")
+    assert kept.subject == {"data": "mnist-sample", "method": "alp", "seed": 0}
+    assert len(kept.values["epochs"]) == len(seen.history["epochs"])
+    assert run_job(tiny("alp", tmp_path / "seen", observe=True)) == seen
+    with pytest.raises(aalp.InputError, match="of a run that was not observed"):
+        run_job(tiny("alp", tmp_path / "plain", observe=True))
+
+
 def test_a_job_that_fails_does_not_stop_the_others(tmp_path):
     jobs = [tiny("adv", tmp_path, train_images=10**6), tiny("raw", tmp_path)]
     with pytest.raises(aalp.InputError, match="is no part of them"):

@@ -126,13 +126,13 @@ def test_a_run_that_was_not_looked_at_is_refused(observed, small, tmp_path):
 def test_measure_writes_once(small, tmp_path, monkeypatch):
     monkeypatch.setattr(analyses, "paper_attack", lambda dataset: LOOK)
     setting = dataclasses.replace(SETTING, recipe=dataclasses.replace(SETTING.recipe, epochs=1))
-    path = observe.measure(small, "alp", setting, tmp_path / "run", tmp_path, images=20)
-    assert path == tmp_path / "over_training" / "mnist-sample-alp-seed0.json"
+    path = observe.measure(small, "alp", setting, tmp_path / "run", tmp_path / "kept" / "alp.json", images=20)
+    assert path == tmp_path / "kept" / "alp.json"
     found = results.Measurement.load(path)
     assert (found.kind, found.subject["method"], found.config["images"]) == ("over_training", "alp", 20)
     assert found.values["activation"]["labels"] == [0, 1, 2, 3]
     at = path.stat().st_mtime_ns
-    assert observe.measure(small, "alp", setting, tmp_path / "run", tmp_path, images=20) == path
+    assert observe.measure(small, "alp", setting, tmp_path / "run", path, images=20) == path
     assert path.stat().st_mtime_ns == at
     with pytest.raises(aalp.InputError, match="made with other settings"):
-        observe.measure(small, "alp", SETTING, tmp_path / "run", tmp_path, images=20)
+        observe.measure(small, "alp", SETTING, tmp_path / "run", path, images=20)

@@ -7,8 +7,9 @@ import pytest
 from conftest import tiny
 
 import aalp_lib as aalp
-from aalp_lib import results, study
+from aalp_lib import collect, results, study
 from aalp_lib.cli import main
+from aalp_lib.data import load
 from aalp_lib.jobs import run_job
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,12 +34,24 @@ def test_measures_what_is_missing_and_draws_it(grid, capsys):
     assert diagnosis.config["images"] == 20
     assert diagnosis.config["source"]["method"] == "alp"
     assert {path.parent.name for path in folder.glob("*/*.json")} >= {"samples", "contributions", "diagnosis"}
-    assert (folder / "figures" / "figure-11-confidences.png").exists()
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.json")}
     assert main([*arguments, "--threads", "1"]) == 0
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/*.json")} == before
     assert main([*arguments[:-1], "30"]) == 1
     assert "was made with other settings" in capsys.readouterr().err
+    assert main(["results", str(grid), "--write"]) == 0
+    assert str(folder / "figures" / "figure-11-confidences.png") in "".join(capsys.readouterr().out.split())
+    assert (folder / "figures" / "figure-11-confidences.png").exists()
+
+
+def test_what_is_measured_on_a_reduced_run_says_so(tmp_path):
+    job = tiny("alp", tmp_path, train_images=360, reduced="360 training images")
+    run_job(job)
+    (one,) = study.trained(tmp_path)
+    (path,) = study.measure(tmp_path, load("mnist-sample"), kinds=["diagnosis"], images=10)
+    found = results.Measurement.load(path)
+    assert found.subject["reduced"] == one.subject["reduced"] == "360 training images"
+    assert collect.measured_protocol(found) == collect.protocol(one.record) == "fast, reduced: 360 training images"
 
 
 def test_a_record_of_the_papers_recipe_is_not_taken_for_the_fast_runs(grid):
