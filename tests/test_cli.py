@@ -155,7 +155,7 @@ def test_ctrl_c_saves_and_the_command_it_names_goes_on(tmp_path):
     while not (out / checkpoints.LAST).exists() and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=180)
     assert process.returncode == 130
     assert re.search(r"stopped after step \d+ of \d+; saved in .*resume to go on:", said)
     assert f"aalp train --epochs 3 --method alp --threads 1 --out '{out}' --resume" in said

@@ -517,7 +517,7 @@ def test_aalp_train_under_torchrun_stops_and_goes_on(tmp_path, capsys):
     while not (out / checkpoints.LAST).exists() and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    said, complaint = process.communicate(timeout=60)
+    said, complaint = process.communicate(timeout=180)
     assert process.returncode != 0
     assert said.count("RAW on mnist-sample") == 1
     assert complaint.count("resume to go on:") == 1

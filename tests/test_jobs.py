@@ -33,11 +33,10 @@ def test_a_job_leaves_a_record_that_says_everything(tmp_path, sample):
     assert Origin.read(job.run) == Origin("mnist-sample")
 
 
-def test_a_finished_job_is_not_run_again_and_another_setting_is_refused(tmp_path):
+def test_a_finished_job_is_not_run_again_and_another_setting_is_refused(tmp_path, monkeypatch):
     record = run_job(tiny("raw", tmp_path))
-    began = time.perf_counter()
+    monkeypatch.setattr("aalp_lib.jobs.fit", lambda *args, **kwargs: pytest.fail("trained again"))
     assert run_job(tiny("raw", tmp_path)) == record
-    assert time.perf_counter() - began < 0.5
     with pytest.raises(aalp.InputError, match=r"mnist-sample-raw-seed0\.json was made with other settings"):
         run_job(tiny("raw", tmp_path, test_images=30))
 
@@ -84,7 +83,7 @@ def test_ctrl_c_saves_what_is_under_way(tmp_path, group):
     for _ in range(6):
         process.stdout.readline()
     (os.killpg if group else os.kill)(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=180)
     assert process.returncode != 0
     assert said.count("Traceback") == 1  # the first process's own, of the script
     assert "Interrupted: stopped; what is done and what was under way is saved" in said
@@ -143,7 +142,7 @@ def test_jobs_run_on_any_executor_and_threads_take_turns(tmp_path, kind):
 LONG = Setting({"name": "lenet", "width": [2, 4, 8]}, aalp.PGD(0.3, 0.15, 2), aalp.Recipe(epochs=12, batch_size=100))
 
 
-def _wait_for(path, seconds=60):
+def _wait_for(path, seconds=180):
     until = time.monotonic() + seconds
     while not path.exists():
         assert time.monotonic() < until, f"{path} did not appear"
@@ -194,7 +193,7 @@ def test_a_dask_worker_killed_half_way_loses_nothing(tmp_path):
         }
         processes += workers.values()
         with distributed.Client(scheduler_file=str(where), set_as_default=False) as client:
-            client.wait_for_workers(2, timeout=60)
+            client.wait_for_workers(2, timeout=180)
             by_address = {address: info["id"] for address, info in client.scheduler_info()["workers"].items()}
             jobs = [tiny(name, tmp_path / "out", setting=LONG) for name in ("adv", "alp", "raw")]
             killed = []
