@@ -1,12 +1,13 @@
 """Models compared on the same images: AALP against ALP, and variants of a method against it."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
 from torch import Tensor
 
+from aalp_lib import paper
 from aalp_lib.collect import (
     UNMEASURED,
     Found,
@@ -22,7 +23,7 @@ from aalp_lib.collect import (
     protocol,
     title,
 )
-from aalp_lib.evaluate import HEADINGS
+from aalp_lib.evaluate import HEADINGS, paper_name
 from aalp_lib.results import Record, exact_p, label, mcnemar, unpack
 
 PAIRED = ("pgd100", "cw100")  # columns that the table always has
@@ -58,31 +59,44 @@ class Pair:
 def pairs(found: Found, which: Which = "last") -> list[Pair]:
     """AALP against ALP wherever both have the same data, protocol and seed, full tier.
 
-    PGD-100, CW-100 and every column of "strong" measurements. Those rest on images from the front of the test split;
-    where that is not all of it, PGD-100 is compared on the same images too. A measurement belongs to the runs of its
-    subject's protocol, the recipe "fast" where it names none.
+    So has each pair of variants with the same change, such as the pairing averaged over classes; its `protocol` says
+    which. PGD-100, CW-100 and every column of "strong" measurements. Those rest on images from the front of the test
+    split; where that is not all of it, PGD-100 is compared on the same images too. A measurement belongs to the runs of
+    its subject's protocol, the recipe "fast" where it names none.
     """
     made = []
     for data in measured_sets(found):
-        runs = [g for g in of_the_paper(found.records, data) if g.data == data]
-        for alp, aalp in itertools.product(runs, runs):
-            if (alp.method, aalp.method, alp.protocol) == ("alp", "aalp", aalp.protocol):
-                seeds = {r.seed: r for r in aalp.records}
-                for r in alp.records:
-                    if r.seed in seeds:
-                        made += _seed_pairs(found, r, seeds[r.seed], which)
+        for words, alp, aalp in _couples(found, data):
+            seeds = {r.seed: r for r in aalp.records}
+            for r in alp.records:
+                if r.seed in seeds:
+                    made += _seed_pairs(found, words, r, seeds[r.seed], which)
     return made
 
 
-def _seed_pairs(found: Found, alp: Record, aalp: Record, which: str) -> list[Pair]:
+def _couples(found: Found, data: str) -> Iterator[tuple[str, Group, Group]]:
+    """What both have in common, in words, and the runs of ALP and of AALP: the paper's rows, then their variants."""
+    runs = [g for g in of_the_paper(found.records, data) if g.data == data]
+    for alp, aalp in itertools.product(runs, runs):
+        if (alp.method, aalp.method, alp.protocol) == ("alp", "aalp", aalp.protocol):
+            yield alp.protocol, alp, aalp
+    variants = groups(r for r in found.ablations if r.tier == "full" and r.data == data and changes(r))
+    for alp, aalp in itertools.product(variants, variants):
+        same = differences_from(alp.records[0], "alp") == differences_from(aalp.records[0], "aalp")
+        if same and alp.protocol == aalp.protocol:
+            words = alp.records[0].config["method"].get("label", alp.method).removeprefix(f"{label('alp')}, ")
+            yield f"{alp.protocol}, {words}", alp, aalp
+
+
+def _seed_pairs(found: Found, words: str, alp: Record, aalp: Record, which: str) -> list[Pair]:
     a, b = outcomes(alp, which), outcomes(aalp, which)
-    made = [_pair(alp, name, a[name], b[name]) for name in PAIRED if name in a and name in b]
+    made = [_pair(alp, words, name, a[name], b[name]) for name in PAIRED if name in a and name in b]
     c, d = _strong(found, alp, which), _strong(found, aalp, which)
     shared = [name for name in c if name != "clean" and name in d and len(c[name]) == len(d[name])]
-    made += [_pair(alp, name, c[name], d[name], strong=True) for name in shared]
+    made += [_pair(alp, words, name, c[name], d[name], strong=True) for name in shared]
     if "pgd100" in a and "pgd100" in b:
         parts = sorted({len(c[name]) for name in shared} - {len(a["pgd100"])})
-        made += [_pair(alp, "pgd100", a["pgd100"][:count], b["pgd100"][:count]) for count in parts]
+        made += [_pair(alp, words, "pgd100", a["pgd100"][:count], b["pgd100"][:count]) for count in parts]
     return made
 
 
@@ -101,10 +115,10 @@ def _strong(found: Found, record: Record, which: str) -> dict[str, Tensor]:
     return {}
 
 
-def _pair(of: Record, name: str, alp: Tensor, aalp: Tensor, *, strong: bool = False) -> Pair:
+def _pair(of: Record, words: str, name: str, alp: Tensor, aalp: Tensor, *, strong: bool = False) -> Pair:
     only_alp, only_aalp, p = mcnemar(alp, aalp)
     shares = int(alp.sum()) / len(alp), int(aalp.sum()) / len(aalp)
-    return Pair(of.data, protocol(of), of.seed, name, len(alp), *shares, only_alp, only_aalp, p, strong)
+    return Pair(of.data, words, of.seed, name, len(alp), *shares, only_alp, only_aalp, p, strong)
 
 
 def standing(found: Sequence[Pair]) -> int:
@@ -279,10 +293,43 @@ def compare(
     return Comparison(column, images, tuple(gains), *only) if gains else None
 
 
-# --- ablations -------------------------------------------------------------------------------------------------------
+def order_table(found: Found, data: str = "mnist", which: Which = "last") -> str:
+    """Does the paper's order of the methods hold: each step of it, in the paper and here, on the same images.
 
-ABLATED = ("clean", "pgd40", "pgd100", "cw100")
-DECIDING = "pgd100"
+    Beside the paper's reading of the pairing loss stand those variants of ALP and AALP that differ from it in the same
+    way. A step is shown as in `standing`.
+    """
+    runs = {g.method: g for g in of_the_paper(found.records, data) if (g.data, g.protocol) == (data, "fast")}
+    lines = [["From", "To", "Pairing"]]
+    for name in PAIRED:
+        lines[0] += [f"{HEADINGS[name]}, paper", f"{HEADINGS[name]}, ours"]
+    for words, alp, aalp in _couples(found, data):
+        if alp.protocol != "fast":
+            continue
+        members = {"adv": runs.get("adv"), "alp": alp, "aalp": aalp}
+        for first, second in (("adv", "alp"), ("adv", "aalp"), ("alp", "aalp")):
+            pair = members[first], members[second]
+            if pair[0] is None or pair[1] is None:
+                continue
+            line = [label(first), label(second), words.removeprefix("fast").removeprefix(", ") or "as in Eq. 1"]
+            for name in PAIRED:
+                line += _step(first, second, name, compare(pair[0].records, pair[1].records, name, which), data)
+            lines.append(line)
+    if len(lines) == 1:
+        return f"The order of the methods: {UNMEASURED}.\n"
+    return "Gains in points on the same images; p of McNemar's exact test.\n\n" + grid(lines)
+
+
+def _step(first: str, second: str, name: str, ours: Comparison | None, data: str) -> list[str]:
+    published = paper.TABLE_2[paper_name(data)]
+    theirs = published[second][name] - published[first][name]
+    if ours is None:
+        return [f"{theirs:+.1f}", UNMEASURED]
+    holds = {0: "not shown", 1 if theirs > 0 else -1: "holds"}.get(ours.standing, "the reverse")
+    return [f"{theirs:+.1f}", f"{ours}: {holds}"]
+
+
+# --- ablations -------------------------------------------------------------------------------------------------------
 
 
 def ablation_table(found: Found, which: Which = "last") -> str:

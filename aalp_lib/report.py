@@ -34,7 +34,7 @@ from aalp_lib.collect import (
 )
 from aalp_lib.evaluate import HEADINGS, gradients, paper_name, suite_in_ball
 from aalp_lib.methods import METHODS
-from aalp_lib.paired import ABLATED, DECIDING, ablation_table, attack_title, headline, mcnemar_table
+from aalp_lib.paired import ABLATED, DECIDING, ablation_table, attack_title, headline, mcnemar_table, order_table
 from aalp_lib.results import Measurement, Record, label
 from aalp_lib.train import VAL_STEPS
 
@@ -584,6 +584,7 @@ def blocks(found: Found) -> dict[str, str]:
         **{f"table2-{data}": table(found, 2, data=data) for data in paper.TABLE_2},
         **{f"table{number}": table(found, number) for number in (1, 3, 4)},
         "mcnemar": mcnemar_table(found),
+        "order": order_table(found),
         "strong": strong_table(found),
         "signs": signs_table(found),
         "ablations": ablation_table(found),
