@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -311,7 +312,7 @@ def load_folder(folder: Path, image_size: int | tuple[int, int] | None = None) -
     """Load `train/CLASS/*`, `test/CLASS/*` and, where it exists, `val/CLASS/*`; see `load`.
 
     Images stay grey if all of them are, and are RGB otherwise. Without `val/`, a tenth of every class of `train/` is
-    carved out.
+    carved out. In the test split the classes take turns, so that images from its front are of all classes.
     """
     parts = {
         part: _list_images(folder / part)
@@ -322,16 +323,27 @@ def load_folder(folder: Path, image_size: int | tuple[int, int] | None = None) -
     for part, listing in parts.items():
         if listing.classes != classes:
             raise InputError(f"{folder / part} has the classes {listing.classes}, but train has {classes}")
-    paths = [Path(path) for listing in parts.values() for path, _ in listing.samples]
-    pixels = _read_images(paths, image_size)
-    labels = torch.tensor([label for listing in parts.values() for _, label in listing.samples])
-    sizes = [len(listing.samples) for listing in parts.values()]
+    samples = {part: listing.samples for part, listing in parts.items()}
+    samples["test"] = _in_turn(samples["test"])
+    pixels = _read_images([Path(path) for of in samples.values() for path, _ in of], image_size)
+    labels = torch.tensor([label for of in samples.values() for _, label in of])
+    sizes = [len(of) for of in samples.values()]
     splits = dict(zip(parts, map(Split, pixels.split(sizes), labels.split(sizes)), strict=True))
     name = folder.resolve().name
     name += "-folder" if name in SOURCES else ""  # the reader's own copy is not the official set
     if "val" not in splits:
         return _with_val(name, tuple(classes), splits["train"], splits["test"])
     return Dataset(name, tuple(classes), splits["train"], splits["val"], splits["test"])
+
+
+def _in_turn(samples: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """The first of every class, then the second of every class, and so on."""
+    seen: Counter[int] = Counter()
+    ranks = []
+    for _, label in samples:
+        ranks.append(seen[label])
+        seen[label] += 1
+    return [sample for _, sample in sorted(zip(ranks, samples, strict=True), key=lambda of: (of[0], of[1][1]))]
 
 
 def _list_images(folder: Path) -> Any:

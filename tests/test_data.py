@@ -159,6 +159,17 @@ def test_folder_of_images(tmp_path):
     assert (found.test.images[0].numpy() == first.transpose(2, 0, 1)).all()
 
 
+def test_in_a_folders_test_split_classes_take_turns(tmp_path):
+    """A number of test images is taken from the front: in the order of the folders it would be one class alone."""
+    folder = write_images(tmp_path / "pets", classes=("cat", "dog", "fox"), count=4)
+    (folder / "test" / "dog" / "3.png").unlink()
+    found = aalp.load(folder)
+    assert found.test.labels.tolist() == [0, 1, 2] * 3 + [0, 2]
+    for name, row in (("cat/1.png", 3), ("fox/3.png", 10)):
+        pixels = np.asarray(Image.open(folder / "test" / name)).transpose(2, 0, 1)
+        assert (found.test.images[row].numpy() == pixels).all()
+
+
 def test_folder_with_its_own_validation_part(tmp_path):
     found = aalp.load(write_images(tmp_path / "pets", parts=("train", "val", "test")))
     assert [len(s) for s in (found.train, found.val, found.test)] == [8, 8, 8]
