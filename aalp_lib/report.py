@@ -561,7 +561,7 @@ def _listed(record: Record, which: Which) -> list[str]:
 def files(found: Found) -> dict[str, str]:
     """Every generated table file: its path below the folder, its text."""
     made = {}
-    for data in measured_sets(found):
+    for data in dict.fromkeys(paper_name(data) for data in measured_sets(found)):  # a copy lies with its original
         for number, rows in TABLES.items():
             tried = number != 3 or data in _sets_of(3, found)
             if tried and any(row.ours for which in ("last", "best") for row in rows(found, data, which)):
