@@ -281,8 +281,9 @@ def _results(options: argparse.Namespace) -> None:
     for sentence in everything.left_out:
         print(f"aalp: left out: {sentence}", file=sys.stderr)
     if options.write:
+        written = report.write(options.folder, everything)
         drawn = [figures.draw_all(found, found / "figures") for found in sorted(options.folder.glob("*/"))]
-        for path in (*report.write(options.folder, everything), *itertools.chain(*drawn)):
+        for path in itertools.chain(written, *drawn):
             console.print(f"wrote {path}", highlight=False)
         return
     found = collect.select(everything, **asked)

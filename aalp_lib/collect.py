@@ -65,8 +65,8 @@ def read(folder: str | Path) -> Found:
     found = Found()
     seen: dict[tuple[Any, ...], Path] = {}
     for path in sorted(folder.rglob("*.json")):
-        if path.name in _NO_RECORDS:
-            continue
+        if path.name in _NO_RECORDS or "runs" in path.relative_to(folder).parts:
+            continue  # what lies beside checkpoints is one person's look at a run, not a grid's record of it
         try:
             kept = _read(path)
         except (InputError, OSError) as error:

@@ -79,7 +79,8 @@ def setting_for(dataset: Dataset, recipe: str = "fast", model: str | None = None
 
 def _variants() -> Iterator[Method]:
     """AALP with one choice changed at a time. Where Guided Dropout differs, from "half": the median rule lets all
-    features through once most of them are dead, and then nothing about the mask can matter."""
+    features through once most of them are dead, and then nothing about the mask can matter. With "half" the mask goes
+    on dropping, but what it drops is dead by then: the two train the same network."""
     aalp, change = METHODS["aalp"], dataclasses.replace
     yield METHODS["alp"]
     yield aalp

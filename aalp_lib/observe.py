@@ -116,8 +116,14 @@ class _Watch:
         if not (self.run / LAST).is_file():
             return
         epoch, inside = divmod(checkpoints.read(self.run / LAST).meta["done"], self.per_epoch)
+        self._require(range(1, epoch))
         if not inside and epoch and not self.file(epoch).exists():
             self.look(checkpoints.load_model(self.run).to(self.split.images.device), epoch)
+
+    def _require(self, epochs: range) -> None:
+        missing = [epoch for epoch in epochs if not self.file(epoch).exists()]
+        if missing:
+            raise InputError(f"{self.run} was not looked at after epoch {missing[0]}; name another folder")
 
     def look(self, model: Classifier, epoch: int) -> None:
         found = attacked(model, self.split, self.attack)
@@ -142,9 +148,7 @@ class _Watch:
 
     def all(self) -> list[dict[str, Tensor]]:
         """What was seen, an epoch each."""
-        missing = [epoch for epoch in range(1, self.epochs + 1) if not self.file(epoch).exists()]
-        if missing:
-            raise InputError(f"{self.run} was not looked at after epoch {missing[0]}; name another folder")
+        self._require(range(1, self.epochs + 1))
         found = [checkpoints.read(self.file(epoch)) for epoch in range(1, self.epochs + 1)]
         if any(seen.meta != self.config() for seen in found):
             raise InputError(f"{self.run} was looked at with another attack or other images; name another folder")

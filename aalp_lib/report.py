@@ -34,7 +34,16 @@ from aalp_lib.collect import (
 )
 from aalp_lib.evaluate import HEADINGS, gradients, paper_name, suite_in_ball
 from aalp_lib.methods import METHODS
-from aalp_lib.paired import ABLATED, DECIDING, ablation_table, attack_title, headline, mcnemar_table, order_table
+from aalp_lib.paired import (
+    ABLATED,
+    DECIDING,
+    ablation_table,
+    attack_title,
+    headline,
+    mcnemar_table,
+    nearest,
+    order_table,
+)
 from aalp_lib.results import Measurement, Record, label
 from aalp_lib.train import VAL_STEPS
 
@@ -222,7 +231,9 @@ def _effect(row: Row, by: Mapping[tuple[str, str, str], Row]) -> str:
     pairs = {n: (row.ours[n].value - base.ours[n].value, row.published[n] - base.published[n]) for n in shared}
     same = sum(ours * theirs > 0 for ours, theirs in pairs.values())
     words = ", ".join(f"{HEADINGS[n]} {ours:+.1f} ({theirs:+.1f})" for n, (ours, theirs) in pairs.items())
-    return f"effect of gd, ours (paper's): {words}; same sign in {same} of {len(pairs)}"
+    seeds = row.count("seeds"), base.count("seeds")
+    apart = f"; means over {seeds[0]} and {seeds[1]} seeds" if seeds[0] != seeds[1] else ""
+    return f"effect of gd, ours (paper's): {words}; same sign in {same} of {len(pairs)}{apart}"
 
 
 def table_4(found: Found, data: str, which: Which = "last", measured: bool = False) -> list[Row]:
@@ -444,7 +455,7 @@ def tried_table(found: Found, data: str, which: Which = "last") -> str:
 def _tried_line(group: Group, plain: Sequence[Group], data: str, which: Which) -> list[str]:
     record = group.records[0]
     alike = [other for other in plain if other.protocol == recipe(record)]
-    base = min(alike, key=lambda other: len(differences_from(record, other.method)), default=None)
+    base = nearest(group, alike)
     words = group.protocol.split(", ")[1:] + (differences_from(record, base.method) if base else [])
     cells = [group.cell(name, which) for name in ABLATED]
     at = group.cell(DECIDING, which)
