@@ -35,6 +35,7 @@ from aalp_lib import (
     figures,
     methods,
     models,
+    observe,
     plots,
     report,
     results,
@@ -212,7 +213,7 @@ def _grid(options: argparse.Namespace) -> list[Job]:
         return experiments.reasons(options.out / "mnist" / "ablations", options.root, device)
     reduced = {"epochs": 1, "test_images": 100} if options.quick else {}
     given = {key: getattr(options, key) for key in ("epochs", "train_images", "test_images")}
-    return experiments.Grid(
+    grid = experiments.Grid(
         options.grid,
         folder,
         tuple(methods.method(name).name for name in options.methods.split(",")),
@@ -221,9 +222,9 @@ def _grid(options: argparse.Namespace) -> list[Job]:
         options.folder,
         options.root,
         device=str(_checks.device(options.device)),
-        observe=options.observe,
         **(reduced | {key: value for key, value in given.items() if value is not None}),
-    ).jobs()
+    )
+    return [dataclasses.replace(job, observer=observe.job if options.observe else None) for job in grid.jobs()]
 
 
 def _refuse(options: argparse.Namespace, *taken: str) -> None:

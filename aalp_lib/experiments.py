@@ -173,8 +173,6 @@ class Grid:
     columns : tuple of str, optional
         Columns of Table 2 to measure; by default all.
     device : str
-    observe : bool
-        Look at every network after every epoch, for Figures 4, 9, 10 and 12.
 
     Raises
     ------
@@ -194,7 +192,6 @@ class Grid:
     test_images: int | None = None
     columns: tuple[str, ...] | None = None
     device: str = "cpu"
-    observe: bool = False
 
     def __post_init__(self) -> None:
         _checks.known("data set", self.data, SETTINGS)
@@ -216,7 +213,6 @@ class Grid:
                 str(self.folder or self.data), method, setting, self.out, seed, self.root,
                 columns=self.columns, test_images=self.test_images, train_images=self.train_images,
                 reduced=self._reduced(whole), variant="" if self.recipe == "fast" else self.recipe, device=self.device,
-                observe=self.observe,
             )
             for seed in self.seeds
             for method in self.methods

@@ -70,8 +70,9 @@ class Job:
         Goes into the name, to keep runs apart that differ in settings alone.
     device : str
         "cpu", "cuda", "cuda:1" and so on.
-    observe : bool
-        Look at the network after every epoch, as Figures 4, 9, 10 and 12 do (`observe`); the weights stay the same.
+    observer : callable, optional
+        Trains in place of `fit` and measures the training as a whole into `observed`: `observe.job`, which looks at the
+        network after every epoch. The checkpoints must be those of `fit`.
     """
 
     data: str
@@ -87,7 +88,7 @@ class Job:
     reduced: str | None = None
     variant: str = ""
     device: str = "cpu"
-    observe: bool = False
+    observer: "Callable[[Job, Dataset, Tell | None], object] | None" = None
 
     @property
     def row(self) -> Method:
@@ -117,7 +118,7 @@ class Job:
 
     @property
     def observed(self) -> Path:
-        """Where the measurement of the whole training goes, with `observe`."""
+        """Where the measurement of the whole training goes, with an `observer`."""
         return self.out / "over_training" / f"{self.name}.json"
 
     def config(self) -> dict[str, Any]:
@@ -170,13 +171,8 @@ def run_job(job: Job, progress: Tell | None = None) -> Record:
     test = dataset.test[: job.test_images or len(dataset.test)]
     tells = stages(progress, **job.cost(len(dataset.train), len(test)))
     Origin(job.data, job.root).save(job.run)
-    if job.observe:
-        from aalp_lib import observe  # it builds on this module
-
-        observe.measure(
-            dataset, job.row, job.setting, job.run, job.observed, seed=job.seed, about=job.about,
-            progress=tells["training"],
-        )  # fmt: skip
+    if job.observer:
+        job.observer(job, dataset, tells["training"])
     history = fit(
         model, dataset, job.row, job.setting.attack, seed=job.seed, recipe=job.setting.recipe, out=job.run,
         resume=True, progress=tells["training"],
@@ -261,7 +257,7 @@ def finished(job: Job) -> Record | None:
     """The record of a job that is done; InputError if the one there was made with other settings, or not observed."""
     if not job.record.exists():
         return None
-    if job.observe and not job.observed.exists():
+    if job.observer and not job.observed.exists():
         raise InputError(f"{job.record} is of a run that was not observed; name another folder, or move it away")
     record = Record.load(job.record)
     if record.config != json.loads(json.dumps(job.config())):

@@ -19,7 +19,7 @@ from aalp_lib.analyses import EQUATIONS, Values, attacked, maps, mean, pack, rou
 from aalp_lib.attacks import Attack
 from aalp_lib.checkpoints import LAST, Checkpoint
 from aalp_lib.data import Dataset, Split
-from aalp_lib.jobs import Setting, new_model
+from aalp_lib.jobs import Job, Setting, new_model
 from aalp_lib.methods import Method, method
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell
@@ -207,6 +207,14 @@ def _gradients_an_image(chosen: Method, attack: Attack) -> int:
     """Gradients that training takes of one image in an epoch: the attack's, and one for each image that is learned."""
     clean = chosen.classify != "adversarial" or chosen.pairing is not None
     return int(clean) + (int(chosen.adversarial) + attack.steps * attack.restarts if chosen.adversarial else 0)
+
+
+def job(found: Job, dataset: Dataset, progress: Tell | None = None) -> Path:
+    """Train a job and write its `over_training` to `found.observed`: a `Job`'s `observer`."""
+    return measure(
+        dataset, found.row, found.setting, found.run, found.observed, seed=found.seed, about=found.about,
+        progress=progress,
+    )  # fmt: skip
 
 
 def measure(

@@ -11,7 +11,7 @@ import torch
 from conftest import heed_ctrl_c, tiny
 
 import aalp_lib as aalp
-from aalp_lib import checkpoints, results
+from aalp_lib import checkpoints, observe, results
 from aalp_lib.jobs import Origin, Setting, run_job, run_jobs
 
 
@@ -102,14 +102,17 @@ def test_training_images_are_a_share_of_every_class(tmp_path):
 
 
 def test_an_observed_job_gives_the_same_record_and_what_was_seen(tmp_path):
-    plain, seen = run_job(tiny("alp", tmp_path / "plain")), run_job(tiny("alp", tmp_path / "seen", observe=True))
+    plain, seen = (
+        run_job(tiny("alp", tmp_path / "plain")),
+        run_job(tiny("alp", tmp_path / "seen", observer=observe.job)),
+    )
     assert (seen.accuracy, seen.outcomes) == (plain.accuracy, plain.outcomes)
     (kept,) = results.load_measurements(tmp_path / "seen" / "over_training")
     assert kept.subject == {"data": "mnist-sample", "method": "alp", "seed": 0}
     assert len(kept.values["epochs"]) == len(seen.history["epochs"])
-    assert run_job(tiny("alp", tmp_path / "seen", observe=True)) == seen
+    assert run_job(tiny("alp", tmp_path / "seen", observer=observe.job)) == seen
     with pytest.raises(aalp.InputError, match="of a run that was not observed"):
-        run_job(tiny("alp", tmp_path / "plain", observe=True))
+        run_job(tiny("alp", tmp_path / "plain", observer=observe.job))
 
 
 def test_a_job_that_fails_does_not_stop_the_others(tmp_path):
