@@ -57,7 +57,8 @@ def read(folder: str | Path) -> Found:
     """Read every record and measurement in a folder and those below it.
 
     What is damaged or of another schema, and a second record of the same run, is named in `left_out`. InputError if
-    there is no such folder.
+    there is no such folder. What lies in a folder `runs` below it, beside checkpoints, is passed over: evaluations and
+    diagnoses there are of runs that have records of their own.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -66,7 +67,7 @@ def read(folder: str | Path) -> Found:
     seen: dict[tuple[Any, ...], Path] = {}
     for path in sorted(folder.rglob("*.json")):
         if path.name in _NO_RECORDS or "runs" in path.relative_to(folder).parts:
-            continue  # what lies beside checkpoints is one person's look at a run, not a grid's record of it
+            continue
         try:
             kept = _read(path)
         except (InputError, OSError) as error:

@@ -63,6 +63,8 @@ def test_ablations_refuse_what_they_would_pass_over(capsys, tmp_path):
     assert main(arguments) == 0
     assert main([*arguments, "--epochs", "3"]) == 1
     assert "the ablations take no --epochs" in capsys.readouterr().err
+    assert main([*arguments, "--observe"]) == 1
+    assert "the ablations take no --observe" in capsys.readouterr().err
 
 
 def test_reasons_change_one_thing_each_and_take_no_other_settings(capsys, tmp_path):

@@ -320,6 +320,14 @@ def test_cost_knows_how_many_images_the_data_sets_have(sample):
 # --- reading a folder
 
 
+def test_what_lies_beside_checkpoints_is_no_record_of_a_grid(tmp_path):
+    record("alp", pgd100=900).save(tmp_path / "mnist" / "mnist-alp-seed0.json")
+    evaluated = record("alp", seed=1, pgd100=900)
+    evaluated.save(tmp_path / "mnist" / "runs" / "mnist-alp-seed0" / "evaluations" / "mnist-last.json")
+    assert [r.seed for r in collect.read(tmp_path).records] == [0]
+    assert [r.seed for r in collect.read(tmp_path / "mnist" / "runs").records] == [1]  # asked for, it is read
+
+
 def test_what_is_damaged_is_named_and_left_out(tmp_path):
     good = record(pgd40=700)
     good.save(tmp_path / "mnist" / "good.json")
