@@ -79,7 +79,7 @@ def contributions_over_training(found: Measurement) -> Figure:
         panel.set(xlabel="epoch", ylabel=title)
     for equation, style in zip(EQUATIONS, ("-", "--"), strict=True):
         panels[-1].plot(*_half_shares(found, equation), style, color=COLOURS.get(_name(found)), label=equation)
-    panels[-1].set(xlabel="epoch", ylabel="features that carry half of the sum (%)", ylim=(0, 50))
+    panels[-1].set(xlabel="epoch", ylabel="features with half\nof the sum (%)", ylim=(0, 50))
     panels[-1].legend(["Eq. 5", "Eq. 7"], frameon=False)
     panels[-1].grid(color="0.92")
     for panel in panels:
