@@ -9,6 +9,7 @@ import importlib
 import io
 import os
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -321,6 +322,20 @@ def test_packing_what_was_unpacked_changes_nothing(tmp_path):
         assert [(c.id, c.cell_type, c.source) for c in first.cells[1:]] == [
             (c.id, c.cell_type, c.source) for c in second.cells[1:]
         ]
+
+
+def test_kernels_of_nbval_take_no_port(monkeypatch):
+    kernel = pytest.importorskip("nbval.kernel")
+    monkeypatch.setattr(kernel, "KernelManager", kernel.KernelManager)  # to be put back afterwards
+    _held = runpy.run_path(str(ROOT / "book" / "conftest.py"))  # its folder lives as long as this does
+    managers = []
+    for _ in range(2):
+        manager, client = kernel.start_new_kernel(kernel_name=kernel.CURRENT_ENV_KERNEL_NAME)
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+        managers.append(manager)
+    assert {manager.transport for manager in managers} == {"ipc"}
+    assert managers[0].ip != managers[1].ip
 
 
 @pytest.mark.slow

@@ -462,6 +462,7 @@ def test_what_surprised_stands_on_the_records():
     assert paired.compare([first], [dataclasses.replace(second, seed=0)], "pgd100").p < 0.001
     pairs = zip(small["aalp"], small["aalp_half"], strict=True)
     assert all(one.outcomes == other.outcomes for one, other in pairs)
+    assert all(r.history["epochs"][-1]["kept"] > 0.9 for r in small["aalp"])  # the median rule drops no more
     for name in ("random", "low"):
         assert paired.compare(small["aalp"], small[f"aalp_{name}"], "pgd100").standing == -1
     assert paired.compare(small["aalp"], small["aalp_no_dropout"], "pgd100").standing == 0
