@@ -9,27 +9,23 @@ import base64
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from aalp_lib import checkpoints, contributions, losses, results, seeds
+from aalp_lib import contributions, losses, results, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
-from aalp_lib.checkpoints import LAST
 from aalp_lib.data import Dataset, Split, load, to_float
 from aalp_lib.experiments import setting_for
 from aalp_lib.jobs import tier
 from aalp_lib.models import Classifier, evaluating
-from aalp_lib.progress import Tell
 from aalp_lib.results import Measurement
-from aalp_lib.train import RUN
 
 Values = dict[str, Any]
 SETS = ("consistent", "inconsistent")
@@ -383,27 +379,32 @@ def first_of_each_class(split: Split) -> Split:
 # --- all of it, as files ---------------------------------------------------------------------------------------------
 
 
-def measure_all(
-    runs: Mapping[str, Path],
+def measure_model(
+    model: Classifier,
+    name: str,
+    subject: Values,
     dataset: Dataset,
-    out: Path,
+    out: str | Path,
     *,
     attack: Attack | None = None,
     shown: Split | None = None,
     seed: int = 0,
-    about: Mapping[str, str] = MappingProxyType({}),
-    progress: Tell | None = None,
 ) -> list[Path]:
-    """Write `samples`, `contributions`, `activation` and `examples` of models after the last epoch, unless there.
+    """Write `samples`, `contributions`, `activation` and `examples` of a trained model, unless they are there.
+
+    The whole test split is attacked once for all of them.
 
     Parameters
     ----------
-    runs : mapping of str to Path
-        The method's name, and the folder that `fit` wrote to.
+    model : Classifier
+        On the device of `dataset`.
+    name : str
+        Of the run that it comes from: measurements go to `out/KIND/NAME.json`.
+    subject : dict
+        What the measurements say that they were made on: data, method, seed, and where the run departs from "fast".
     dataset : Dataset
-        The one that they were trained on; its test split is measured.
-    out : Path
-        Measurements go to `out/KIND/DATA-METHOD-seedK.json`.
+        The one that it was trained on; its test split is measured.
+    out : path
     attack : Attack, optional
         By default the paper's.
     shown : Split, optional
@@ -411,10 +412,6 @@ def measure_all(
         digits. Without any there are no `examples`, and no pictures in `activation`.
     seed : int
         Of the attack's starts.
-    about : mapping of str to str, optional
-        What the subject says of the runs beyond data, method and seed, such as "reduced".
-    progress : callable, optional
-        Called before each model and after the last.
 
     Returns
     -------
@@ -423,60 +420,32 @@ def measure_all(
 
     Raises
     ------
-    InputError, FileNotFoundError
-        A folder that holds no run, or one of other data, or one that is under way; a measurement that is there but was
-        made with other settings.
+    InputError
+        A measurement that is there was made with other settings.
     """
-    attack, shown = attack or paper_attack(dataset), storable(dataset) if shown is None else shown
-    paths = []
-    for done, (name, folder) in enumerate(runs.items()):
-        if progress:
-            progress(done, len(runs), f"measuring {name}")
-        paths += _measure_run(name, Path(folder), dataset, Path(out), attack, shown, seed, about)
-    if progress:
-        progress(len(runs), len(runs), "measured")
-    return paths
-
-
-def storable(dataset: Dataset) -> Split | None:
-    """Images that look like a data set's and may be stored: for MNIST, the bundled sample's test digits."""
-    return load("mnist-sample").test if dataset.name in ("mnist", "mnist-sample") else None
-
-
-def _measure_run(
-    name: str,
-    folder: Path,
-    dataset: Dataset,
-    out: Path,
-    attack: Attack,
-    shown: Split | None,
-    seed: int,
-    about: Mapping[str, str],
-) -> list[Path]:
-    """Write what is missing of one run; the whole test split is attacked once for all kinds."""
-    settings = checkpoints.read_json(folder / RUN)
-    if settings.get("data", {}).get("name") != dataset.name:
-        raise InputError(f"the run in {folder} was trained on {settings.get('data')}, not on '{dataset.name}'")
+    attack, images = attack or paper_attack(dataset), storable(dataset) if shown is None else shown
     make: dict[str, Callable[[Classifier, Attacked], Values]] = {
         "samples": lambda model, found: samples(model, found, seed=seed),
         "contributions": feature_contributions,
-        "activation": lambda model, found: activation(model, found, _few(model, shown, attack, seed)),
+        "activation": lambda model, found: activation(model, found, _few(model, images, attack, seed)),
     }
-    if shown is not None:
-        make["examples"] = lambda model, _: examples(model, shown, attack, seed=seed)
-    paths = {kind: out / kind / f"{dataset.name}-{name}-seed{settings['seed']}.json" for kind in make}
+    if images is not None:
+        make["examples"] = lambda model, _: examples(model, images, attack, seed=seed)
+    paths = {kind: Path(out) / kind / f"{name}.json" for kind in make}
     config = {"attack": dataclasses.asdict(attack), "images": len(dataset.test), "seed": seed, "reading": "last"}
     missing = [kind for kind, path in paths.items() if not present(path, config)]
     if missing:
-        _require_finished(folder, settings)
-        model = checkpoints.load_model(folder).to(dataset.test.images.device)
         found = attacked(model, dataset.test, attack, seed=seed)
-        subject = {"data": dataset.name, "method": name, "seed": settings["seed"], "model": "last", **about}
         for kind in missing:
             began = time.perf_counter()
             values = make[kind](model, found)
             keep(kind, subject, config, values, time.perf_counter() - began, found.y.device, paths[kind])
     return list(paths.values())
+
+
+def storable(dataset: Dataset) -> Split | None:
+    """Images that look like a data set's and may be stored: for MNIST, the bundled sample's test digits."""
+    return load("mnist-sample").test if dataset.name in ("mnist", "mnist-sample") else None
 
 
 def present(path: Path, config: Values) -> bool:
@@ -486,13 +455,6 @@ def present(path: Path, config: Values) -> bool:
     if Measurement.load(path).config != config:
         raise InputError(f"{path} was made with other settings; name another folder, or move it away")
     return True
-
-
-def _require_finished(folder: Path, settings: Values) -> None:
-    """Raise unless the run in a folder has taken all of its steps."""
-    done = checkpoints.read(folder / LAST).meta["done"]
-    if done < settings["steps"]:
-        raise InputError(f"the run in {folder} has taken {done} of its {settings['steps']} steps; let it finish first")
 
 
 def _few(model: Classifier, shown: Split | None, attack: Attack, seed: int) -> Attacked | None:

@@ -171,7 +171,7 @@ def select(
     return Found(
         [r for r in found.records if among(_traits(r))],
         [r for r in found.ablations if among(_traits(r))],
-        [m for m in found.measurements if among({"recipe": "fast", **m.subject})],
+        [m for m in found.measurements if among(m.subject | {"recipe": measured_protocol(m).split(", ")[0]})],
         found.left_out,
     )
 
@@ -204,6 +204,13 @@ def protocol(record: Record) -> str:
     return ", ".join([recipe(record), *parts])
 
 
+def training_protocol(record: Record) -> str:
+    """`protocol` without what concerns the evaluation alone: what a measurement on the trained model says of it."""
+    reduced = record.config.get("reduced")
+    parts = [f"reduced: {reduced}"] if reduced else _training_differences(record)
+    return ", ".join([recipe(record), *parts])
+
+
 def _protocol_key(record: Record) -> tuple[str, ...]:
     method = changes(record) if record.method in METHODS else [str(record.config["method"])]
     return (protocol(record), *_differences(record), *method)
@@ -211,6 +218,17 @@ def _protocol_key(record: Record) -> tuple[str, ...]:
 
 def _differences(record: Record) -> list[str]:
     """Where network, attack, recipe and evaluation differ from the setting of that recipe for the data set."""
+    config, found = record.config, _training_differences(record)
+    if config.get("reading", "any") != "any":
+        found.append("last iterate alone")
+    if config.get("evaluation_precision", "float32") != "float32":
+        found.append(f"evaluated in {config['evaluation_precision']}")
+    if config.get("test_images"):
+        found.append(f"{config['test_images']} test images")
+    return found
+
+
+def _training_differences(record: Record) -> list[str]:
     config, found = record.config, []
     setting = SETTINGS.get(record.data) or SETTINGS.get(paper_name(record.data))
     if setting:
@@ -224,13 +242,8 @@ def _differences(record: Record) -> list[str]:
             for key, value in (config.get(part) or {}).items():
                 if key not in _FITTED and reference.get(key) != value:
                     found.append(f"{part} {key} {value}")
-    if config.get("reading", "any") != "any":
-        found.append("last iterate alone")
-    if config.get("evaluation_precision", "float32") != "float32":
-        found.append(f"evaluated in {config['evaluation_precision']}")
-    for part in ("train", "test"):
-        if config.get(f"{part}_images"):
-            found.append(f"{config[f'{part}_images']} {part} images")
+    if config.get("train_images"):
+        found.append(f"{config['train_images']} train images")
     return found
 
 
@@ -341,7 +354,7 @@ def measured_sets(found: Found) -> list[str]:
 
 
 def measured_protocol(kept: Measurement) -> str:
-    """The `protocol` of the model that something was measured on; recipe "fast" where the subject names none."""
+    """The `training_protocol` of the model that something was measured on; "fast" where the subject names none."""
     subject = kept.subject
     return str(subject.get("recipe", "fast")) + (f", reduced: {subject['reduced']}" if "reduced" in subject else "")
 

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from aalp_lib import results
+from aalp_lib import collect, results
 from aalp_lib.analyses import SETS, unpack
 from aalp_lib.evaluate import HEADINGS
 from aalp_lib.experiments import ALPHAS
@@ -424,34 +424,44 @@ def draw_all(folder: str | Path, out: str | Path) -> list[Path]:
     ----------
     folder : path
         Measurements in `samples`, `contributions`, `activation`, `examples` and `over_training`, and the records of
-        Figure 6 beside them. Of several seeds the lowest is drawn, except in Figure 6, which has all.
+        Figure 6 beside them. A figure keeps to one protocol, the recipe "fast" where there is one, and says which if it
+        is another. Of several seeds the lowest is drawn, except in Figure 6, which has all.
     out : path
     """
     folder, out = Path(folder), Path(out)
-    found = {kind: _lowest_seed(results.load_measurements(folder / kind)) for kind in _KINDS}
+    words, found = {}, {}
+    for kind in _KINDS:
+        words[kind], made = _one_protocol(results.load_measurements(folder / kind), _measured_on)
+        found[kind] = _lowest_seed(made)
     weights = [r for r in results.load_records(folder) if r.method in ("aalp", *ALPHAS)]
-    figures: Iterable[tuple[str, Callable[[], Figure] | None]] = (
-        ("01-contributions", _of(contributions, found["contributions"], "raw", "adv", "alp")),
-        ("02-activation", _of(activation_maps, _with_pictures(found["activation"]), "raw", "adv", "alp")),
-        ("03-examples", _one(examples, found["examples"], "alp")),
-        ("04-alp-loss-by-set", _of(pairing_by_set, found["over_training"], "alp", "aalp")),
-        ("06-alpha", (lambda: alpha(weights)) if len({r.method for r in weights}) > 1 else None),
-        ("07-contributions", _of(contributions, found["contributions"], *TABLE_2)),
-        ("08-activation", _of(activation_maps, _with_pictures(found["activation"]), "raw", "adv", "alp", "aalp")),
-        ("09-contributions-over-training", _one(contributions_over_training, found["over_training"], "aalp")),
-        ("10-activation-over-training", _one(maps_over_training, _with_maps(found["over_training"]), "aalp")),
-        ("11-confidences", _of(confidences, found["samples"], "alp", "aalp")),
-        ("12-convergence", _of(convergence, found["over_training"], "alp", "aalp")),
+    words["alpha"], weights = _one_protocol(weights, lambda record: (record.data, collect.protocol(record)))
+    pictures, maps = _with_pictures(found["activation"]), _with_maps(found["over_training"])
+    figures: Iterable[tuple[str, str, Callable[[], Figure] | None]] = (
+        ("01-contributions", "contributions", _of(contributions, found["contributions"], "raw", "adv", "alp")),
+        ("02-activation", "activation", _of(activation_maps, pictures, "raw", "adv", "alp")),
+        ("03-examples", "examples", _one(examples, found["examples"], "alp")),
+        ("04-alp-loss-by-set", "over_training", _of(pairing_by_set, found["over_training"], "alp", "aalp")),
+        ("06-alpha", "alpha", (lambda: alpha(weights)) if len({r.method for r in weights}) > 1 else None),
+        ("07-contributions", "contributions", _of(contributions, found["contributions"], *TABLE_2)),
+        ("08-activation", "activation", _of(activation_maps, pictures, "raw", "adv", "alp", "aalp")),
+        (
+            "09-contributions-over-training",
+            "over_training",
+            _one(contributions_over_training, found["over_training"], "aalp"),
+        ),
+        ("10-activation-over-training", "over_training", _one(maps_over_training, maps, "aalp")),
+        ("11-confidences", "samples", _of(confidences, found["samples"], "alp", "aalp")),
+        ("12-convergence", "over_training", _of(convergence, found["over_training"], "alp", "aalp")),
     )
-    words = sorted({m.subject["reduced"] for kind in found.values() for m in kind.values() if "reduced" in m.subject})
     paths = []
-    for name, draw in figures:
+    for name, kind, draw in figures:
         if draw is None:
             continue
         figure = draw()
         out.mkdir(parents=True, exist_ok=True)
-        if words:
-            figure.supxlabel(f"reduced protocol: {', '.join(words)}", fontsize=9, color="0.3")
+        if words[kind] != "fast":
+            text = _filled(f"protocol: {words[kind]}", tuple(figure.get_size_inches()))
+            figure.supxlabel(text, fontsize=9, color="0.3")
         paths.append(out / f"figure-{name}.png")
         figure.savefig(paths[-1], dpi=DPI)
         plt.close(figure)
@@ -460,6 +470,17 @@ def draw_all(folder: str | Path, out: str | Path) -> list[Path]:
 
 _KINDS = ("samples", "contributions", "activation", "examples", "over_training")
 _ByMethod = dict[str, Measurement]
+_Kept = TypeVar("_Kept", Record, Measurement)
+
+
+def _one_protocol(found: Sequence[_Kept], of: Callable[[_Kept], tuple[str, str]]) -> tuple[str, list[_Kept]]:
+    """Those of one data set and protocol, "fast" where there is one; and the protocol, in words."""
+    chosen = min((of(kept) for kept in found), key=lambda key: (key[1] != "fast", key), default=("", "fast"))
+    return chosen[1], [kept for kept in found if of(kept) == chosen]
+
+
+def _measured_on(found: Measurement) -> tuple[str, str]:
+    return str(found.subject.get("data")), collect.measured_protocol(found)
 
 
 def _lowest_seed(found: Sequence[Measurement]) -> _ByMethod:

@@ -21,8 +21,8 @@ from aalp_lib.collect import (
     measured_protocol,
     measured_sets,
     of_the_paper,
-    protocol,
     title,
+    training_protocol,
 )
 from aalp_lib.evaluate import HEADINGS, paper_name
 from aalp_lib.results import Record, exact_p, label, mcnemar, unpack
@@ -110,7 +110,11 @@ def outcomes(record: Record, which: str) -> dict[str, Tensor]:
 def _strong(found: Found, record: Record, which: str) -> dict[str, Tensor]:
     wanted = {"data": record.data, "method": record.method, "seed": record.seed, "model": which}
     for m in found.measurements:
-        if m.kind == "strong" and measured_protocol(m) == protocol(record) and wanted.items() <= m.subject.items():
+        if (
+            m.kind == "strong"
+            and measured_protocol(m) == training_protocol(record)
+            and wanted.items() <= m.subject.items()
+        ):
             counts = m.values["columns"]
             return {name: unpack(text, int(counts[name]["count"])) for name, text in m.values["outcomes"].items()}
     return {}

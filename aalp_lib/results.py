@@ -138,19 +138,24 @@ def _load(kind: type[_Kept], path: Path) -> _Kept:
 
 def load_records(folder: str | Path) -> list[Record]:
     """Read every `*.json` of a folder, by name; what is no readable record is named in a warning and left out."""
+    return list(_load_all(Record, Path(folder)).values())
+
+
+def named_records(folder: str | Path) -> dict[str, Record]:
+    """Likewise, each under its file's name without the ending: the name of its run."""
     return _load_all(Record, Path(folder))
 
 
 def load_measurements(folder: str | Path) -> list[Measurement]:
     """Read every `*.json` of a folder, by name, likewise."""
-    return _load_all(Measurement, Path(folder))
+    return list(_load_all(Measurement, Path(folder)).values())
 
 
-def _load_all(kind: type[_Kept], folder: Path) -> list[_Kept]:
-    found = []
+def _load_all(kind: type[_Kept], folder: Path) -> dict[str, _Kept]:
+    found = {}
     for path in sorted(folder.glob("*.json")):
         try:
-            found.append(_load(kind, path))
+            found[path.stem] = _load(kind, path)
         except InputError as error:
             warnings.warn(str(error), stacklevel=3)
     return found

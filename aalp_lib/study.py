@@ -9,7 +9,7 @@ import torch
 
 from aalp_lib import _checks, analyses, checkpoints
 from aalp_lib._checks import InputError
-from aalp_lib.collect import recipe
+from aalp_lib.collect import changes, recipe, training_protocol
 from aalp_lib.data import Dataset
 from aalp_lib.diagnose import measure as measured
 from aalp_lib.evaluate import suite_for
@@ -17,7 +17,7 @@ from aalp_lib.jobs import tier
 from aalp_lib.models import Classifier
 from aalp_lib.pretrained import packaged
 from aalp_lib.progress import Tell, stages
-from aalp_lib.results import Measurement, Record, load_records
+from aalp_lib.results import Measurement, Record, named_records
 
 Kind = Literal["samples", "diagnosis", "strong"]
 KINDS: tuple[Kind, ...] = (
@@ -25,7 +25,7 @@ KINDS: tuple[Kind, ...] = (
     "diagnosis",
     "strong",
 )  # "samples" brings contributions, activation and examples along
-SOURCES = ("alp", "aalp")  # whose adversarial images are tried on the others
+SOURCES = ("alp", "aalp")  # whose adversarial images are tried on the others, where there are such
 
 
 @dataclass(frozen=True)
@@ -52,23 +52,24 @@ class Trained:
 
     @property
     def about(self) -> dict[str, str]:
-        """In words, how the run fell short of the full protocol, if it did."""
+        """In words, where the run departs from the recipe "fast", and how it fell short of the full protocol."""
         words = self.record.config.get("reduced")
-        return {"reduced": words} if words else {}
+        made = recipe(self.record) if words else training_protocol(self.record)
+        return ({"recipe": made} if made != "fast" else {}) | ({"reduced": words} if words else {})
 
 
 def trained(folder: str | Path) -> list[Trained]:
-    """The runs of a grid's folder with a record and weights, of the recipe "fast", by name.
+    """The runs of a grid's folder with a record and weights, by name.
 
-    Weights are the run's own checkpoints or, for seed 0, those that come with the package.
+    Weights are the run's own checkpoints or, for seed 0 of the recipe "fast", those that come with the package.
     """
     found = []
-    for record in load_records(folder):
-        run = Path(folder) / "runs" / f"{record.data}-{record.method}-seed{record.seed}"
+    for name, record in named_records(folder).items():
+        run = Path(folder) / "runs" / name
         weights = run / checkpoints.LAST
-        if not weights.exists() and record.seed == 0:
+        if not weights.exists() and record.seed == 0 and training_protocol(record) == "fast" and not changes(record):
             weights = packaged(f"{record.data}/{record.method}") or weights
-        if recipe(record) == "fast" and weights.exists():
+        if weights.exists():
             found.append(Trained(record, run, weights))
     return found
 
@@ -83,12 +84,12 @@ def measure(
     seed: int = 0,
     progress: Tell | None = None,
 ) -> list[Path]:
-    """Write the measurements that are missing of a grid's trained models to `folder/KIND/DATA-METHOD-seedK.json`.
+    """Write the measurements that are missing of a grid's trained models to `folder/KIND/RUN.json`.
 
     Parameters
     ----------
     folder : path
-        Where the grid put its records and runs.
+        Where the grid put its records and runs; for the variants of a grid, the folder `ablations` in it.
     dataset : Dataset
         What the grid was trained on.
     kinds : sequence of str
@@ -109,13 +110,16 @@ def measure(
     Raises
     ------
     InputError
-        If no run is finished, a kind is unknown, a measurement that is there was made with other settings, or "samples"
-        are asked of a model whose own checkpoints are not at hand.
+        If no run on that data set is finished, a kind is unknown, or a measurement that is there was made with other
+        settings.
     """
     folder, runs = Path(folder), trained(folder)
+    runs = [one for one in runs if one.record.data == dataset.name]
     chosen = [one for one in runs if methods is None or one.record.method in methods]
     if not chosen:
-        raise InputError(f"{folder} holds no finished run with its checkpoints; aalp reproduce makes them")
+        raise InputError(
+            f"{folder} holds no finished run on {dataset.name} with its checkpoints; aalp reproduce makes them"
+        )
     for kind in kinds:
         _checks.known("kind of measurement", kind, KINDS)
     tells = stages(progress, **{one.run.name: 1.0 for one in chosen})
@@ -124,9 +128,8 @@ def measure(
         tell = tells[one.run.name]
         for kind in kinds:
             if kind == "samples":
-                if one.packaged:
-                    raise InputError(f"{one.run} holds no checkpoints, which kind 'samples' needs; ask for the others")
-                paths += analyses.measure_all({one.record.method: one.run}, dataset, folder, seed=seed, about=one.about)
+                model = _model(one, dataset.test.images.device)
+                paths += analyses.measure_model(model, one.run.name, one.subject, dataset, folder, seed=seed)
             else:
                 paths.append(_measure(one, runs, dataset, folder, kind, images, seed, tell))
         if tell:
@@ -168,6 +171,7 @@ def _model(one: Trained, device: torch.device) -> Classifier:
 
 
 def _source(one: Trained, runs: Sequence[Trained]) -> Trained | None:
-    """Another model of the same seed, whose adversarial images are tried on this one."""
-    others = {r.record.method: r for r in runs if r.record.seed == one.record.seed and r is not one}
-    return next((others[name] for name in SOURCES if name in others), None)
+    """Another model of the same seed and recipe, whose adversarial images are tried on this one."""
+    alike = [r for r in runs if (r.record.seed, r.about) == (one.record.seed, one.about) and r is not one]
+    others = {r.record.method: r for r in alike}
+    return next((others[name] for name in (*SOURCES, *others) if name in others), None)

@@ -1,6 +1,5 @@
 import dataclasses
 import math
-import shutil
 
 import pytest
 import torch
@@ -9,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import aalp_lib as aalp
-from aalp_lib import analyses, checkpoints, contributions, results
+from aalp_lib import analyses, contributions, results
 from aalp_lib.analyses import Attacked, attacked, examples, pack, samples, sets, spread, unpack
 from aalp_lib.experiments import SETTINGS
 from aalp_lib.jobs import new_model
 
 ATTACK = aalp.PGD(0.3, 0.15, 3)
+NAME = "mnist-sample-raw-seed3"
+SUBJECT = {"data": "mnist-sample", "method": "raw", "seed": 3, "model": "last"}
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +26,13 @@ def two_pixels():
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, sample):
-    """A tiny network, trained for an epoch, as `measure_all` finds it."""
+def fitted(sample):
+    """A tiny network, trained for an epoch, as `measure_model` is given it."""
     setting = dataclasses.replace(SETTINGS["mnist-sample"]["fast"], model={"name": "lenet", "width": [2, 4, 8]})
-    folder = tmp_path_factory.mktemp("run")
     recipe = aalp.Recipe(epochs=1, batch_size=100, lr=1e-2)
-    aalp.fit(new_model(setting, 3), sample, "raw", ATTACK, seed=3, recipe=recipe, out=folder)
-    return folder
+    model = new_model(setting, 3)
+    aalp.fit(model, sample, "raw", ATTACK, seed=3, recipe=recipe)
+    return model
 
 
 # --- the two sets
@@ -100,14 +101,14 @@ def test_an_empty_set_has_no_means(two_pixels):
     assert values["consistent"]["alp_loss"] == values["consistent"]["confidence_gap"] == 0
 
 
-def test_the_last_iterate_starts_where_evaluate_starts(run, sample):
+def test_the_last_iterate_starts_where_evaluate_starts(fitted, sample):
     """With a step too short to matter, the start alone decides who is fooled, and both name the same images."""
-    model, split, noise = aalp.load_model(run), sample.test[:300], quiet(aalp.PGD, 0.4, 1e-6, 1)
-    report = aalp.evaluate(model, split, {"noise": noise}, seed=4, reading="last")
+    split, noise = sample.test[:300], quiet(aalp.PGD, 0.4, 1e-6, 1)
+    report = aalp.evaluate(fitted, split, {"noise": noise}, seed=4, reading="last")
     chosen = {}
     for seed in (4, 5):
-        found = attacked(model, split, noise, seed=seed)
-        chosen[seed] = sets(analyses.logits(model, found.x), analyses.logits(model, found.x_adv), found.y)
+        found = attacked(fitted, split, noise, seed=seed)
+        chosen[seed] = sets(analyses.logits(fitted, found.x), analyses.logits(fitted, found.x_adv), found.y)
     assert torch.equal(chosen[4]["consistent"], report.consistent("noise"))
     assert torch.equal(chosen[4]["inconsistent"], report.inconsistent("noise"))
     assert not torch.equal(chosen[5]["inconsistent"], report.inconsistent("noise"))
@@ -229,49 +230,29 @@ def test_colour_has_no_strokes(sample):
 # --- as files
 
 
-def test_measure_all_writes_what_is_missing_and_leaves_the_rest(run, sample, tmp_path):
+def test_measure_model_writes_what_is_missing_and_leaves_the_rest(fitted, sample, tmp_path):
     small = dataclasses.replace(sample, test=sample.test[:150])
-    told = []
-    paths = analyses.measure_all(
-        {"raw": run}, small, tmp_path, attack=ATTACK, progress=lambda done, total, text: told.append((done, total))
-    )
+    paths = analyses.measure_model(fitted, NAME, SUBJECT, small, tmp_path, attack=ATTACK)
     assert [p.relative_to(tmp_path).as_posix() for p in paths] == [
         f"{kind}/mnist-sample-raw-seed3.json" for kind in ("samples", "contributions", "activation", "examples")
     ]
-    assert told == [(0, 1), (1, 1)]
     found = results.Measurement.load(paths[0])
     assert (found.kind, found.tier, found.config["images"]) == ("samples", "quick", 150)
-    assert found.subject == {"data": "mnist-sample", "method": "raw", "seed": 3, "model": "last"}
+    assert found.subject == SUBJECT
     assert found.config["attack"] == dataclasses.asdict(ATTACK)
     paths[1].unlink()
     before = {path: path.stat().st_mtime_ns for path in paths if path.exists()}
-    assert analyses.measure_all({"raw": run}, small, tmp_path, attack=ATTACK) == paths
+    assert analyses.measure_model(fitted, NAME, SUBJECT, small, tmp_path, attack=ATTACK) == paths
     assert all(path.stat().st_mtime_ns == at for path, at in before.items())
     assert results.Measurement.load(paths[1]).kind == "contributions"
     assert all(path.stat().st_size < 60_000 for path in paths)
 
 
-def test_a_run_of_other_data_is_refused(run, sample, tmp_path):
-    other = dataclasses.replace(sample, name="mnist")
-    with pytest.raises(aalp.InputError, match=r"trained on .*mnist-sample.*, not on 'mnist'"):
-        analyses.measure_all({"raw": run}, other, tmp_path)
-    with pytest.raises(aalp.InputError, match=r"run\.json cannot be read"):
-        analyses.measure_all({"raw": tmp_path}, sample, tmp_path)
-
-
-def test_a_measurement_with_other_settings_is_refused(run, sample, tmp_path):
+def test_a_measurement_with_other_settings_is_refused(fitted, sample, tmp_path):
     small = dataclasses.replace(sample, test=sample.test[:20])
-    analyses.measure_all({"raw": run}, small, tmp_path, attack=ATTACK)
+    analyses.measure_model(fitted, NAME, SUBJECT, small, tmp_path, attack=ATTACK)
     with pytest.raises(aalp.InputError, match="made with other settings"):
-        analyses.measure_all({"raw": run}, small, tmp_path, attack=ATTACK, seed=1)
-
-
-def test_a_run_under_way_is_refused(run, sample, tmp_path):
-    shutil.copytree(run, tmp_path / "run")
-    saved = checkpoints.read(run / "last.safetensors")
-    checkpoints.write(tmp_path / "run" / "last.safetensors", dataclasses.replace(saved, meta=saved.meta | {"done": 3}))
-    with pytest.raises(aalp.InputError, match="has taken 3 of its 36 steps"):
-        analyses.measure_all({"raw": tmp_path / "run"}, sample, tmp_path)
+        analyses.measure_model(fitted, NAME, SUBJECT, small, tmp_path, attack=ATTACK, seed=1)
 
 
 def test_the_papers_attack(sample):

@@ -8,6 +8,7 @@ from test_results import drawn, record
 
 import aalp_lib as aalp
 from aalp_lib import analyses, figures, observe, results
+from aalp_lib.checkpoints import load_model
 from aalp_lib.jobs import new_model
 
 
@@ -25,11 +26,15 @@ def measured(sample, tmp_path_factory):
             )
         model = new_model(setting, 0)
         aalp.fit(model, small, "raw", setting.attack, recipe=setting.recipe, out=out / "runs" / "raw")
-        analyses.measure_all({name: out / "runs" / name for name in ("raw", "alp", "aalp")}, small, out)
+        for name in ("raw", "alp", "aalp"):
+            subject = {"data": small.name, "method": name, "seed": 0, "model": "last"}
+            analyses.measure_model(load_model(out / "runs" / name), name, subject, small, out)
     for name, weight, pgd in (("aalp_alpha_0", 0.0, 600), ("aalp", 1.0, 800), ("aalp_alpha_5", 5.0, 700)):
         for seed in (0, 1):
-            found = record(name, seed, config={"method": {"weight": weight}}, pgd=pgd + 2 * seed)
-            found.save(out / f"{weight}-{seed}.json")
+            for words in ({}, {"reduced": "one epoch"}):
+                config = {"attack": {}, "recipe": {"lr": 2e-3}, "method": {"weight": weight}, **words}
+                found = record(name, seed, config=config, pgd=pgd + 2 * seed if not words else 0)
+                found.save(out / f"{weight}-{seed}{'-reduced' * len(words)}.json")
     return out
 
 
@@ -49,7 +54,7 @@ def test_every_figure_is_drawn_from_what_is_on_disk(measured, tmp_path):
 
 def test_figures_without_measurements_are_left_out(measured, tmp_path):
     (tmp_path / "samples").mkdir()
-    for path in (measured / "samples").glob("*-alp-*"):
+    for path in (measured / "samples").glob("alp.json"):
         (tmp_path / "samples" / path.name).write_bytes(path.read_bytes())
     assert [path.name for path in figures.draw_all(tmp_path, tmp_path / "out")] == ["figure-11-confidences.png"]
     assert figures.draw_all(tmp_path / "nothing", tmp_path / "out") == []
@@ -59,6 +64,32 @@ def test_of_several_seeds_the_lowest_is_drawn(measured):
     first = kind_of(measured, "samples")[0]
     others = [dataclasses.replace(first, subject=first.subject | {"seed": seed}) for seed in (10, 9, 11)]
     assert figures._lowest_seed(others)["aalp"].subject["seed"] == 9
+
+
+def test_a_figure_keeps_to_one_protocol_and_says_which(measured, tmp_path, monkeypatch):
+    drawn_of, written = {}, {}
+    monkeypatch.setattr(figures, "confidences", lambda found: drawn_of.setdefault("samples", found) and plain())
+    monkeypatch.setattr(figures, "alpha", lambda found: drawn_of.setdefault("alpha", found) and plain())
+    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, path, **_: written.update({path.name: drawn(figure)}))
+
+    def plain():
+        return figures.plt.figure()
+
+    (tmp_path / "samples").mkdir()
+    for m in kind_of(measured, "samples"):
+        if m.subject["method"] == "aalp":
+            dataclasses.replace(m, subject=m.subject | {"recipe": "paper"}).save(tmp_path / "samples" / "a.json")
+            dataclasses.replace(m, subject=m.subject | {"seed": 7}).save(tmp_path / "samples" / "b.json")
+    figures.draw_all(tmp_path, tmp_path / "out")
+    assert [m.subject["seed"] for m in drawn_of.pop("samples")] == [7]
+    assert written == {"figure-11-confidences.png": []}
+    (tmp_path / "samples" / "b.json").unlink()
+    figures.draw_all(tmp_path, tmp_path / "out")
+    assert [m.subject["recipe"] for m in drawn_of.pop("samples")] == ["paper"]
+    assert written == {"figure-11-confidences.png": ["protocol: paper"]}
+    figures.draw_all(measured, tmp_path / "out")
+    assert len(drawn_of["alpha"]) == 6
+    assert not any("reduced" in r.config for r in drawn_of["alpha"])
 
 
 def test_contributions_draw_all_features_of_every_method(measured):
@@ -73,7 +104,8 @@ def test_contributions_draw_all_features_of_every_method(measured):
 
 
 def test_alpha_joins_the_means_over_seeds(measured):
-    figure = figures.alpha(results.load_records(measured))
+    drawn_ones = [r for r in results.load_records(measured) if "reduced" not in r.config]
+    figure = figures.alpha(drawn_ones)
     assert list(figure.axes[0].lines[4].get_ydata()) == pytest.approx([60.1, 80.1, 70.1])
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["0", "1", "5"]
     assert any("PGD-40 is highest at α = 1 (80.1 %)" in text for text in drawn(figure))

@@ -1,6 +1,7 @@
 """What is measured on a grid's trained models, from the command line, at the size of a minute."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import aalp_lib as aalp
 from aalp_lib import collect, results, study
 from aalp_lib.cli import main
 from aalp_lib.data import load
+from aalp_lib.experiments import SETTINGS
 from aalp_lib.jobs import run_job
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -54,19 +56,31 @@ def test_what_is_measured_on_a_reduced_run_says_so(tmp_path):
     assert collect.measured_protocol(found) == collect.protocol(one.record) == "fast, reduced: 360 training images"
 
 
-def test_a_record_of_the_papers_recipe_is_not_taken_for_the_fast_runs(grid):
-    folder = grid / "mnist-sample"
-    before = [one.run.name for one in study.trained(folder)]
-    record = results.Record.load(folder / "mnist-sample-alp-seed0.json")
+@pytest.mark.slow
+def test_a_run_of_the_papers_recipe_keeps_apart_from_the_fast_one(grid, sample, tmp_path):
+    shutil.copytree(grid / "mnist-sample" / "runs", tmp_path / "runs")
+    for path in (grid / "mnist-sample").glob("*.json"):
+        shutil.copy(path, tmp_path)
+    record = results.Record.load(tmp_path / "mnist-sample-alp-seed0.json")
     record.config["attack"].update(eps=0.3, step=0.01, steps=40)
-    record.config["recipe"]["lr"] = 1e-4
-    path = record.save(folder / "mnist-sample-alp-paper-seed0.json")
-    assert (
-        [one.run.name for one in study.trained(folder)]
-        == before
-        == ["mnist-sample-aalp-seed0", "mnist-sample-alp-seed0"]
-    )
-    path.unlink()
+    record.config["recipe"].update(dataclasses.asdict(SETTINGS["mnist-sample"]["paper"].recipe))
+    record.config["model"] = SETTINGS["mnist-sample"]["paper"].model
+    record.save(tmp_path / "mnist-sample-alp-paper-seed0.json")
+    usual = ["mnist-sample-aalp-seed0", "mnist-sample-alp-seed0"]
+    assert [one.run.name for one in study.trained(tmp_path)] == usual  # it has no weights of its own
+    shutil.copytree(tmp_path / "runs" / "mnist-sample-alp-seed0", tmp_path / "runs" / "mnist-sample-alp-paper-seed0")
+    paper = next(one for one in study.trained(tmp_path) if "paper" in one.run.name)
+    assert paper.subject["recipe"] == "paper"
+    few = dataclasses.replace(sample, test=sample.test[:60])
+    paths = study.measure(tmp_path, few, kinds=["samples", "diagnosis"], methods=["alp"], images=10)
+    made = {path.relative_to(tmp_path).as_posix(): results.Measurement.load(path) for path in paths}
+    assert len(made) == 10
+    for name, found in made.items():
+        assert collect.measured_protocol(found).startswith("paper" if "paper" in name else "fast, model width")
+    source = made["diagnosis/mnist-sample-alp-seed0.json"].config["source"]
+    assert source["method"] == "aalp"
+    assert source["recipe"].startswith("fast")
+    assert "source" not in made["diagnosis/mnist-sample-alp-paper-seed0.json"].config  # no other of that recipe
 
 
 @pytest.mark.slow
@@ -75,13 +89,14 @@ def test_packaged_weights_stand_in_for_checkpoints_that_are_not_at_hand(tmp_path
     record = results.Record.load(ROOT / "results" / "mnist" / "mnist-alp-seed0.json")
     record.save(tmp_path / "mnist-alp-seed0.json")
     dataclasses.replace(record, seed=1).save(tmp_path / "mnist-alp-seed1.json")  # of which the package has no weights
-    dataclasses.replace(record, method="raw").save(tmp_path / "mnist-raw-seed0.json")
+    shutil.copy(ROOT / "results" / "mnist" / "mnist-raw-seed0.json", tmp_path)
     assert [one.run.name for one in study.trained(tmp_path)] == ["mnist-alp-seed0", "mnist-raw-seed0"]
-    (path,) = study.measure(tmp_path, sample, kinds=["diagnosis"], methods=["raw"], images=10)
-    assert path.name == "mnist-raw-seed0.json"
-    subject = results.Measurement.load(path).subject
-    assert subject["weights"] == "in half precision, as packaged"
-    with pytest.raises(aalp.InputError, match="'samples' needs"):
+    few = dataclasses.replace(sample, name="mnist", test=sample.test[:60])
+    for path in study.measure(tmp_path, few, kinds=["samples", "diagnosis"], methods=["raw"], images=10):
+        assert path.name == "mnist-raw-seed0.json"
+        subject = results.Measurement.load(path).subject
+        assert subject["weights"] == "in half precision, as packaged"
+    with pytest.raises(aalp.InputError, match="no finished run on mnist-sample"):
         study.measure(tmp_path, sample, kinds=["samples"])
 
 
