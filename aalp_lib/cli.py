@@ -205,18 +205,18 @@ def _reproduce(options: argparse.Namespace) -> None:
 def _grid(options: argparse.Namespace) -> list[Job]:
     folder = options.out / (options.grid + ("-quick" if options.quick else ""))
     if options.grid == "ablations":
-        _refuse(options, "seeds", "quick")
-        return experiments.ablations(folder, options.seeds, options.quick)
+        _refuse(options, "methods", "seeds", "quick")
+        return _chosen(experiments.ablations(folder, options.seeds, options.quick), options.methods)
     if options.grid == "reasons":
-        _refuse(options, "root")
-        device = str(_checks.device(options.device))
-        return experiments.reasons(options.out / "mnist" / "ablations", options.root, device)
+        _refuse(options, "methods", "seeds", "root")
+        folder, device = options.out / "mnist" / "ablations", str(_checks.device(options.device))
+        return _chosen(experiments.reasons(folder, options.root, device, options.seeds), options.methods)
     reduced = {"epochs": 1, "test_images": 100} if options.quick else {}
     given = {key: getattr(options, key) for key in ("epochs", "train_images", "test_images")}
     grid = experiments.Grid(
         options.grid,
         folder,
-        tuple(methods.method(name).name for name in options.methods.split(",")),
+        tuple(methods.method(name).name for name in options.methods.split(",")) if options.methods else TABLE_2,
         options.seeds,
         options.recipe,
         options.folder,
@@ -227,10 +227,19 @@ def _grid(options: argparse.Namespace) -> list[Job]:
     return [dataclasses.replace(job, observer=observe.job if options.observe else None) for job in grid.jobs()]
 
 
+def _chosen(jobs: list[Job], names: str | None) -> list[Job]:
+    """Those of the jobs whose row has one of the names, which have commas between them; by default all."""
+    if names is None:
+        return jobs
+    rows = dict.fromkeys(job.label for job in jobs)
+    wanted = [_checks.known("run of this grid", name, rows) for name in names.split(",")]
+    return [job for job in jobs if job.label in wanted]
+
+
 def _refuse(options: argparse.Namespace, *taken: str) -> None:
     """Ablations and reasons have settings of their own; what would change them must not be passed over."""
-    usual = {"methods": ",".join(TABLE_2), "recipe": "fast", "seeds": (0,), "quick": False, "observe": False}
-    for name in (*usual, "folder", "root", "epochs", "train_images", "test_images"):
+    usual = {"recipe": "fast", "seeds": (0,), "quick": False, "observe": False}
+    for name in (*usual, "methods", "folder", "root", "epochs", "train_images", "test_images"):
         if name not in taken and getattr(options, name) != usual.get(name):
             raise InputError(f"the {options.grid} take no --{name.replace('_', '-')}: what they run is laid down")
 
@@ -275,8 +284,7 @@ def _measure(options: argparse.Namespace) -> None:
 
 def _results(options: argparse.Namespace) -> None:
     asked = {key: getattr(options, key) for key in ("data", "method", "seed", "recipe")}
-    filtered = any(value is not None for value in asked.values())
-    if options.write and (filtered or options.table):
+    if options.write and (options.table or any(value is not None for value in asked.values())):
         raise InputError("--write remakes every table from all records; it goes with no filter and no --table")
     everything = collect.read(options.folder)
     for sentence in everything.left_out:
@@ -289,8 +297,9 @@ def _results(options: argparse.Namespace) -> None:
         return
     found = collect.select(everything, **asked)
     if options.table:
+        of_runs = any(value is not None for key, value in asked.items() if key != "data")
         text = report.table(
-            found, options.table, data=options.data, which=options.which, form=options.form, measured=filtered
+            found, options.table, data=options.data, which=options.which, form=options.form, measured=of_runs
         )
     else:
         text = report.listing(found, options.which, options.form)
@@ -645,7 +654,8 @@ def _add_reproduce(commands: Any) -> None:
     grids = ("mnist", "svhn", "cifar10", "mnist-sample", "ablations", "reasons")
     what = "whose settings; ablations run on the bundled digits, reasons are changes of ALP on the full MNIST"
     parser.add_argument("grid", choices=grids, help=what)
-    parser.add_argument("--methods", default=",".join(TABLE_2), help="names, with commas between them")
+    what = "names, with commas between them (default: Table 2's; of ablations and reasons all that --dry-run lists)"
+    parser.add_argument("--methods", help=what)
     parser.add_argument("--seeds", type=_numbers, default="0", help="numbers, with commas between them")
     parser.add_argument("--recipe", default="fast", help="paper (as section 4.1 gives it) or fast (ours)")
     parser.add_argument("--out", type=Path, default=Path("results"), help="folder for a folder of records a grid")

@@ -117,7 +117,7 @@ ALPHAS = {
 # --- why ALP falls short of the paper on MNIST ------------------------------------------------------------------------
 
 
-def reasons(out: Path, root: Path | None = None, device: str = "cpu") -> list[Job]:
+def reasons(out: Path, root: Path | None = None, device: str = "cpu", seeds: Sequence[int] = (0,)) -> list[Job]:
     """One change at a time from ALP's run on the full MNIST, each a suspect for its distance from the paper's row.
 
     The paper gives neither the scale of Eq. 1 (summed or averaged over classes) nor the width of its LeNet, epochs or
@@ -139,9 +139,10 @@ def reasons(out: Path, root: Path | None = None, device: str = "cpu") -> list[Jo
     ]  # fmt: skip
     return [
         Job(
-            "mnist", method, setting, out, 0, root, best_columns=("pgd40",), columns=("pgd40", "pgd100", "cw100"),
+            "mnist", method, setting, out, seed, root, best_columns=("pgd40",), columns=("pgd40", "pgd100", "cw100"),
             variant=name, device=device,
         )
+        for seed in seeds
         for name, method, setting in suspects
     ]  # fmt: skip
 

@@ -96,9 +96,14 @@ class Job:
         return method(self.method)
 
     @property
+    def label(self) -> str:
+        """Method and variant: what tells the rows of a grid apart."""
+        return "-".join(filter(None, (self.row.name, self.variant)))
+
+    @property
     def name(self) -> str:
         """Data set, method, variant and seed."""
-        return "-".join(filter(None, (Path(self.data).name, self.row.name, self.variant, f"seed{self.seed}")))
+        return f"{Path(self.data).name}-{self.label}-seed{self.seed}"
 
     @property
     def record(self) -> Path:

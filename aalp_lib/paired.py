@@ -91,11 +91,12 @@ def _couples(found: Found, data: str) -> Iterator[tuple[str, Group, Group]]:
 
 def _seed_pairs(found: Found, words: str, alp: Record, aalp: Record, which: str) -> list[Pair]:
     a, b = outcomes(alp, which), outcomes(aalp, which)
-    made = [_pair(alp, words, name, a[name], b[name]) for name in PAIRED if name in a and name in b]
+    both = [name for name in PAIRED if name in a and name in b and len(a[name]) == len(b[name])]
+    made = [_pair(alp, words, name, a[name], b[name]) for name in both]
     c, d = _strong(found, alp, which), _strong(found, aalp, which)
     shared = [name for name in c if name != "clean" and name in d and len(c[name]) == len(d[name])]
     made += [_pair(alp, words, name, c[name], d[name], strong=True) for name in shared]
-    if "pgd100" in a and "pgd100" in b:
+    if "pgd100" in both:
         parts = sorted({len(c[name]) for name in shared} - {len(a["pgd100"])})
         made += [_pair(alp, words, "pgd100", a["pgd100"][:count], b["pgd100"][:count]) for count in parts]
     return made
@@ -158,6 +159,12 @@ def headline(found: Found, which: Which = "last") -> str:
     return "\n".join(said) if said else f"AALP against ALP on the same images: {UNMEASURED}.\n"
 
 
+_STAGES = {
+    "apgd-ce": "AutoAttack: APGD-CE",
+    "apgd-t": "AutoAttack: + APGD-T",
+    "fab-t": "AutoAttack: + FAB-T",
+    "square": "AutoAttack: all, + Square",
+}
 _ENDS = {1: "AALP is ahead", 0: "neither is shown to be ahead", -1: "AALP is behind"}
 
 
@@ -213,8 +220,8 @@ def shown_p(value: float) -> str:
 
 
 def attack_title(name: str) -> str:
-    """The name of an attack in tables."""
-    return HEADINGS.get(name, name)
+    """The name of an attack in tables; a stage of AutoAttack stands for all up to it."""
+    return _STAGES.get(name) or HEADINGS.get(name, name)
 
 
 def mcnemar_table(found: Found, which: Which = "last") -> str:

@@ -80,8 +80,15 @@ def test_reasons_change_one_thing_each_and_take_no_other_settings(capsys, tmp_pa
     arguments = ["reproduce", "reasons", "--dry-run", "--out", str(tmp_path)]
     assert main(arguments) == 0
     assert capsys.readouterr().out.count("to do") == len(jobs)
-    assert main([*arguments, "--seeds", "1"]) == 1
-    assert "the reasons take no --seeds" in capsys.readouterr().err
+    assert main([*arguments, "--methods", "alp_averaged,alp-long", "--seeds", "1,2"]) == 0
+    said = capsys.readouterr().out
+    assert [line.split()[-1] for line in said.splitlines() if "to do" in line] == [
+        "mnist-alp_averaged-seed1", "mnist-alp-long-seed1", "mnist-alp_averaged-seed2", "mnist-alp-long-seed2"
+    ]  # fmt: skip
+    assert main([*arguments, "--methods", "alp"]) == 1
+    assert "unknown run of this grid 'alp'" in capsys.readouterr().err
+    assert main([*arguments, "--epochs", "1"]) == 1
+    assert "the reasons take no --epochs" in capsys.readouterr().err
 
 
 def test_other_columns_are_another_experiment(tmp_path):

@@ -512,6 +512,29 @@ def test_a_variant_that_lies_between_two_rows_is_compared_with_its_namesake():
     assert "AALP: Guided Dropout off" in line
 
 
+def test_runs_on_different_numbers_of_images_are_not_paired():
+    """Their protocols may read the same: what is reduced is said in words."""
+    words = {"reduced": "5 epochs"}
+    runs = record("alp", changes=words, pgd100=900), record("aalp", changes=words, pgd100=right(400, of=500))
+    assert paired.pairs(found(*runs)) == []
+    assert "not measured yet" in report.blocks(found(*runs))["mcnemar"]
+
+
+def test_the_stages_of_autoattack_read_as_one_attack_that_goes_on():
+    made = [strong(m, square=right(800, of=900), **{"apgd-ce": right(850, of=900)}) for m in ("alp", "aalp")]
+    text = report.strong_table(found(measurements=made))
+    assert "| AutoAttack: all, + Square | AutoAttack: APGD-CE |" in text.splitlines()[2]
+
+
+def test_of_a_data_set_without_records_the_papers_rows_are_shown(capsys, tmp_path):
+    record().save(tmp_path / "a.json")
+    assert main(["results", str(tmp_path), "--table", "2", "--data", "svhn"]) == 0
+    said = capsys.readouterr().out
+    assert said.count("not measured yet") == 7
+    assert main(["results", str(tmp_path), "--table", "2", "--data", "mnist", "--method", "aalp"]) == 0
+    assert "not measured yet" not in capsys.readouterr().out
+
+
 # --- what was tried
 
 
