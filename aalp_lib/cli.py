@@ -203,13 +203,18 @@ def _reproduce(options: argparse.Namespace) -> None:
 
 
 def _grid(options: argparse.Namespace) -> list[Job]:
+    """The jobs asked for; those for a scheduler name folders in full, and the device is found where they run."""
+    if options.scheduler:
+        for name in ("out", "folder", "root"):
+            setattr(options, name, getattr(options, name) and getattr(options, name).resolve())
+    device = options.device if options.scheduler else str(_checks.device(options.device))
     folder = options.out / (options.grid + ("-quick" if options.quick else ""))
     if options.grid == "ablations":
         _refuse(options, "methods", "seeds", "quick")
         return _chosen(experiments.ablations(folder, options.seeds, options.quick), options.methods)
     if options.grid == "reasons":
         _refuse(options, "methods", "seeds", "root")
-        folder, device = options.out / "mnist" / "ablations", str(_checks.device(options.device))
+        folder = options.out / "mnist" / "ablations"
         return _chosen(experiments.reasons(folder, options.root, device, options.seeds), options.methods)
     reduced = {"epochs": 1, "test_images": 100} if options.quick else {}
     given = {key: getattr(options, key) for key in ("epochs", "train_images", "test_images")}
@@ -221,7 +226,7 @@ def _grid(options: argparse.Namespace) -> list[Job]:
         options.recipe,
         options.folder,
         options.root,
-        device=str(_checks.device(options.device)),
+        device=device,
         **(reduced | {key: value for key, value in given.items() if value is not None}),
     )
     return [dataclasses.replace(job, observer=observe.job if options.observe else None) for job in grid.jobs()]

@@ -69,7 +69,7 @@ class Job:
     variant : str
         Goes into the name, to keep runs apart that differ in settings alone.
     device : str
-        "cpu", "cuda", "cuda:1" and so on.
+        "cpu", "cuda", "cuda:1" and so on; "auto" takes CUDA where the job runs, if there is one.
     observer : callable, optional
         Trains in place of `fit` and measures the training as a whole into `observed`: `observe.job`, which looks at the
         network after every epoch. The checkpoints must be those of `fit`.
@@ -170,8 +170,9 @@ def run_job(job: Job, progress: Tell | None = None) -> Record:
     found = finished(job)
     if found is not None:
         return found
-    dataset = _part(load(job.data, root=job.root, device=job.device), job.train_images)
-    model = new_model(job.setting, job.seed).to(job.device)
+    device = _checks.device(job.device)
+    dataset = _part(load(job.data, root=job.root, device=device), job.train_images)
+    model = new_model(job.setting, job.seed).to(device)
     suites = job.suites()
     test = dataset.test[: job.test_images or len(dataset.test)]
     tells = stages(progress, **job.cost(len(dataset.train), len(test)))
@@ -187,7 +188,7 @@ def run_job(job: Job, progress: Tell | None = None) -> Record:
     if history.best == len(history):
         best = Report({name: last[name] for name in ("clean", *suites["best"])})
     else:
-        best_model = checkpoints.load_model(job.run, "best").to(job.device)
+        best_model = checkpoints.load_model(job.run, "best").to(device)
         best = evaluate(best_model, test, suites["best"], seed=job.seed, progress=tells["best"])
     reports = {"last": last, "best": best}
     seconds = {"training": history.seconds, "evaluation": time.perf_counter() - began}
@@ -197,7 +198,7 @@ def run_job(job: Job, progress: Tell | None = None) -> Record:
         seed=job.seed,
         tier=tier(dataset.name),
         config=job.config(),
-        environment=results.environment(torch.device(job.device)),
+        environment=results.environment(device),
         accuracy={which: results.accuracies(report) for which, report in reports.items()},
         outcomes={which: results.outcomes(report) for which, report in reports.items()},
         history={"epochs": [dataclasses.asdict(e) for e in history.epochs], "best": history.best},
@@ -287,7 +288,8 @@ def run_jobs(
     """Run jobs in processes of their own and yield their records as they come.
 
     A job that fails does not stop the others; its error is raised when all are done. A job whose process is killed
-    leaves its checkpoint: the same call goes on from there.
+    leaves its checkpoint: the same call goes on from there. On this machine those that run beside it end with it, and
+    those that have not begun go on in new processes.
 
     Parameters
     ----------
@@ -305,27 +307,55 @@ def run_jobs(
         After Ctrl-C, once the running jobs have saved their state; an `executor` of the caller's is told to begin
         nothing more, and what it is running there runs to its end.
     """
+    failed: dict[str, BaseException] = {}
     if executor is not None:
-        yield from _collect(executor, jobs, watch)
-        return
-    _checks.count("the number of jobs at once", workers)
+        yield from _collect(executor, jobs, watch, failed)
+    else:
+        _checks.count("the number of jobs at once", workers)
+        left = list(jobs)
+        while left:
+            yield from _collect_here(left, workers, watch, failed)
+            left = _not_begun(left, failed)
+    if failed:
+        raise next(iter(failed.values()))
+
+
+def _collect_here(
+    jobs: Sequence[Job], workers: int, watch: Watch | None, failed: dict[str, BaseException]
+) -> Iterator[Record]:
     context = multiprocessing.get_context("spawn")
     workers = max(1, min(workers, len(jobs)))
     stop, threads = context.Event(), max(1, cores() // workers)
     with ProcessPoolExecutor(workers, context, _enter_worker, (stop, threads)) as pool:
         try:
-            yield from _collect(pool, jobs, watch)
+            yield from _collect(pool, jobs, watch, failed)
         except BaseException:
             stop.set()
             raise
 
 
-def _collect(executor: Executor, jobs: Sequence[Job], watch: Watch | None) -> Iterator[Record]:
+def _not_begun(jobs: Sequence[Job], failed: dict[str, BaseException]) -> list[Job]:
+    """Take out of `failed`, and return, what was only waiting when a process was killed; nothing if all of it was."""
+    killed = [job for job in jobs if isinstance(failed.get(job.name), Killed)]
+    waiting = [job for job in killed if not (job.run / NOTE).exists()]
+    if len(waiting) == len(killed):
+        return []
+    for job in waiting:
+        del failed[job.name]
+    return waiting
+
+
+class Killed(OSError):
+    """A run's process was killed; what it saved is there to go on from."""
+
+
+def _collect(
+    executor: Executor, jobs: Sequence[Job], watch: Watch | None, failed: dict[str, BaseException]
+) -> Iterator[Record]:
     for job in jobs:
         (job.run / NOTE).unlink(missing_ok=True)
     with _ctrl_c_ignored():  # processes inherit it: Ctrl-C reaches the whole group, but this process decides
         waiting = {executor.submit(_work, job): job for job in jobs}
-    failed: list[BaseException] = []
     try:
         while waiting:
             with asked_to_stop() as asked:  # a KeyboardInterrupt inside `wait` may leave the futures locked for good
@@ -346,18 +376,16 @@ def _collect(executor: Executor, jobs: Sequence[Job], watch: Watch | None) -> It
         if isinstance(error, KeyboardInterrupt):
             raise Interrupted("stopped; what is done and what was under way is saved") from None
         raise
-    if failed:
-        raise failed[0]
 
 
-def _result(future: Future[Record], job: Job, failed: list[BaseException]) -> Record | None:
+def _result(future: Future[Record], job: Job, failed: dict[str, BaseException]) -> Record | None:
     try:
         return future.result()
     except BrokenProcessPool:
-        failed.append(OSError("a run's process was killed; the same command goes on from its last checkpoint"))
+        failed[job.name] = Killed("a run's process was killed; the same command goes on from its last checkpoint")
     except Exception as error:
-        error.add_note(f"in {job.name}")
-        failed.append(error)
+        failed[job.name] = error
+    failed[job.name].add_note(f"in {job.name}")
     return None
 
 

@@ -6,7 +6,7 @@ import torch
 from conftest import TINY, tiny
 
 import aalp_lib as aalp
-from aalp_lib import demo, experiments
+from aalp_lib import cli, demo, experiments
 from aalp_lib.cli import main
 from aalp_lib.experiments import ABLATIONS, ALPHAS, SETTINGS, Grid, reproduce, setting_for
 from aalp_lib.jobs import run_job
@@ -89,6 +89,14 @@ def test_reasons_change_one_thing_each_and_take_no_other_settings(capsys, tmp_pa
     assert "unknown run of this grid 'alp'" in capsys.readouterr().err
     assert main([*arguments, "--epochs", "1"]) == 1
     assert "the reasons take no --epochs" in capsys.readouterr().err
+
+
+def test_jobs_for_a_scheduler_do_not_depend_on_this_machine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli._checks, "device", lambda name: pytest.fail("the device is for the worker to find"))
+    arguments = ["reproduce", "mnist", "--methods", "alp", "--root", "data", "--scheduler", "tcp://somewhere:1"]
+    (job,) = cli._grid(cli._parser().parse_args(arguments))
+    assert (job.out, job.root, job.device) == (tmp_path / "results" / "mnist", tmp_path / "data", "auto")
 
 
 def test_other_columns_are_another_experiment(tmp_path):

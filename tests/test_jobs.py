@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -176,6 +177,21 @@ def test_a_process_killed_half_way_loses_nothing(tmp_path):
     alone = run_job(tiny("adv", tmp_path / "alone", setting=LONG))
     assert found["adv"].outcomes == alone.outcomes
     assert [e["loss"] for e in found["adv"].history["epochs"]] == [e["loss"] for e in alone.history["epochs"]]
+
+
+@pytest.mark.slow
+def test_jobs_that_wait_outlive_a_killed_process(tmp_path):
+    jobs = [tiny("adv", tmp_path, setting=LONG), tiny("raw", tmp_path), tiny("alp", tmp_path)]
+
+    def kill(job, done, total, text):
+        if job.method == "adv" and done < total:
+            (worker,) = multiprocessing.active_children()
+            worker.kill()
+
+    with pytest.raises(OSError, match="goes on from its last checkpoint") as caught:
+        list(run_jobs(jobs, 1, watch=kill))
+    assert caught.value.__notes__ == ["in mnist-sample-adv-seed0"]
+    assert [job.record.exists() for job in jobs] == [False, True, True]
 
 
 @pytest.mark.slow
