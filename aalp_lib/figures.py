@@ -59,8 +59,10 @@ def _histograms(panel: Axes, found: Sequence[Measurement], images: str, equation
 def _claim_of_contributions(found: Sequence[Measurement]) -> str:
     """How large Eq. 5 is, and on how few features half of it rests, in words."""
     kept = [(label(_name(m)), *(m.values[images]["loss_gradient"] for images in IMAGES)) for m in found]
-    means = ", ".join(f"{name} {1000 * clean['mean']:.2g} / {1000 * adv['mean']:.2g}" for name, clean, adv in kept)
-    shares = ", ".join(f"{name} {100 * adv['half_share']:.0f} %" for name, _, adv in kept)
+    means = ", ".join(
+        _unbroken(f"{name} {1000 * clean['mean']:.2g} / {1000 * adv['mean']:.2g}") for name, clean, adv in kept
+    )
+    shares = ", ".join(_unbroken(f"{name} {100 * adv['half_share']:.0f} %") for name, _, adv in kept)
     return f"Mean of Eq. 5 on clean / adversarial images (0.001 nats): {means}\n" + (
         f"Features that carry half of it on adversarial images: {shares}"
     )
@@ -158,6 +160,11 @@ def maps_over_training(found: Measurement, columns: int = 6, count: int | None =
 def _filled(text: str, size: tuple[float, float]) -> str:
     """Text broken into lines that a figure of `size`, in inches, can hold at 10 points."""
     return textwrap.fill(text, int(11.5 * size[0]))
+
+
+def _unbroken(text: str) -> str:
+    """With no-break spaces: a name stays on the line of its number."""
+    return text.replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def _share(value: float | None) -> str:
