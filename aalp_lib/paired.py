@@ -310,25 +310,29 @@ def order_table(found: Found, data: str = "mnist", which: Which = "last") -> str
     """Does the paper's order of the methods hold: each step of it, in the paper and here, on the same images.
 
     Beside the paper's reading of the pairing loss stand those variants of ALP and AALP that differ from it in the same
-    way. A step is shown as in `standing`; as a yardstick, the first two seeds of a method stand below.
+    way, and the recipe "paper". A step is shown as in `standing`; as a yardstick, the first two seeds of a method stand
+    below.
     """
-    runs = {g.method: g for g in of_the_paper(found.records, data) if (g.data, g.protocol) == (data, "fast")}
+    made = [g for g in of_the_paper(found.records, data) if g.data == data]
+    runs = {recipe: {g.method: g for g in made if g.protocol == recipe} for recipe in ("fast", "paper")}
     lines = [["From", "To", "Pairing"]]
     for name in PAIRED:
         lines[0] += [f"{HEADINGS[name]}, paper", f"{HEADINGS[name]}, ours"]
     for words, alp, aalp in _couples(found, data):
-        if alp.protocol != "fast":
+        if alp.protocol not in runs:
             continue
-        members = {"adv": runs.get("adv"), "alp": alp, "aalp": aalp}
+        pairing = words.removeprefix(alp.protocol).removeprefix(", ") or "as in Eq. 1"
+        pairing += ", recipe paper" * (alp.protocol == "paper")
+        members = {"adv": runs[alp.protocol].get("adv"), "alp": alp, "aalp": aalp}
         for first, second in (("adv", "alp"), ("adv", "aalp"), ("alp", "aalp")):
             pair = members[first], members[second]
             if pair[0] is None or pair[1] is None:
                 continue
-            line = [label(first), label(second), words.removeprefix("fast").removeprefix(", ") or "as in Eq. 1"]
+            line = [label(first), label(second), pairing]
             for name in PAIRED:
                 line += _step(first, second, name, compare(pair[0].records, pair[1].records, name, which), data)
             lines.append(line)
-    for method, group in runs.items():
+    for method, group in runs["fast"].items():
         if method in ("adv", "alp", "aalp") and len(group.records) > 1:
             one, two = sorted(group.records, key=lambda record: record.seed)[:2]
             line = [f"{label(method)}, seed {one.seed}", f"{label(method)}, seed {two.seed}", "as in Eq. 1"]

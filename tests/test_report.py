@@ -500,6 +500,12 @@ def test_each_step_of_the_papers_order_is_judged_for_both_readings():
     kept.records.append(record("alp", seed=1, pgd100=820))
     assert "| ALP, seed 0 | ALP, seed 1 | as in Eq. 1 | – | +2.0 points (p 2e-06) |" in paired.order_table(kept)
     assert "no seed" not in paired.ablation_table(kept)
+    kept.records.extend(record(name, recipe="paper", pgd100=count) for name, count in (("alp", 800), ("aalp", 830)))
+    said = paired.order_table(kept)
+    assert (
+        "| ALP | AALP | as in Eq. 1, recipe paper | +1.8 | +3.0 points (1 seed; p 2e-09): holds on one seed |" in said
+    )
+    assert said.count("recipe paper") == 1  # Madry was not trained so
 
 
 def test_a_variant_that_lies_between_two_rows_is_compared_with_its_namesake():
