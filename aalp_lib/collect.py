@@ -41,7 +41,8 @@ class Found:
     Attributes
     ----------
     records, ablations : list of Record
-        Training runs, in the order of the paper's tables, then by seed; those under `ablations/` apart.
+        Training runs, in the order of the paper's tables, then by seed, the recipe "fast" first; those under
+        `ablations/` apart.
     measurements : list of Measurement
     left_out : list of str
         A sentence for each file that is no readable record.
@@ -83,7 +84,10 @@ def read(folder: str | Path) -> Found:
         seen[run] = path
         ablation = ABLATIONS in (folder.resolve().name, *path.relative_to(folder).parts[:-1])
         (found.ablations if ablation else found.records).append(kept)
-    return dataclasses.replace(found, records=in_table_order(found.records), ablations=in_table_order(found.ablations))
+    records, ablations = (
+        in_table_order(sorted(runs, key=lambda r: recipe(r) != "fast")) for runs in (found.records, found.ablations)
+    )
+    return dataclasses.replace(found, records=records, ablations=ablations)
 
 
 def _read(path: Path) -> Record | Measurement:
