@@ -468,6 +468,12 @@ def test_what_surprised_stands_on_the_records():
             assert ours < min(100 * r.accuracy["last"][column]["accuracy"] for r in rows[name])
         watched = [epoch["robust"] for epoch in slow[name].history["epochs"]]
         assert sum(watched[-10:-5]) / 5 + 0.01 < sum(watched[-5:]) / 5
+    (spread,) = (
+        m.values["adversarial"]["scores"]
+        for m in report.about(kept, "contributions", "last")
+        if (m.subject["method"], collect.measured_protocol(m)) == ("aalp", "paper")
+    )
+    assert spread["dead_share"] < slow["aalp"].history["epochs"][-1]["kept"] == 0.5
     first, second = (r for r in rows["alp"] if r.seed < 2)
     assert paired.compare([first], [dataclasses.replace(second, seed=0)], "pgd100").p < 0.001
     pairs = zip(small["aalp"], small["aalp_half"], strict=True)
