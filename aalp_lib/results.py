@@ -306,6 +306,8 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processor": processor(),
+        # torch's default: float32 convolutions on a GPU round what they multiply to 10 bits
+        **({"tf32": torch.backends.cudnn.allow_tf32} if device.type == "cuda" else {}),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": version("torch"),

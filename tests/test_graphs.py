@@ -68,10 +68,9 @@ def test_weights_that_change_in_place_are_seen_and_ones_that_move_are_recorded_a
 
 def test_evaluation_is_the_same(recorded, device, sample):
     torch.manual_seed(0)
-    model = aalp.models.lenet((4, 8, 32))
+    model = aalp.models.lenet((4, 8, 32)).to(device)
     aalp.fit(model, sample, "adv", aalp.PGD(0.2, 0.1, 3), epochs=2)
     recorded.clear()
-    model = model.to(device)
     suite = aalp.table2_suite("mnist") | {"three": aalp.PGD(0.1, 0.01, 30, restarts=3)}
     found, wanted = (
         run(aalp.evaluate, model, sample.test[:150], suite, batch_size=70)
