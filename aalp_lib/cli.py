@@ -281,7 +281,7 @@ def _measure(options: argparse.Namespace) -> None:
     with shown(True, "measuring", console) as tell:
         paths = study.measure(
             folder, dataset, kinds=options.kinds.split(","), images=options.images, seed=options.seed, progress=tell,
-            methods=[methods.method(name).name for name in options.methods.split(",")] if options.methods else None,
+            methods=options.methods.split(",") if options.methods else None,
         )  # fmt: skip
     console.print(f"{len(paths)} measurements", highlight=False)
     console.print(f"next: aalp results {options.out} --write", highlight=False)

@@ -5,6 +5,7 @@ writes tensors that stay where they are, so a batch is copied into them first; f
 images as the plain loop. Where recording fails there is one warning, and the plain loop goes on.
 """
 
+import collections
 import contextlib
 import itertools
 import os
@@ -25,6 +26,8 @@ WORTH = 20  # steps from which a batch of a shape that was not seen before is re
 
 _enabled = os.environ.get("AALP_GRAPHS", "1") != "0"
 _failed = False
+# by device and stream; weak, since a model that goes takes its graphs with it
+_graphs: dict[tuple[int, int], "weakref.WeakSet[torch.cuda.CUDAGraph]"] = collections.defaultdict(weakref.WeakSet)
 
 
 @contextlib.contextmanager
@@ -44,7 +47,11 @@ def usable(device: torch.device) -> bool:
 
 
 def record(step: Callable[[], None]) -> Callable[[], None]:
-    """Record what `step` does on the GPU, and return what does it again; `step` runs a few times here."""
+    """Record what `step` does on the GPU, and return what does it again; `step` runs a few times here.
+
+    What `step` allocates shares its memory with other recordings: they run one after the other and leave nothing there.
+    Each shape of a batch with memory of its own takes gigabytes.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -52,8 +59,10 @@ def record(step: Callable[[], None]) -> Callable[[], None]:
             step()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    others = _graphs[torch.cuda.current_device(), torch.cuda.current_stream().cuda_stream]
+    with torch.cuda.graph(graph, pool=next((other.pool() for other in others), None)):
         step()
+    others.add(graph)
     return graph.replay
 
 

@@ -95,7 +95,7 @@ def measure(
     kinds : sequence of str
         "samples" (on the whole test split: with "contributions", "activation", "examples"), "diagnosis", "strong".
     methods : sequence of str, optional
-        Only models of these methods; by default all.
+        Only models of these methods, named as in code or in tables; by default all.
     images : int
         Test images, from the front of the split, for a diagnosis and for the strong attacks.
     seed : int
@@ -110,16 +110,17 @@ def measure(
     Raises
     ------
     InputError
-        If no run on that data set is finished, a kind is unknown, or a measurement that is there was made with other
-        settings.
+        If no run on that data set is finished, or none of a method; a kind is unknown, or a measurement that is there
+        was made with other settings.
     """
     folder, runs = Path(folder), trained(folder)
     runs = [one for one in runs if one.record.data == dataset.name]
-    chosen = [one for one in runs if methods is None or one.record.method in methods]
-    if not chosen:
+    if not runs:
         raise InputError(
             f"{folder} holds no finished run on {dataset.name} with its checkpoints; aalp reproduce makes them"
         )
+    wanted = _named(methods, runs)
+    chosen = [one for one in runs if one.record.method in wanted]
     for kind in kinds:
         _checks.known("kind of measurement", kind, KINDS)
     tells = stages(progress, **{one.run.name: 1.0 for one in chosen})
@@ -135,6 +136,15 @@ def measure(
         if tell:
             tell(1, 1, f"{one.run.name} done")
     return paths
+
+
+def _named(methods: Sequence[str] | None, runs: Sequence[Trained]) -> set[str]:
+    """Names in code of the methods that are asked for."""
+    known = sorted({one.record.method for one in runs})
+    if methods is None:
+        return set(known)
+    labels = {one.record.config["method"]["label"].lower(): one.record.method for one in runs}
+    return {_checks.known("method", labels.get(name.lower(), name.lower()), known) for name in methods}
 
 
 def _measure(

@@ -12,7 +12,10 @@ from aalp_lib import attacks, graphs
 
 
 @pytest.fixture
-def device():
+def device(monkeypatch):
+    """Where there is a GPU, that, and convolutions that repeat to the bit."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -119,6 +122,19 @@ def test_a_failure_is_told_once_and_the_plain_loop_goes_on(monkeypatch, recorded
         alive = attack.survivors(model, x, y, [20], generators=[torch.Generator().manual_seed(1)])
     again = plain(attack.survivors, model, x, y, [20], generators=[torch.Generator().manual_seed(1)])
     assert torch.equal(alive, again)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+def test_recordings_of_many_shapes_take_the_memory_of_the_largest(recorded, device):
+    model = aalp.models.resnet32().to(device)
+    taken = []
+    for count in (512, 480, 448, 416, 384, 352):
+        x, y = torch.rand(count, 3, 32, 32, device=device), torch.zeros(count, dtype=torch.int64, device=device)
+        aalp.PGD(0.1, 0.01, 20)(model, x, y)
+        torch.cuda.empty_cache()
+        taken.append(torch.cuda.memory_reserved())
+    assert len(recorded) == len(taken)
+    assert taken[-1] < 1.5 * taken[0]
 
 
 def test_sizes_are_few_and_hold_what_is_needed():
