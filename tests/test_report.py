@@ -510,11 +510,20 @@ def test_each_step_of_the_papers_order_is_judged_for_both_readings():
         "+2.0",
         "-10.0 points (1 seed; p 2e-30): the reverse on one seed",
     ]  # the paper has 92.49 and 94.50
-    assert {line[-1] for line in lines[2:]} == {"not measured yet"}  # CW-100
+    assert (
+        {line[6] for line in lines[2:]} == {line[7] for line in lines[2:]} == {"not measured yet"}
+    )  # CW-100, AutoAttack
     assert {p.protocol for p in paired.pairs(kept)} == {"fast", "fast, averaged"}
     assert "not measured yet" in paired.order_table(found(record("alp", pgd100=800)))
     kept.records.append(record("alp", seed=1, pgd100=820))
     assert "| ALP, seed 0 | ALP, seed 1 | as in Eq. 1 | – | +2.0 points (p 2e-06) |" in paired.order_table(kept)
+    kept.measurements.extend(
+        strong(name, square=right(count, of=100)) for name, count in (("adv", 90), ("alp", 60), ("aalp", 75))
+    )
+    said = [line.split("|")[8].strip() for line in paired.order_table(kept).splitlines()[4:10]]
+    assert said[0] == "-30.0 points (1 seed; p 2e-09): the reverse on one seed"
+    assert said[2] == "+15.0 points (1 seed; p 6e-05): holds on one seed"
+    assert said[3] == "not measured yet"  # the variant is another network
     assert "no seed" not in paired.ablation_table(kept)
     kept.records.extend(record(name, recipe="paper", pgd100=count) for name, count in (("alp", 800), ("aalp", 830)))
     said = paired.order_table(kept)
