@@ -272,7 +272,7 @@ def _measure(options: argparse.Namespace) -> None:
     device = _checks.device(options.device)
     folder = options.out / options.grid
     found = study.trained(folder)
-    if found and options.data is None and not found[0].packaged:
+    if found and options.data is None and not found[0].half:
         origin = Origin.read(found[0].run)
         options.data, options.root = origin.data, options.root or origin.root
     dataset = data.load(options.data or options.grid, root=options.root, device=device)

@@ -99,14 +99,35 @@ def pack(run: str | Path, name: str, folder: str | Path) -> dict[str, Any]:
     return entry
 
 
-def _store(checkpoint: Checkpoint, name: str, folder: Path) -> dict[str, Any]:
+def keep(run: str | Path) -> Path:
+    """Put the last model of a grid's run, in half precision, where it stays beside the records; returns the file.
+
+    `results/mnist/runs/NAME` is kept as `results/mnist/weights/NAME.safetensors`, from which `aalp measure` takes it
+    where the run is not at hand.
+    """
+    path = kept(Path(run))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checkpoints.write(path, _halved(checkpoints.read(Path(run) / checkpoints.LAST)))
+    return path
+
+
+def kept(run: Path) -> Path:
+    """Where `keep` puts the last model of a run."""
+    return run.parents[1] / "weights" / f"{run.name}.safetensors"
+
+
+def _halved(checkpoint: Checkpoint) -> Checkpoint:
     tensors = {
         f"model.{key}": value.half() if value.is_floating_point() else value
         for key, value in checkpoint.part("model").items()
     }
+    return Checkpoint(tensors, {"model": checkpoint.meta["model"]})
+
+
+def _store(checkpoint: Checkpoint, name: str, folder: Path) -> dict[str, Any]:
     path = folder / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoints.write(path, Checkpoint(tensors, {"model": checkpoint.meta["model"]}))
+    checkpoints.write(path, _halved(checkpoint))
     return {
         "file": f"{name}.safetensors",
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),

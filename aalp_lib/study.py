@@ -15,7 +15,7 @@ from aalp_lib.diagnose import measure as measured
 from aalp_lib.evaluate import suite_for
 from aalp_lib.jobs import tier
 from aalp_lib.models import Classifier
-from aalp_lib.pretrained import packaged
+from aalp_lib.pretrained import kept, packaged, weights
 from aalp_lib.progress import Tell, stages
 from aalp_lib.results import Measurement, Record, named_records
 
@@ -32,7 +32,8 @@ SOURCES = ("alp", "aalp")  # whose adversarial images are tried on the others, w
 class Trained:
     """A run that is done: its record, the folder of its checkpoints, and the file of its weights after the last epoch.
 
-    Where the checkpoints are not at hand, `weights` is the file that comes with the package, in half precision.
+    Where the checkpoints are not at hand, `weights` is a file in half precision: the one kept beside the records, or
+    the one that comes with the package.
     """
 
     record: Record
@@ -40,15 +41,17 @@ class Trained:
     weights: Path
 
     @property
-    def packaged(self) -> bool:
-        """Whether only the weights that come with the package are at hand."""
+    def half(self) -> bool:
+        """Whether only weights in half precision are at hand."""
         return self.weights.parent != self.run
 
     @property
     def subject(self) -> dict[str, object]:
         """What a measurement says it was made on."""
         found = {"data": self.record.data, "method": self.record.method, "seed": self.record.seed, "model": "last"}
-        return found | self.about | ({"weights": "in half precision, as packaged"} if self.packaged else {})
+        if self.half:
+            found["weights"] = "in half precision" + ", as packaged" * self.weights.is_relative_to(weights())
+        return found | self.about
 
     @property
     def about(self) -> dict[str, str]:
@@ -61,16 +64,19 @@ class Trained:
 def trained(folder: str | Path) -> list[Trained]:
     """The runs of a grid's folder with a record and weights, by name.
 
-    Weights are the run's own checkpoints or, for seed 0 of the recipe "fast", those that come with the package.
+    Weights are the run's own checkpoints; else those kept beside the records (`aalp_lib.pretrained.keep`), or, for
+    seed 0 of the recipe "fast", those that come with the package.
     """
     found = []
     for name, record in named_records(folder).items():
         run = Path(folder) / "runs" / name
-        weights = run / checkpoints.LAST
-        if not weights.exists() and record.seed == 0 and training_protocol(record) == "fast" and not changes(record):
-            weights = packaged(f"{record.data}/{record.method}") or weights
-        if weights.exists():
-            found.append(Trained(record, run, weights))
+        file = run / checkpoints.LAST
+        if not file.exists():
+            file = kept(run)
+        if not file.exists() and record.seed == 0 and training_protocol(record) == "fast" and not changes(record):
+            file = packaged(f"{record.data}/{record.method}") or file
+        if file.exists():
+            found.append(Trained(record, run, file))
     return found
 
 

@@ -5,14 +5,17 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import tiny
 
 import aalp_lib as aalp
 from aalp_lib import collect, results, study
+from aalp_lib.checkpoints import load_model
 from aalp_lib.cli import main
 from aalp_lib.data import load
 from aalp_lib.experiments import SETTINGS
 from aalp_lib.jobs import run_job
+from aalp_lib.pretrained import keep, packaged
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -113,6 +116,14 @@ def test_packaged_weights_stand_in_for_checkpoints_that_are_not_at_hand(tmp_path
         assert subject["weights"] == "in half precision, as packaged"
     with pytest.raises(aalp.InputError, match="no finished run on mnist-sample"):
         study.measure(tmp_path, sample, kinds=["samples"])
+    run = tmp_path / "runs" / "mnist-alp-seed1"
+    run.mkdir(parents=True)
+    shutil.copy(packaged("mnist/alp"), run / "last.safetensors")
+    assert keep(run) == tmp_path / "weights" / "mnist-alp-seed1.safetensors"
+    shutil.rmtree(tmp_path / "runs")
+    _, one, _ = study.trained(tmp_path)
+    assert (one.run.name, one.subject["weights"]) == ("mnist-alp-seed1", "in half precision")
+    assert torch.equal(load_model(one.weights).head.weight, aalp.pretrained("mnist/alp").head.weight)
 
 
 def test_a_folder_without_runs_is_told(tmp_path, sample):
