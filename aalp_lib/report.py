@@ -387,7 +387,7 @@ def strong_table(found: Found, which: Which = "last") -> str:
         cells = {name: Cell.of([cell]) for name, cell in m.values["columns"].items()}
         counts = sorted({cell.images for cell in cells.values()})
         images = "–".join(str(c) for c in dict.fromkeys((counts[0], counts[-1]))) if counts else ""
-        lines.append([*_subject(m), images, *(str(cells.get(name, "–")) for name in names)])
+        lines.append([*_subject(m, found), images, *(str(cells.get(name, "–")) for name in names)])
     return "Correct images in percent, with 95 % Wilson intervals.\n\n" + grid(lines)
 
 
@@ -397,7 +397,7 @@ def signs_table(found: Found, which: Which = "last") -> str:
     if not made:
         return f"Signs of gradient masking: {UNMEASURED}.\n"
     lines = [["Data", "Method", "Recipe", "Seed", "Signs of gradient masking"]]
-    return grid(lines + [[*_subject(m), "; ".join(m.values["signs"]) or "none"] for m in made])
+    return grid(lines + [[*_subject(m, found), "; ".join(m.values["signs"]) or "none"] for m in made])
 
 
 def about(found: Found, kind: str, which: Which) -> list[Measurement]:
@@ -423,11 +423,14 @@ def by_method(found: Found, kind: str, data: str = "mnist", which: Which = "last
     return {str(m.subject.get("method")): m for m in reversed(made)}
 
 
-def _subject(m: Measurement) -> list[str]:
+def _subject(m: Measurement, found: Found) -> list[str]:
+    """What was measured; a variant by the label that its runs have."""
     subject = m.subject
+    labels = {r.method: r.config.get("method", {}).get("label") for r in found.ablations}
+    method = str(subject.get("method", ""))
     return [
         title(str(subject.get("data", ""))),
-        label(str(subject.get("method", ""))),
+        labels.get(method) or label(method),
         measured_protocol(m),
         str(subject.get("seed", "")),
     ]

@@ -460,6 +460,11 @@ def test_what_surprised_stands_on_the_records():
         )
         assert strong.values["columns"]["square"]["accuracy"] < strong.values["columns"]["pgd100x20"]["accuracy"]
         assert "Square" in "".join(report.by_method(kept, "diagnosis")[name].values["signs"])
+        assert paired.compare_strong(kept, rows["adv"], rows[name]).standing == -1
+        only = {m: report.by_method(kept, "diagnosis")[m].values["black_box"]["square"]["only"] for m in ("adv", name)}
+        assert only[name] > 2 * only["adv"]
+    gains = paired.compare(full["alp_averaged"], full["aalp_averaged"], "pgd100").gains
+    assert sum(gain < 0 for gain in gains) == 2 < len(gains)
     slow = {r.method: r for r in kept.records if (r.data, collect.protocol(r)) == ("mnist", "paper")}
     for name in ("alp", "aalp"):
         for column, published in paper.TABLE_2["mnist"][name].items():
