@@ -272,8 +272,9 @@ def _measure(options: argparse.Namespace) -> None:
     device = _checks.device(options.device)
     folder = options.out / options.grid
     found = study.trained(folder)
-    if found and options.data is None and not found[0].half:
-        origin = Origin.read(found[0].run)
+    if found and options.data is None:
+        whole = next((one for one in found if not one.half), None)
+        origin = Origin.read(whole.run) if whole else Origin(found[0].record.data)
         options.data, options.root = origin.data, options.root or origin.root
     dataset = data.load(options.data or options.grid, root=options.root, device=device)
     if not installed():

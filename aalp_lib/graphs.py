@@ -26,7 +26,7 @@ WORTH = 20  # steps from which a batch of a shape that was not seen before is re
 
 _enabled = os.environ.get("AALP_GRAPHS", "1") != "0"
 _failed = False
-# by device and stream; weak, since a model that goes takes its graphs with it
+# by device and stream; weak, since a model that goes takes its graphs with it, if not the memory that others share
 _graphs: dict[tuple[int, int], "weakref.WeakSet[torch.cuda.CUDAGraph]"] = collections.defaultdict(weakref.WeakSet)
 
 
@@ -49,8 +49,8 @@ def usable(device: torch.device) -> bool:
 def record(step: Callable[[], None]) -> Callable[[], None]:
     """Record what `step` does on the GPU, and return what does it again; `step` runs a few times here.
 
-    What `step` allocates shares its memory with other recordings: they run one after the other and leave nothing there.
-    Each shape of a batch with memory of its own takes gigabytes.
+    What `step` allocates shares its memory with the other recordings for this device and stream: there they run one
+    after the other, and they leave nothing in it. Each shape of a batch with memory of its own would take gigabytes.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -60,7 +60,8 @@ def record(step: Callable[[], None]) -> Callable[[], None]:
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     others = _graphs[torch.cuda.current_device(), torch.cuda.current_stream().cuda_stream]
-    with torch.cuda.graph(graph, pool=next((other.pool() for other in others), None)):
+    other = next(iter(others), None)  # held until the end, or its memory might go before this recording has begun
+    with torch.cuda.graph(graph, pool=other.pool() if other else None):
         step()
     others.add(graph)
     return graph.replay
@@ -155,7 +156,8 @@ def loop_for(
     x, y, target = batch
     layout = (x.shape, x.stride(), x.dtype, target.shape)
     cast = (torch.is_autocast_enabled(x.device.type), torch.get_autocast_dtype(x.device.type))
-    key = (kind, decide is not None, forward.training, *layout, *cast)
+    stream = torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else 0
+    key = (kind, decide is not None, forward.training, stream, *layout, *cast)
     addresses = tuple(t.data_ptr() for t in itertools.chain(forward.parameters(), forward.buffers()))
     entries = _known.setdefault(forward, {})
     entry = entries.get(key)
@@ -170,7 +172,8 @@ def loop_for(
 def _recorded(gradient: Gradient, decide: Decide | None, x: Tensor, y: Tensor, target: Tensor) -> Loop | None:
     global _failed
     try:
-        return Loop(gradient, decide, x, y, target)
+        with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
+            return Loop(gradient, decide, x, y, target)
     except RuntimeError as error:
         _failed = True
         first = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -336,6 +336,7 @@ def order_table(found: Found, data: str = "mnist", which: Which = "last") -> str
     for name in PAIRED:
         lines[0] += [f"{HEADINGS[name]}, paper", f"{HEADINGS[name]}, ours"]
     lines[0].append(f"{attack_title(STRONGEST)}, ours")
+    images: set[int] = set()
     for words, alp, aalp in _couples(found, data):
         if alp.protocol not in runs:
             continue
@@ -350,6 +351,7 @@ def order_table(found: Found, data: str = "mnist", which: Which = "last") -> str
             for name in PAIRED:
                 line += _step(first, second, name, compare(pair[0].records, pair[1].records, name, which), data)
             strong = compare_strong(found, pair[0].records, pair[1].records, which=which)
+            images |= {strong.images} if strong else set()
             lines.append([*line, _step(first, second, DECIDING, strong, data)[1]])
     for method, group in runs["fast"].items():
         if method in ("adv", "alp", "aalp") and len(group.records) > 1:
@@ -357,11 +359,24 @@ def order_table(found: Found, data: str = "mnist", which: Which = "last") -> str
             line = [f"{label(method)}, seed {one.seed}", f"{label(method)}, seed {two.seed}", "as in Eq. 1"]
             for name in PAIRED:
                 apart = compare([one], [dataclasses.replace(two, seed=one.seed)], name, which)
-                line += ["–", f"{apart.gains[0]:+.1f} points (p {shown_p(apart.p)})" if apart else "–"]
-            lines.append([*line, "–"])
+                line += ["–", _apart(apart)]
+            a, b = (_strong(found, record, which).get(STRONGEST) for record in (one, two))
+            lines.append([*line, _apart(_compared({0: a}, {0: b}, STRONGEST))])
     if len(lines) == 1:
         return f"The order of the methods: {UNMEASURED}.\n"
-    return "Gains in points on the same images; p of McNemar's exact test.\n\n" + grid(lines)
+    text = "Gains in points on the same images; p of McNemar's exact test."
+    if images:
+        counts = " or ".join(f"{count:,}" for count in sorted(images))
+        text += (
+            f" The last column is of the first {counts} test images, and of no others; the paper has no such numbers, "
+            "and a step holds there if it goes as the paper's at PGD-100."
+        )
+    return f"{text}\n\n{grid(lines)}"
+
+
+def _apart(two: Comparison | None) -> str:
+    """Two networks of one method beside each other."""
+    return f"{two.gains[0]:+.1f} points (p {shown_p(two.p)})" if two else "–"
 
 
 def _step(first: str, second: str, name: str, ours: Comparison | None, data: str) -> list[str]:

@@ -113,7 +113,7 @@ def keep(run: str | Path) -> Path:
 
 def kept(run: Path) -> Path:
     """Where `keep` puts the last model of a run."""
-    return run.parents[1] / "weights" / f"{run.name}.safetensors"
+    return run.parent.parent / "weights" / f"{run.name}.safetensors"
 
 
 def _halved(checkpoint: Checkpoint) -> Checkpoint:

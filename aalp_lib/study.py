@@ -14,6 +14,7 @@ from aalp_lib.data import Dataset
 from aalp_lib.diagnose import measure as measured
 from aalp_lib.evaluate import suite_for
 from aalp_lib.jobs import tier
+from aalp_lib.methods import METHODS
 from aalp_lib.models import Classifier
 from aalp_lib.pretrained import kept, packaged, weights
 from aalp_lib.progress import Tell, stages
@@ -101,7 +102,7 @@ def measure(
     kinds : sequence of str
         "samples" (on the whole test split: with "contributions", "activation", "examples"), "diagnosis", "strong".
     methods : sequence of str, optional
-        Only models of these methods, named as in code or in tables; by default all.
+        Only models of these methods; variants by their name in code; by default all.
     images : int
         Test images, from the front of the split, for a diagnosis and for the strong attacks.
     seed : int
@@ -127,6 +128,8 @@ def measure(
         )
     wanted = _named(methods, runs)
     chosen = [one for one in runs if one.record.method in wanted]
+    if not chosen:
+        raise InputError("name at least one method, or leave them out for all")
     for kind in kinds:
         _checks.known("kind of measurement", kind, KINDS)
     tells = stages(progress, **{one.run.name: 1.0 for one in chosen})
@@ -145,12 +148,13 @@ def measure(
 
 
 def _named(methods: Sequence[str] | None, runs: Sequence[Trained]) -> set[str]:
-    """Names in code of the methods that are asked for."""
+    """Names in code of the methods that are asked for; those of the paper may be named as in its tables."""
     known = sorted({one.record.method for one in runs})
     if methods is None:
         return set(known)
-    labels = {one.record.config["method"]["label"].lower(): one.record.method for one in runs}
-    return {_checks.known("method", labels.get(name.lower(), name.lower()), known) for name in methods}
+    labels = {row.label.lower(): row.name for row in METHODS.values()}
+    wanted = [name.strip().lower() for name in methods]
+    return {_checks.known("method", labels.get(name, name), known) for name in wanted}
 
 
 def _measure(

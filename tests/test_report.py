@@ -526,6 +526,7 @@ def test_each_step_of_the_papers_order_is_judged_for_both_readings():
         strong(name, square=right(count, of=100)) for name, count in (("adv", 90), ("alp", 60), ("aalp", 75))
     )
     said = [line.split("|")[8].strip() for line in paired.order_table(kept).splitlines()[4:10]]
+    assert "the first 100 test images" in paired.order_table(kept)
     assert said[0] == "-30.0 points (1 seed; p 2e-09): the reverse on one seed"
     assert said[2] == "+15.0 points (1 seed; p 6e-05): holds on one seed"
     assert said[3] == "not measured yet"  # the variant is another network

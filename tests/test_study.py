@@ -87,18 +87,23 @@ def test_a_run_of_the_papers_recipe_keeps_apart_from_the_fast_one(grid, sample, 
 
 
 @pytest.mark.slow
-def test_a_variant_is_asked_for_by_its_own_name_or_label(grid, sample, tmp_path):
+def test_a_variant_is_asked_for_by_its_own_name(grid, sample, tmp_path):
     """`aalp measure mnist/ablations --methods alp_averaged`: a row that is none of METHODS."""
     shutil.copytree(grid / "mnist-sample" / "runs" / "mnist-sample-alp-seed0", tmp_path / "runs" / "averaged")
     record = results.Record.load(grid / "mnist-sample" / "mnist-sample-alp-seed0.json")
     record.config["method"].update(name="alp_averaged", label="ALP, averaged", weight=0.1)
     dataclasses.replace(record, method="alp_averaged").save(tmp_path / "averaged.json")
     few = dataclasses.replace(sample, test=sample.test[:20])
-    for name in ("alp_averaged", "ALP, averaged"):
-        (path,) = study.measure(tmp_path, few, kinds=["diagnosis"], methods=[name], images=10)
-        assert path == tmp_path / "diagnosis" / "averaged.json"
+    (path,) = study.measure(tmp_path, few, kinds=["diagnosis"], methods=["alp_averaged"], images=10)
+    assert path == tmp_path / "diagnosis" / "averaged.json"
     with pytest.raises(aalp.InputError, match="unknown method 'alp'; known are alp_averaged"):
         study.measure(tmp_path, few, kinds=["diagnosis"], methods=["alp"])
+    with pytest.raises(aalp.InputError, match="at least one method"):
+        study.measure(tmp_path, few, kinds=["diagnosis"], methods=[])
+    keep(tmp_path / "runs" / "averaged")
+    shutil.rmtree(tmp_path / "runs")  # what is left tells which data set it was
+    arguments = ["--kinds", "diagnosis", "--images", "10", "--methods", "alp_averaged"]
+    assert main(["measure", tmp_path.name, "--out", str(tmp_path.parent), *arguments]) == 0
 
 
 @pytest.mark.slow
