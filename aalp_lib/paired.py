@@ -303,7 +303,7 @@ def compare(
 def compare_strong(
     found: Found, first: Sequence[Record], second: Sequence[Record], column: str = STRONGEST, which: Which = "last"
 ) -> Comparison | None:
-    """The same in a column of the measurements "strong"."""
+    """The same in a column of the measurements "strong", on the images that these attacked."""
     theirs, ours = (
         {record.seed: _strong(found, record, which).get(column) for record in row} for row in (first, second)
     )

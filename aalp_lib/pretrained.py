@@ -100,10 +100,22 @@ def pack(run: str | Path, name: str, folder: str | Path) -> dict[str, Any]:
 
 
 def keep(run: str | Path) -> Path:
-    """Put the last model of a grid's run, in half precision, where it stays beside the records; returns the file.
+    """Put the last model of a grid's run, in half precision, where it stays beside the records.
 
-    `results/mnist/runs/NAME` is kept as `results/mnist/weights/NAME.safetensors`, from which `aalp measure` takes it
-    where the run is not at hand.
+    Parameters
+    ----------
+    run : path
+        The run's folder, `results/mnist/runs/NAME` say.
+
+    Returns
+    -------
+    Path
+        `results/mnist/weights/NAME.safetensors`, from which `aalp measure` takes it where the run is not at hand.
+
+    Raises
+    ------
+    FileNotFoundError, InputError
+        If the run has no checkpoint, or a damaged one.
     """
     path = kept(Path(run))
     path.parent.mkdir(parents=True, exist_ok=True)
