@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from aalp_lib import collect, results
 from aalp_lib.analyses import SETS, unpack
@@ -34,17 +34,21 @@ def contributions(found: Sequence[Measurement]) -> Figure:
     figure, panels = plt.subplots(len(EQUATIONS), len(IMAGES), figsize=(10, 6.6), layout="constrained")
     for row, (equation, title) in zip(panels, EQUATIONS.items(), strict=True):
         for panel, images in zip(row, IMAGES, strict=True):
-            _histograms(panel, found, images, equation)
+            low = _histograms(panel, found, images, equation)
             panel.set(xlabel=f"{title}, {images} images (nats)", ylabel="features (%)")
-    panels[1, 0].annotate("dead, or nearly", (0.085, 0.93), xycoords="axes fraction", fontsize=8)
+            if low and panel is panels[1, 0]:
+                panel.annotate("dead, or nearly", (0.085, 0.93), xycoords="axes fraction", fontsize=8)
     lines = _claim_of_contributions(found).split("\n")
     figure.suptitle("\n".join(_filled(line, (8.0, 6.0)) for line in lines), fontsize=10)
     _legend(figure, panels[0, 0])
     return figure
 
 
-def _histograms(panel: Axes, found: Sequence[Measurement], images: str, equation: str) -> None:
-    """One step line a method over bins that are even in the logarithm; what is below the first is counted there."""
+def _histograms(panel: Axes, found: Sequence[Measurement], images: str, equation: str) -> bool:
+    """One step line a method over bins that are even in the logarithm; what is below the first is counted there.
+
+    Returns whether anything is.
+    """
     vectors = {_name(m): np.array(m.values[images][equation]["sorted"]) for m in found}
     alive = np.concatenate([v[v > 0] for v in vectors.values()])
     edges = np.geomspace(max(alive.min() * 0.8, alive.max() * 1e-3), alive.max() * 1.001, 36)
@@ -52,20 +56,31 @@ def _histograms(panel: Axes, found: Sequence[Measurement], images: str, equation
         counts, _ = np.histogram(vector.clip(edges[0], edges[-1]), edges)
         panel.stairs(100 * counts / len(vector), edges, color=COLOURS.get(name), linewidth=1.6, label=label(name))
     panel.set_xscale("log")
+    if edges[-1] < 100 * edges[0]:  # two powers of ten are too few to read values by
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_major_formatter("{x:g}")
+        panel.xaxis.set_minor_formatter(NullFormatter())
     panel.set_axisbelow(True)
     panel.grid(color="0.92")
+    return any((vector < edges[0]).any() for vector in vectors.values())
 
 
 def _claim_of_contributions(found: Sequence[Measurement]) -> str:
     """How large Eq. 5 is, and on how few features half of it rests, in words."""
     kept = [(label(_name(m)), *(m.values[images]["loss_gradient"] for images in IMAGES)) for m in found]
     means = ", ".join(
-        _unbroken(f"{name} {1000 * clean['mean']:.2g} / {1000 * adv['mean']:.2g}") for name, clean, adv in kept
+        _unbroken(f"{name} {_rounded(1000 * clean['mean'])} / {_rounded(1000 * adv['mean'])}")
+        for name, clean, adv in kept
     )
     shares = ", ".join(_unbroken(f"{name} {100 * adv['half_share']:.0f} %") for name, _, adv in kept)
     return f"Mean of Eq. 5 on clean / adversarial images (0.001 nats): {means}\n" + (
         f"Features that carry half of it on adversarial images: {shares}"
     )
+
+
+def _rounded(number: float) -> str:
+    """To two figures, never with a power of ten: 170, not 1.7e+02."""
+    return f"{float(f'{number:.2g}'):g}"
 
 
 def contributions_over_training(found: Measurement) -> Figure:

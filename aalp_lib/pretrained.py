@@ -25,10 +25,10 @@ def index(folder: Path | None = None) -> dict[str, dict[str, Any]]:
     return checkpoints.read_json(path) if path.exists() else {}
 
 
-def packaged(name: str, which: str = "last") -> Path | None:
-    """Where the package keeps the weights of a network, None if it does not."""
-    entry = index().get(name, {}).get(which)
-    return weights() / entry["file"] if entry else None
+def packaged(name: str, which: str = "last", folder: Path | None = None) -> Path | None:
+    """Where the package, or a folder that `pack` has written, keeps the weights of a network; None if it does not."""
+    entry = index(folder).get(name, {}).get(which)
+    return (folder or weights()) / entry["file"] if entry else None
 
 
 def pretrained(name: str, which: str = "last", *, folder: str | Path | None = None) -> Classifier:
@@ -46,7 +46,7 @@ def pretrained(name: str, which: str = "last", *, folder: str | Path | None = No
         After the last epoch, or the best on the validation split. The package has no room for the "best" of
         "mnist/aalp_gd" and "mnist/aalp_sw"; they lie in the folder `weights` of the repository.
     folder : path, optional
-        Another folder that `pack` has written.
+        Another folder that `pack` has written: `results/cifar10/weights` of the repository for "cifar10-jpeg/aalp".
 
     Raises
     ------

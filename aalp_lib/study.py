@@ -33,8 +33,8 @@ SOURCES = ("alp", "aalp")  # whose adversarial images are tried on the others, w
 class Trained:
     """A run that is done: its record, the folder of its checkpoints, and the file of its weights after the last epoch.
 
-    Where the checkpoints are not at hand, `weights` is a file in half precision: the one kept beside the records, or
-    the one that comes with the package.
+    Where the checkpoints are not at hand, `weights` is a file in half precision: one kept beside the records, or the one
+    that comes with the package.
     """
 
     record: Record
@@ -66,7 +66,7 @@ def trained(folder: str | Path) -> list[Trained]:
     """The runs of a grid's folder with a record and weights, by name.
 
     Weights are the run's own checkpoints; else those kept beside the records (`aalp_lib.pretrained.keep`), or, for
-    seed 0 of the recipe "fast", those that come with the package.
+    seed 0 of the recipe "fast", those packed there or in the package (`aalp_lib.pretrained.pack`).
     """
     found = []
     for name, record in named_records(folder).items():
@@ -75,7 +75,8 @@ def trained(folder: str | Path) -> list[Trained]:
         if not file.exists():
             file = kept(run)
         if not file.exists() and record.seed == 0 and training_protocol(record) == "fast" and not changes(record):
-            file = packaged(f"{record.data}/{record.method}") or file
+            name = f"{record.data}/{record.method}"
+            file = packaged(name, folder=Path(folder) / "weights") or packaged(name) or file
         if file.exists():
             found.append(Trained(record, run, file))
     return found

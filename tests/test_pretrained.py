@@ -11,6 +11,8 @@ import aalp_lib as aalp
 from aalp_lib.jobs import run_job
 from aalp_lib.methods import TABLE_2
 from aalp_lib.pretrained import INDEX, index, pack, weights
+from aalp_lib.results import Record
+from aalp_lib.study import trained
 
 SIZE = 8_000_000
 
@@ -75,6 +77,19 @@ def test_what_lies_in_the_repository_alone_loads_and_has_a_record():
         assert aalp.pretrained(name, "best", folder=root / "weights").config["name"] == "lenet"
         data, method = name.split("/")
         assert (root / "results" / data / f"{data}-{method}-seed0.json").exists()
+
+
+def test_cifar10s_networks_lie_in_the_repository_beside_their_records():
+    results = Path(__file__).resolve().parents[1] / "results" / "cifar10"
+    known = index(results / "weights")
+    assert set(known) == {f"cifar10-jpeg/{name}" for name in TABLE_2}
+    for name, entry in known.items():
+        record = Record.load(results / f"{name.replace('/', '-')}-seed0.json")
+        assert entry["last"]["epoch"] == len(record.history["epochs"])
+        assert entry["best"]["epoch"] == record.history["best"]
+        for which in entry:
+            assert aalp.pretrained(name, which, folder=results / "weights").config["name"] == "resnet32"
+    assert [str(one.subject["weights"]) for one in trained(results)] == ["in half precision"] * len(known)
 
 
 def test_bundled_networks_know_digits_and_withstand_attacks_that_raw_does_not(sample):
