@@ -13,6 +13,7 @@ from aalp_lib.evaluate import paper_name
 from aalp_lib.experiments import SETTINGS
 from aalp_lib.methods import METHODS
 from aalp_lib.plots import in_table_order
+from aalp_lib.pretrained import INDEX
 from aalp_lib.results import Measurement, Record, label, unpack
 from aalp_lib.train import RUN
 
@@ -22,7 +23,7 @@ TITLES = {"mnist": "MNIST", "svhn": "SVHN", "cifar10": "CIFAR-10", "cifar10-jpeg
 ABLATIONS = "ablations"  # folder of the training records whose method differs from a row of the paper
 UNMEASURED = "not measured yet"
 
-_NO_RECORDS = (RUN, "data.json", "progress.json")  # what else lies beside checkpoints
+_NO_RECORDS = (RUN, "data.json", "progress.json", INDEX)  # what else lies beside checkpoints and weights
 _CALLED = {  # in measurements: in tables
     "accuracy": "columns",
     "clean_confidence": "mean_clean_confidence",

@@ -30,6 +30,15 @@ from aalp_lib.results import Record, exact_p, label, mcnemar, unpack
 PAIRED = ("pgd100", "cw100")  # columns that the table always has
 ABLATED = ("clean", "pgd40", "pgd100", "cw100")
 DECIDING = "pgd100"  # the column at which a variant is compared with its base
+STEPS = (
+    ("adv", "alp"),
+    ("alp", "trades"),
+    ("trades", "aalp"),
+    ("adv", "aalp"),
+    ("alp", "aalp_gd"),
+    ("alp", "aalp_sw"),
+    ("alp", "aalp"),
+)  # of the paper's order, and what AALP and its halves gain over what they start from
 STRONGEST = "square"  # the last stage of AutoAttack, which stands for all of it
 Correct = Mapping[int, Tensor | None]  # seed -> which images are right, bool (N,), where it was measured
 
@@ -322,7 +331,7 @@ def _compared(first: Correct, second: Correct, column: str) -> Comparison | None
     return Comparison(column, images, tuple(gains), *only) if gains else None
 
 
-def order_table(found: Found, data: str = "mnist", which: Which = "last") -> str:
+def order_table(found: Found, which: Which = "last") -> str:
     """Does the paper's order of the methods hold: each step of it, in the paper and here, on the same images.
 
     Beside the paper's reading of the pairing loss stand those variants of ALP and AALP that differ from it in the same
@@ -330,38 +339,24 @@ def order_table(found: Found, data: str = "mnist", which: Which = "last") -> str
     below. The last column is of the images that were attacked with all of AutoAttack; the paper has no such number, and
     the step "holds" there if it goes as the paper's at PGD-100.
     """
-    made = [g for g in of_the_paper(found.records, data) if g.data == data]
-    runs = {recipe: {g.method: g for g in made if g.protocol == recipe} for recipe in ("fast", "paper")}
-    lines = [["From", "To", "Pairing"]]
+    lines = [["Data", "From", "To", "Pairing"]]
     for name in PAIRED:
         lines[0] += [f"{HEADINGS[name]}, paper", f"{HEADINGS[name]}, ours"]
     lines[0].append(f"{attack_title(STRONGEST)}, ours")
     images: set[int] = set()
-    for words, alp, aalp in _couples(found, data):
-        if alp.protocol not in runs:
-            continue
-        pairing = words.removeprefix(alp.protocol).removeprefix(", ") or "as in Eq. 1"
-        pairing += ", recipe paper" * (alp.protocol == "paper")
-        members = {"adv": runs[alp.protocol].get("adv"), "alp": alp, "aalp": aalp}
-        for first, second in (("adv", "alp"), ("adv", "aalp"), ("alp", "aalp")):
-            pair = members[first], members[second]
-            if pair[0] is None or pair[1] is None:
-                continue
-            line = [label(first), label(second), pairing]
-            for name in PAIRED:
-                line += _step(first, second, name, compare(pair[0].records, pair[1].records, name, which), data)
-            strong = compare_strong(found, pair[0].records, pair[1].records, which=which)
-            images |= {strong.images} if strong else set()
-            lines.append([*line, _step(first, second, DECIDING, strong, data)[1]])
-    for method, group in runs["fast"].items():
-        if method in ("adv", "alp", "aalp") and len(group.records) > 1:
-            one, two = sorted(group.records, key=lambda record: record.seed)[:2]
-            line = [f"{label(method)}, seed {one.seed}", f"{label(method)}, seed {two.seed}", "as in Eq. 1"]
-            for name in PAIRED:
-                apart = compare([one], [dataclasses.replace(two, seed=one.seed)], name, which)
-                line += ["–", _apart(apart)]
-            a, b = (_strong(found, record, which).get(STRONGEST) for record in (one, two))
-            lines.append([*line, _apart(_compared({0: a}, {0: b}, STRONGEST))])
+    for data in measured_sets(found):
+        for pairing, members in _readings(found, data):
+            for first, second in STEPS:
+                pair = members.get(first), members.get(second)
+                if pair[0] is None or pair[1] is None:
+                    continue
+                line = [title(data), label(first), label(second), pairing]
+                for name in PAIRED:
+                    line += _step(first, second, name, compare(pair[0].records, pair[1].records, name, which), data)
+                strong = compare_strong(found, pair[0].records, pair[1].records, which=which)
+                images |= {strong.images} if strong else set()
+                lines.append([*line, _step(first, second, DECIDING, strong, data)[1]])
+        lines += _seeds_apart(found, data, which)
     if len(lines) == 1:
         return f"The order of the methods: {UNMEASURED}.\n"
     text = "Gains in points on the same images; p of McNemar's exact test."
@@ -372,6 +367,35 @@ def order_table(found: Found, data: str = "mnist", which: Which = "last") -> str
             "and a step holds there if it goes as the paper's at PGD-100."
         )
     return f"{text}\n\n{grid(lines)}"
+
+
+def _readings(found: Found, data: str) -> Iterator[tuple[str, dict[str, Group]]]:
+    """Each reading of the pairing loss in words, with the rows of runs that it has, by method.
+
+    Madry's and TRADES' rows, which have no pairing loss, stand in each; AALP's halves in that of Eq. 1 alone.
+    """
+    for words, alp, aalp in _couples(found, data):
+        if alp.protocol not in ("fast", "paper"):
+            continue
+        made = (g for g in of_the_paper(found.records, data) if (g.data, g.protocol) == (data, alp.protocol))
+        members = {g.method: g for g in made if alp.method == "alp" or g.method in ("adv", "trades")}
+        pairing = words.removeprefix(alp.protocol).removeprefix(", ") or "as in Eq. 1"
+        yield pairing + ", recipe paper" * (alp.protocol == "paper"), members | {"alp": alp, "aalp": aalp}
+
+
+def _seeds_apart(found: Found, data: str, which: Which) -> Iterator[list[str]]:
+    """Lines that have two seeds of one method beside each other."""
+    for group in of_the_paper(found.records, data):
+        if (group.data, group.protocol) != (data, "fast") or group.method not in ("adv", "alp", "aalp"):
+            continue
+        if len(group.records) > 1:
+            one, two = sorted(group.records, key=lambda record: record.seed)[:2]
+            line = [title(data), *(f"{label(group.method)}, seed {r.seed}" for r in (one, two)), "as in Eq. 1"]
+            for name in PAIRED:
+                apart = compare([one], [dataclasses.replace(two, seed=one.seed)], name, which)
+                line += ["–", _apart(apart)]
+            a, b = (_strong(found, record, which).get(STRONGEST) for record in (one, two))
+            yield [*line, _apart(_compared({0: a}, {0: b}, STRONGEST))]
 
 
 def _apart(two: Comparison | None) -> str:

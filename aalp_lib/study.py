@@ -33,8 +33,8 @@ SOURCES = ("alp", "aalp")  # whose adversarial images are tried on the others, w
 class Trained:
     """A run that is done: its record, the folder of its checkpoints, and the file of its weights after the last epoch.
 
-    Where the checkpoints are not at hand, `weights` is a file in half precision: one kept beside the records, or the one
-    that comes with the package.
+    Where the checkpoints are not at hand, `weights` is a file in half precision: kept beside the records, or one that
+    comes with the package.
     """
 
     record: Record

@@ -457,22 +457,53 @@ def test_what_surprised_stands_on_the_records():
         (strong,) = (
             m
             for m in report.about(kept, "strong", "last")
-            if (m.subject["method"], m.subject["seed"], collect.measured_protocol(m)) == (name, 0, "fast")
+            if (m.subject["data"], m.subject["method"], m.subject["seed"]) == ("mnist", name, 0)
+            and collect.measured_protocol(m) == "fast"
         )
         alone = report.by_method(kept, "diagnosis")[name].values["black_box"]["square"]["accuracy"]
         assert alone < strong.values["columns"]["pgd100x20"]["accuracy"]
         assert "Square" in "".join(report.by_method(kept, "diagnosis")[name].values["signs"])
         assert paired.compare_strong(kept, rows["adv"], rows[name]).standing == -1
-        only = {m: report.by_method(kept, "diagnosis")[m].values["black_box"]["square"]["only"] for m in ("adv", name)}
-        assert only[name] > 2 * only["adv"]
+    only = {m: d.values["black_box"]["square"]["only"] for m, d in report.by_method(kept, "diagnosis").items()}
+    assert all(only[name] > 1.8 * only["adv"] for name in ("alp", "aalp", "aalp_gd", "aalp_sw"))
+    assert only["trades"] < only["adv"]
+    for name in ("adv", "alp", "aalp_gd", "aalp_sw", "aalp"):
+        beyond = paired.compare_strong(kept, rows[name], rows["trades"])
+        assert (beyond.standing, len(beyond.gains)) == (1, 1)
+    summed = paired.compare_strong(kept, rows["alp"], rows["aalp"])
+    averaged = paired.compare_strong(kept, full["alp_averaged"], full["aalp_averaged"])
+    assert (summed.standing, averaged.standing) == (1, -1)
+    assert len(summed.gains) == len(averaged.gains) == 2
+    assert paired.compare(rows["alp"], rows["aalp"], "pgd100").standing == 0
     hard = {name: paired.compare_strong(kept, rows["adv"], rows[name]).gains for name in ("alp", "aalp")}
-    assert [len(gains) for gains in hard.values()] == [2, 1]
+    assert [len(gains) for gains in hard.values()] == [2, 2]
     assert max(hard["alp"]) < 3 * statistics.mean(paired.compare(rows["adv"], rows["alp"], "pgd100").gains) < 0
     averaged = paired.compare_strong(kept, rows["adv"], full["alp_averaged"])
     assert (averaged.standing, len(averaged.gains)) == (1, 1)
     for r in full["aalp_averaged"]:
         (other,) = (of for of in full["alp_averaged"] if of.seed == r.seed)
         assert paired.compare([other], [r], "pgd100").standing == (0 if r.environment["device"] == "cpu" else -1)
+    colour = {r.method: [r] for r in kept.records if (r.data, collect.protocol(r)) == ("cifar10-jpeg", "fast")}
+    for column in ("clean", "pgd100", "cw100"):
+        for alone, both in (("alp", "aalp_gd"), ("aalp_sw", "aalp")):
+            assert paired.compare(colour[alone], colour[both], column).standing == -1
+        assert paired.compare(colour["alp"], colour["aalp_sw"], column).standing == (1 if column == "clean" else 0)
+    for column in ("pgd100", "cw100"):
+        assert paired.compare(colour["alp"], colour["aalp"], column).standing == -1
+    for name in ("aalp", "aalp_gd"):
+        assert all(epoch["kept"] < 0.55 for epoch in colour[name][0].history["epochs"])
+    spread = report.by_method(kept, "contributions", "cifar10-jpeg")["aalp"].values
+    assert spread["clean"]["scores"]["dead_share"] == spread["adversarial"]["scores"]["dead_share"] == 0
+    for name, (run,) in colour.items():
+        columns = run.accuracy["last"]
+        for steps in (10, 20, 40, 100):
+            assert name == "raw" or columns[f"cw{steps}"]["correct"] < columns[f"pgd{steps}"]["correct"]
+    published = paper.TABLE_2["cifar10"]
+    assert all(published[name]["cw100"] > published[name]["pgd100"] for name in ("alp", "trades", "aalp"))
+    assert (
+        published["aalp"]["cw100"] - published["adv"]["cw100"]
+        > published["aalp"]["pgd100"] - published["adv"]["pgd100"]
+    )
     slow = {r.method: r for r in kept.records if (r.data, collect.protocol(r)) == ("mnist", "paper")}
     for name in ("alp", "aalp"):
         for column, published in paper.TABLE_2["mnist"][name].items():
@@ -511,7 +542,8 @@ def test_each_step_of_the_papers_order_is_judged_for_both_readings():
     kept = found(record("adv", pgd100=900), record("alp", pgd100=800), record("aalp", pgd100=803))
     kept.ablations.extend([variant("alp", pgd100=940), variant("aalp", pgd100=950)])
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in paired.order_table(kept).splitlines()[2:]]
-    assert [(line[0], line[1], line[2], line[4].split(": ")[-1]) for line in lines[2:]] == [
+    assert {line[0] for line in lines[2:]} == {"MNIST"}
+    assert [(line[1], line[2], line[3], line[5].split(": ")[-1]) for line in lines[2:]] == [
         ("Madry", "ALP", "as in Eq. 1", "the reverse on one seed"),
         ("Madry", "AALP", "as in Eq. 1", "the reverse on one seed"),
         ("ALP", "AALP", "as in Eq. 1", "not shown"),
@@ -519,21 +551,21 @@ def test_each_step_of_the_papers_order_is_judged_for_both_readings():
         ("Madry", "AALP", "averaged", "holds on one seed"),
         ("ALP", "AALP", "averaged", "holds on one seed"),
     ]
-    assert lines[2][3:5] == [
+    assert lines[2][4:6] == [
         "+2.0",
         "-10.0 points (1 seed; p 2e-30): the reverse on one seed",
     ]  # the paper has 92.49 and 94.50
     assert (
-        {line[6] for line in lines[2:]} == {line[7] for line in lines[2:]} == {"not measured yet"}
+        {line[7] for line in lines[2:]} == {line[8] for line in lines[2:]} == {"not measured yet"}
     )  # CW-100, AutoAttack
     assert {p.protocol for p in paired.pairs(kept)} == {"fast", "fast, averaged"}
     assert "not measured yet" in paired.order_table(found(record("alp", pgd100=800)))
     kept.records.append(record("alp", seed=1, pgd100=820))
-    assert "| ALP, seed 0 | ALP, seed 1 | as in Eq. 1 | – | +2.0 points (p 2e-06) |" in paired.order_table(kept)
+    assert "| MNIST | ALP, seed 0 | ALP, seed 1 | as in Eq. 1 | – | +2.0 points (p 2e-06) |" in paired.order_table(kept)
     kept.measurements.extend(
         strong(name, square=right(count, of=100)) for name, count in (("adv", 90), ("alp", 60), ("aalp", 75))
     )
-    said = [line.split("|")[8].strip() for line in paired.order_table(kept).splitlines()[4:10]]
+    said = [line.split("|")[9].strip() for line in paired.order_table(kept).splitlines()[4:10]]
     assert "the first 100 test images" in paired.order_table(kept)
     assert said[0] == "-30.0 points (1 seed; p 2e-09): the reverse on one seed"
     assert said[2] == "+15.0 points (1 seed; p 6e-05): holds on one seed"
@@ -542,9 +574,24 @@ def test_each_step_of_the_papers_order_is_judged_for_both_readings():
     kept.records.extend(record(name, recipe="paper", pgd100=count) for name, count in (("alp", 800), ("aalp", 830)))
     said = paired.order_table(kept)
     assert (
-        "| ALP | AALP | as in Eq. 1, recipe paper | +1.8 | +3.0 points (1 seed; p 2e-09): holds on one seed |" in said
+        "| MNIST | ALP | AALP | as in Eq. 1, recipe paper | +1.8 | +3.0 points (1 seed; p 2e-09): holds on one seed |"
+        in said
     )
     assert said.count("recipe paper") == 1  # Madry was not trained so
+    kept.records.extend(record(name, pgd100=count) for name, count in (("trades", 850), ("aalp_gd", 700)))
+    kept.records.extend(
+        record(name, data_set="cifar10-jpeg", pgd100=count)
+        for name, count in (("adv", 400), ("alp", 410), ("aalp", 390))
+    )
+    steps = [line.split(" | ")[:4] for line in paired.order_table(kept).splitlines()]
+    assert ["| MNIST", "ALP", "AALP (gd)", "as in Eq. 1"] in steps
+    assert ["| MNIST", "ALP", "TRADES", "averaged"] in steps
+    assert ["| MNIST", "ALP", "AALP (gd)", "averaged"] not in steps  # whose pairing is summed
+    assert [step[1:3] for step in steps if step[0] == "| CIFAR-10, JPEG"] == [
+        ["Madry", "ALP"],
+        ["Madry", "AALP"],
+        ["ALP", "AALP"],
+    ]
 
 
 def test_a_variant_that_lies_between_two_rows_is_compared_with_its_namesake():
