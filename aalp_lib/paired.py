@@ -1,6 +1,5 @@
 """Models compared on the same images: AALP against ALP, and variants of a method against it."""
 
-import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +33,7 @@ STEPS = (
     ("adv", "alp"),
     ("alp", "trades"),
     ("trades", "aalp"),
+    ("adv", "trades"),
     ("adv", "aalp"),
     ("alp", "aalp_gd"),
     ("alp", "aalp_sw"),
@@ -159,9 +159,10 @@ def _shown(gains: Sequence[float], p: float) -> int:
 def headline(found: Found, which: Which = "last") -> str:
     """What becomes of AALP's gain over ALP at PGD-100 under the strongest attack, a paragraph for each protocol.
 
-    The strongest attack is the one under which the two together keep the fewest images; PGD-100 is taken on the same
-    images. The gain "turns over" if AALP is shown to be behind (see `standing`), "vanishes" if neither is shown to be
-    ahead, "shrinks" if AALP is still shown to be ahead but by less than at PGD-100, and else "holds".
+    The strongest attack is the one under which the two together keep the fewest images. What is shown at PGD-100 rests
+    on all images and seeds. A gain that is shown there "turns over" if AALP is shown to be behind under the strongest
+    attack (see `standing`), "vanishes" if neither is shown to be ahead, "shrinks" if AALP is still shown to be ahead
+    but by less than at PGD-100 on the same images, and else "holds".
     """
     by: dict[tuple[str, str], list[Pair]] = {}
     for pair in pairs(found, which):
@@ -193,7 +194,7 @@ def _judged(heading: str, found: Sequence[Pair]) -> str:
     name = min(columns, key=lambda column: mean(p.alp + p.aalp for p in columns[column]))
     strong, count = columns[name], columns[name][0].images
     same = [p for p in found if p.attack == "pgd100" and p.images == count]
-    text = f"**{heading}: {_fate(same, strong)}** At PGD-100 {_lead(weak)}"
+    text = f"**{heading}: {_fate(weak, same, strong)}** At PGD-100 {_lead(weak)}"
     if count < images:
         text += f"; on the first {count} test images alone, {_lead(same)}"
     change = mean(p.gain for p in strong) - mean(p.gain for p in same)
@@ -203,13 +204,13 @@ def _judged(heading: str, found: Sequence[Pair]) -> str:
     )
 
 
-def _fate(weak: Sequence[Pair], strong: Sequence[Pair]) -> str:
+def _fate(weak: Sequence[Pair], same: Sequence[Pair], strong: Sequence[Pair]) -> str:
     before, after = standing(weak), standing(strong)
     if before <= 0:
         start = "no gain of AALP over ALP is shown at PGD-100" if before == 0 else "AALP is behind ALP at PGD-100"
         return f"{start}; under the strongest attack {_ENDS[after]}."
     if after > 0:
-        word = "shrinks" if mean(p.gain for p in strong) < mean(p.gain for p in weak) else "holds"
+        word = "shrinks" if mean(p.gain for p in strong) < mean(p.gain for p in same) else "holds"
     else:
         word = "vanishes" if after == 0 else "turns over"
     return f"AALP's gain over ALP {word} under the strongest attack."
@@ -335,9 +336,9 @@ def order_table(found: Found, which: Which = "last") -> str:
     """Does the paper's order of the methods hold: each step of it, in the paper and here, on the same images.
 
     Beside the paper's reading of the pairing loss stand those variants of ALP and AALP that differ from it in the same
-    way, and the recipe "paper". A step is shown as in `standing`; as a yardstick, the first two seeds of a method stand
-    below. The last column is of the images that were attacked with all of AutoAttack; the paper has no such number, and
-    the step "holds" there if it goes as the paper's at PGD-100.
+    way, and the recipe "paper". A step is shown as in `standing`; as a yardstick, the seeds of one method stand below,
+    by twos. The last column is of the images that were attacked with all of AutoAttack; the paper has no such number,
+    and the step "holds" there if it goes as the paper's at PGD-100.
     """
     lines = [["Data", "From", "To", "Pairing"]]
     for name in PAIRED:
@@ -346,9 +347,10 @@ def order_table(found: Found, which: Which = "last") -> str:
     images: set[int] = set()
     for data in measured_sets(found):
         for pairing, members in _readings(found, data):
+            plain = members["alp"].method == "alp"
             for first, second in STEPS:
                 pair = members.get(first), members.get(second)
-                if pair[0] is None or pair[1] is None:
+                if pair[0] is None or pair[1] is None or not (plain or {first, second} & {"alp", "aalp"}):
                     continue
                 line = [title(data), label(first), label(second), pairing]
                 for name in PAIRED:
@@ -384,23 +386,27 @@ def _readings(found: Found, data: str) -> Iterator[tuple[str, dict[str, Group]]]
 
 
 def _seeds_apart(found: Found, data: str, which: Which) -> Iterator[list[str]]:
-    """Lines that have two seeds of one method beside each other."""
+    """Lines that have the seeds of one method beside each other, by twos."""
     for group in of_the_paper(found.records, data):
         if (group.data, group.protocol) != (data, "fast") or group.method not in ("adv", "alp", "aalp"):
             continue
         if len(group.records) > 1:
-            one, two = sorted(group.records, key=lambda record: record.seed)[:2]
-            line = [title(data), *(f"{label(group.method)}, seed {r.seed}" for r in (one, two)), "as in Eq. 1"]
+            line = [title(data), f"{label(group.method)}, one seed", "another seed", "as in Eq. 1"]
             for name in PAIRED:
-                apart = compare([one], [dataclasses.replace(two, seed=one.seed)], name, which)
-                line += ["–", _apart(apart)]
-            a, b = (_strong(found, record, which).get(STRONGEST) for record in (one, two))
-            yield [*line, _apart(_compared({0: a}, {0: b}, STRONGEST))]
+                line += ["–", _apart([outcomes(record, which).get(name) for record in group.records])]
+            yield [*line, _apart([_strong(found, record, which).get(STRONGEST) for record in group.records])]
 
 
-def _apart(two: Comparison | None) -> str:
-    """Two networks of one method beside each other."""
-    return f"{two.gains[0]:+.1f} points (p {shown_p(two.p)})" if two else "–"
+def _apart(right: Sequence[Tensor | None]) -> str:
+    """How far networks of one method lie apart, over all twos of them."""
+    twos = [_compared({0: a}, {0: b}, "") for a, b in itertools.combinations(right, 2)]
+    made = [two for two in twos if two]
+    if not made:
+        return "–"
+    gaps = sorted(abs(two.gains[0]) for two in made)
+    shown = sum(two.p < 0.05 for two in made)
+    span = f"{gaps[0]:.1f} to {gaps[-1]:.1f}" if len(made) > 1 else f"{gaps[0]:.1f}"
+    return f"{span} points apart (p below 0.05 in {shown} of {len(made)} pair{'s' * (len(made) > 1)})"
 
 
 def _step(first: str, second: str, name: str, ours: Comparison | None, data: str) -> list[str]:
