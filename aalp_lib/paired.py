@@ -340,26 +340,29 @@ def order_table(found: Found, which: Which = "last") -> str:
     by twos. The last column is of the images that were attacked with all of AutoAttack; the paper has no such number,
     and the step "holds" there if it goes as the paper's at PGD-100.
     """
-    lines = [["Data", "From", "To", "Pairing"]]
+    head = ["Step"]
     for name in PAIRED:
-        lines[0] += [f"{HEADINGS[name]}, paper", f"{HEADINGS[name]}, ours"]
-    lines[0].append(f"{attack_title(STRONGEST)}, ours")
-    images: set[int] = set()
+        head += [f"{HEADINGS[name]}, paper", f"{HEADINGS[name]}, ours"]
+    head.append("All of AutoAttack, ours")
+    tables, images = [], set()
     for data in measured_sets(found):
         for pairing, members in _readings(found, data):
-            plain = members["alp"].method == "alp"
+            plain, lines = members["alp"].method == "alp", [head]
             for first, second in STEPS:
                 pair = members.get(first), members.get(second)
                 if pair[0] is None or pair[1] is None or not (plain or {first, second} & {"alp", "aalp"}):
                     continue
-                line = [title(data), label(first), label(second), pairing]
+                line = [f"{label(first)} → {label(second)}"]
                 for name in PAIRED:
                     line += _step(first, second, name, compare(pair[0].records, pair[1].records, name, which), data)
                 strong = compare_strong(found, pair[0].records, pair[1].records, which=which)
                 images |= {strong.images} if strong else set()
                 lines.append([*line, _step(first, second, DECIDING, strong, data)[1]])
-        lines += _seeds_apart(found, data, which)
-    if len(lines) == 1:
+            tables.append(f"**{title(data)}, pairing {pairing}**\n\n{grid(lines)}")
+        if lines := list(_seeds_apart(found, data, which)):
+            heading = f"**{title(data)}, seeds of one method beside each other, pairing as in Eq. 1**"
+            tables.append(f"{heading}\n\n{grid([['Method', *(HEADINGS[name] for name in PAIRED), head[-1]], *lines])}")
+    if not tables:
         return f"The order of the methods: {UNMEASURED}.\n"
     text = "Gains in points on the same images; p of McNemar's exact test."
     if images:
@@ -368,7 +371,7 @@ def order_table(found: Found, which: Which = "last") -> str:
             f" The last column is of the first {counts} test images, and of no others; the paper has no such numbers, "
             "and a step holds there if it goes as the paper's at PGD-100."
         )
-    return f"{text}\n\n{grid(lines)}"
+    return "\n".join([f"{text}\n", *tables])
 
 
 def _readings(found: Found, data: str) -> Iterator[tuple[str, dict[str, Group]]]:
@@ -381,7 +384,7 @@ def _readings(found: Found, data: str) -> Iterator[tuple[str, dict[str, Group]]]
             continue
         made = (g for g in of_the_paper(found.records, data) if (g.data, g.protocol) == (data, alp.protocol))
         members = {g.method: g for g in made if alp.method == "alp" or g.method in ("adv", "trades")}
-        pairing = words.removeprefix(alp.protocol).removeprefix(", ") or "as in Eq. 1"
+        pairing = words.removeprefix(alp.protocol).removeprefix(", ").removeprefix("pairing ") or "as in Eq. 1"
         yield pairing + ", recipe paper" * (alp.protocol == "paper"), members | {"alp": alp, "aalp": aalp}
 
 
@@ -391,10 +394,9 @@ def _seeds_apart(found: Found, data: str, which: Which) -> Iterator[list[str]]:
         if (group.data, group.protocol) != (data, "fast") or group.method not in ("adv", "alp", "aalp"):
             continue
         if len(group.records) > 1:
-            line = [title(data), f"{label(group.method)}, one seed", "another seed", "as in Eq. 1"]
-            for name in PAIRED:
-                line += ["–", _apart([outcomes(record, which).get(name) for record in group.records])]
-            yield [*line, _apart([_strong(found, record, which).get(STRONGEST) for record in group.records])]
+            columns = [[outcomes(record, which).get(name) for record in group.records] for name in PAIRED]
+            columns.append([_strong(found, record, which).get(STRONGEST) for record in group.records])
+            yield [label(group.method), *(_apart(right) for right in columns)]
 
 
 def _apart(right: Sequence[Tensor | None]) -> str:

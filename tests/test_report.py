@@ -568,65 +568,69 @@ def variant(base, **columns):
     return record(row.name, row=row, **columns)
 
 
+def order_of(kept):
+    """The lines of the tables: heading, cells."""
+    heading, lines = "", []
+    for line in paired.order_table(kept).splitlines():
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        if line.startswith("**"):
+            heading = line.strip("*")
+        elif cells and cells[0] not in ("Step", "Method", "---"):
+            lines.append([heading, *cells])
+    return lines
+
+
 def test_each_step_of_the_papers_order_is_judged_for_both_readings():
     kept = found(record("adv", pgd100=900), record("alp", pgd100=800), record("aalp", pgd100=803))
     kept.ablations.extend([variant("alp", pgd100=940), variant("aalp", pgd100=950)])
-    lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in paired.order_table(kept).splitlines()[2:]]
-    assert {line[0] for line in lines[2:]} == {"MNIST"}
-    assert [(line[1], line[2], line[3], line[5].split(": ")[-1]) for line in lines[2:]] == [
-        ("Madry", "ALP", "as in Eq. 1", "the reverse on one seed"),
-        ("Madry", "AALP", "as in Eq. 1", "the reverse on one seed"),
-        ("ALP", "AALP", "as in Eq. 1", "not shown"),
-        ("Madry", "ALP", "averaged", "holds on one seed"),
-        ("Madry", "AALP", "averaged", "holds on one seed"),
-        ("ALP", "AALP", "averaged", "holds on one seed"),
+    lines = order_of(kept)
+    assert [(line[0], line[1], line[3].split(": ")[-1]) for line in lines] == [
+        ("MNIST, pairing as in Eq. 1", "Madry → ALP", "the reverse on one seed"),
+        ("MNIST, pairing as in Eq. 1", "Madry → AALP", "the reverse on one seed"),
+        ("MNIST, pairing as in Eq. 1", "ALP → AALP", "not shown"),
+        ("MNIST, pairing averaged", "Madry → ALP", "holds on one seed"),
+        ("MNIST, pairing averaged", "Madry → AALP", "holds on one seed"),
+        ("MNIST, pairing averaged", "ALP → AALP", "holds on one seed"),
     ]
-    assert lines[2][4:6] == [
-        "+2.0",
-        "-10.0 points (1 seed; p 2e-30): the reverse on one seed",
-    ]  # the paper has 92.49 and 94.50
-    assert (
-        {line[7] for line in lines[2:]} == {line[8] for line in lines[2:]} == {"not measured yet"}
-    )  # CW-100, AutoAttack
+    # the paper has 92.49 and 94.50
+    assert lines[0][2:4] == ["+2.0", "-10.0 points (1 seed; p 2e-30): the reverse on one seed"]
+    assert {line[5] for line in lines} == {line[6] for line in lines} == {"not measured yet"}  # CW-100, AutoAttack
     assert {p.protocol for p in paired.pairs(kept)} == {"fast", "fast, averaged"}
     assert "not measured yet" in paired.order_table(found(record("alp", pgd100=800)))
+
+
+def test_beside_the_steps_stand_seeds_autoattack_and_other_recipes_rows_and_data():
+    kept = found(record("adv", pgd100=900), record("alp", pgd100=800), record("aalp", pgd100=803))
+    kept.ablations.extend([variant("alp", pgd100=940), variant("aalp", pgd100=950)])
     kept.records.append(record("alp", seed=1, pgd100=820))
-    apart = (
-        "| MNIST | ALP, one seed | another seed | as in Eq. 1 | – | 2.0 points apart (p below 0.05 in 1 of 1 pair) |"
-    )
-    assert apart in paired.order_table(kept)
+    heading = "MNIST, seeds of one method beside each other, pairing as in Eq. 1"
+    assert order_of(kept)[-1] == [heading, "ALP", "2.0 points apart (p below 0.05 in 1 of 1 pair)", "–", "–"]
     kept.measurements.extend(
         strong(name, square=right(count, of=100)) for name, count in (("adv", 90), ("alp", 60), ("aalp", 75))
     )
     kept.measurements.append(strong("alp", seed=1, square=right(70, of=100)))
-    assert paired.order_table(kept).count("points apart") == 2  # at PGD-100 and under AutoAttack
-    said = [line.split("|")[9].strip() for line in paired.order_table(kept).splitlines()[4:10]]
+    assert order_of(kept)[-1][4] == "10.0 points apart (p below 0.05 in 1 of 1 pair)"
     assert "the first 100 test images" in paired.order_table(kept)
+    said = [line[-1] for line in order_of(kept)]
     assert said[0] == "-30.0 points (1 seed; p 2e-09): the reverse on one seed"
     assert said[2] == "+15.0 points (1 seed; p 6e-05): holds on one seed"
     assert said[3] == "not measured yet"  # the variant is another network
     assert "no seed" not in paired.ablation_table(kept)
     kept.records.extend(record(name, recipe="paper", pgd100=count) for name, count in (("alp", 800), ("aalp", 830)))
-    said = paired.order_table(kept)
-    assert (
-        "| MNIST | ALP | AALP | as in Eq. 1, recipe paper | +1.8 | +3.0 points (1 seed; p 2e-09): holds on one seed |"
-        in said
-    )
-    assert said.count("recipe paper") == 1  # Madry was not trained so
+    (line,) = (line for line in order_of(kept) if "recipe paper" in line[0])  # Madry was not trained so
+    assert line[1:4] == ["ALP → AALP", "+1.8", "+3.0 points (1 seed; p 2e-09): holds on one seed"]
     kept.records.extend(record(name, pgd100=count) for name, count in (("trades", 850), ("aalp_gd", 700)))
     kept.records.extend(
         record(name, data_set="cifar10-jpeg", pgd100=count)
         for name, count in (("adv", 400), ("alp", 410), ("aalp", 390))
     )
-    steps = [line.split(" | ")[:4] for line in paired.order_table(kept).splitlines()]
-    assert ["| MNIST", "ALP", "AALP (gd)", "as in Eq. 1"] in steps
-    assert ["| MNIST", "ALP", "TRADES", "averaged"] in steps
-    assert ["| MNIST", "ALP", "AALP (gd)", "averaged"] not in steps  # whose pairing is summed
-    assert [step[1:3] for step in steps if step[0] == "| CIFAR-10, JPEG"] == [
-        ["Madry", "ALP"],
-        ["Madry", "AALP"],
-        ["ALP", "AALP"],
-    ]
+    steps = [line[:2] for line in order_of(kept)]
+    assert ["MNIST, pairing as in Eq. 1", "ALP → AALP (gd)"] in steps
+    assert ["MNIST, pairing averaged", "ALP → TRADES"] in steps
+    assert ["MNIST, pairing averaged", "ALP → AALP (gd)"] not in steps  # whose pairing is summed
+    assert ["MNIST, pairing averaged", "Madry → TRADES"] not in steps  # which have none
+    colour = [step for heading, step in steps if heading == "CIFAR-10, JPEG, pairing as in Eq. 1"]
+    assert colour == ["Madry → ALP", "Madry → AALP", "ALP → AALP"]
 
 
 def test_a_variant_that_lies_between_two_rows_is_compared_with_its_namesake():
