@@ -39,6 +39,7 @@ from aalp_lib.paired import (
     DECIDING,
     ablation_table,
     attack_title,
+    compare,
     headline,
     mcnemar_table,
     nearest,
@@ -440,7 +441,7 @@ def tried_table(found: Found, data: str, which: Which = "last") -> str:
     """Full-tier runs on a data set that depart from the plain recipes in one thing or several, each beside the plain
     run that it departs from and beside the paper: what was tried to explain a row.
 
-    Differences are in points, paired by nothing: means over seeds.
+    Beside the plain run: on the same images, over the seeds that both have. Beside the paper: the mean over seeds.
     """
     runs = [r for r in (*found.records, *found.ablations) if r.tier == "full" and r.data == data]
     made = [group for group in groups(runs) if not group.records[0].config.get("reduced")]
@@ -450,7 +451,7 @@ def tried_table(found: Found, data: str, which: Which = "last") -> str:
         return f"Runs that depart from the recipe on {title(data)}: {UNMEASURED}.\n"
     lines = [["Method", "What is changed", "Seeds", *(HEADINGS[name] for name in ABLATED)]]
     lines[0] += [f"Against the plain run, {HEADINGS[DECIDING]}", f"Against the paper, {HEADINGS[DECIDING]}"]
-    return "Correct test images in percent, differences in points.\n\n" + grid(
+    return "Correct test images in percent, differences in points; p of McNemar's exact test.\n\n" + grid(
         lines + [_tried_line(group, plain, data, which) for group in tried]
     )
 
@@ -462,10 +463,9 @@ def _tried_line(group: Group, plain: Sequence[Group], data: str, which: Which) -
     words = group.protocol.split(", ")[1:] + (differences_from(record, base.method) if base else [])
     cells = [group.cell(name, which) for name in ABLATED]
     at = group.cell(DECIDING, which)
-    theirs = base.cell(DECIDING, which) if base else None
+    beside = compare(base.records, group.records, DECIDING, which) if base else None
     published = paper.TABLE_2[paper_name(data)].get(base.method if base else group.method, {}).get(DECIDING)
-    against = [theirs.value if theirs else None, published]
-    differences = [f"{at.value - v:+.1f}" if at and v is not None else "–" for v in against]
+    differences = [str(beside or "–"), f"{at.value - published:+.1f}" if at and published is not None else "–"]
     name = label(base.method) if base else str(record.config["method"].get("label", group.method))
     return [name, ", ".join(words), str(len(group.records)), *(str(cell or "–") for cell in cells), *differences]
 
