@@ -432,7 +432,19 @@ def _work(job: Job) -> Record:
             raise KeyboardInterrupt
         if done == total or time.monotonic() - noted > NOTE_EVERY:
             noted = time.monotonic()
+            if _orphaned():
+                raise KeyboardInterrupt
             (job.run / NOTE).write_text(json.dumps({"done": done, "total": total, "text": text}))
 
-    with _turn:
-        return run_job(job, progress)
+    try:
+        with _turn:
+            return run_job(job, progress)
+    finally:
+        if _orphaned():
+            os._exit(1)  # what is under way is saved; there is nobody to tell, and to wait for more would be for ever
+
+
+def _orphaned() -> bool:
+    """Whether the process that began this one is gone: the same call may be on its way to begin this run again."""
+    parent = multiprocessing.parent_process()
+    return parent is not None and not parent.is_alive()

@@ -94,6 +94,24 @@ def test_ctrl_c_saves_what_is_under_way(tmp_path, group):
     assert not list((tmp_path / "out").rglob("*trades*"))
 
 
+def test_runs_end_soon_after_the_process_that_began_them_was_killed(tmp_path):
+    """Or a second call would train in the same folder beside them."""
+    script = tmp_path / "slow.py"
+    script.write_text(SLOW)
+    process = subprocess.Popen([sys.executable, script, tmp_path / "out"], stdout=subprocess.PIPE, text=True)
+    notes = [tmp_path / "out" / "runs" / f"mnist-sample-{name}-seed0" / "progress.json" for name in ("alp", "aalp")]
+    for note in notes:
+        _wait_for(note)
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    until = time.monotonic() + 60
+    while any(time.time() - note.stat().st_mtime < 3 for note in notes):
+        assert time.monotonic() < until, "the runs go on"
+        time.sleep(0.1)
+    assert not list((tmp_path / "out").glob("*.json"))
+
+
 def test_training_images_are_a_share_of_every_class(tmp_path):
     record = run_job(tiny("raw", tmp_path, train_images=360, reduced="360 training images"))
     assert record.config["reduced"] == "360 training images"
