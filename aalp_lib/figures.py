@@ -79,7 +79,7 @@ def _claim_of_contributions(found: Sequence[Measurement]) -> str:
 
 
 def _rounded(number: float) -> str:
-    """To two figures, never with a power of ten: 170, not 1.7e+02."""
+    """To two figures: 170, where the format .2g alone gives 1.7e+02."""
     return f"{float(f'{number:.2g}'):g}"
 
 

@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from test_observe import LOOK, SETTING
 from test_results import drawn, record
 
 import aalp_lib as aalp
-from aalp_lib import analyses, figures, observe, results
+from aalp_lib import analyses, collect, figures, observe, report, results
 from aalp_lib.checkpoints import load_model
 from aalp_lib.jobs import new_model
 
@@ -90,6 +91,24 @@ def test_a_figure_keeps_to_one_protocol_and_says_which(measured, tmp_path, monke
     figures.draw_all(measured, tmp_path / "out")
     assert len(drawn_of["alpha"]) == 6
     assert not any("reduced" in r.config for r in drawn_of["alpha"])
+
+
+def test_contributions_that_span_little_have_ticks_to_read_and_no_dead_features():
+    root = Path(__file__).resolve().parents[1] / "results"
+    seen = {}
+    for data in ("cifar10-jpeg", "mnist"):
+        kept = report.by_method(collect.read(root / data.removesuffix("-jpeg")), "contributions", data)
+        figure = figures.contributions([kept["raw"], kept["aalp"]])
+        drawn(figure)
+        ticks = [tick.get_text() for tick in figure.axes[0].get_xticklabels() if tick.get_text()]
+        figures.plt.close(figure)
+        seen[data] = ticks, [text.get_text() for text in figure.axes[2].texts], figure.get_suptitle()
+    ticks, notes, claim = seen["cifar10-jpeg"]
+    assert {"0.02", "0.05"} <= set(ticks)
+    assert notes == []
+    assert "e+" not in claim
+    assert seen["mnist"][1] == ["dead, or nearly"]
+    assert any("10^" in tick for tick in seen["mnist"][0])
 
 
 def test_contributions_draw_all_features_of_every_method(measured):

@@ -246,6 +246,18 @@ def test_headline_says_what_becomes_of_the_gain(weak, tough, said):
     assert f"a change of {change:+.1f} points" in text
 
 
+def test_what_the_headline_says_of_pgd_rests_on_seeds_without_strong_attacks_too():
+    """Or it would call AALP behind where the table of the order, by the same rule, shows nothing."""
+    alp, parts = right(700, 100), (("alp", right(300, 100)), ("aalp", right(250, 150)))
+    tough = [strong(method, seed, autoattack=part[:500]) for seed in (1, 2) for method, part in parts]
+    runs = [run for seed in (1, 2) for run in duel(alp, right(650, 150), seed=seed)]
+    assert "AALP is behind ALP at PGD-100" in paired.headline(found(*runs, measurements=tough))
+    runs += duel(alp, right(710, 100))
+    said = paired.headline(found(*runs, measurements=tough))
+    assert "no gain of AALP over ALP is shown at PGD-100; under the strongest attack AALP is behind" in said
+    assert ": not shown |" in paired.order_table(found(*runs))
+
+
 def test_a_lead_needs_every_seed():
     one = found(*duel(700, 750, seed=0), *duel(710, 705, seed=1))
     pairs = paired.pairs(one)
