@@ -153,6 +153,8 @@ def select(
 ) -> Found:
     """What is left when data set, method (by name or label), seed and recipe are those given.
 
+    "cifar10" takes what was run on its JPEG copy along, as the tables do.
+
     Raises
     ------
     InputError
@@ -171,7 +173,8 @@ def select(
     asked = {key: value for key, value in wanted.items() if value is not None}
 
     def among(traits: Mapping[str, Any]) -> bool:
-        return all(traits.get(key) == value for key, value in asked.items())
+        alike = {key: (value, f"{value}-jpeg") if key == "data" else (value,) for key, value in asked.items()}
+        return all(traits.get(key) in values for key, values in alike.items())
 
     return Found(
         [r for r in found.records if among(_traits(r))],

@@ -698,6 +698,16 @@ def test_the_stages_of_autoattack_read_as_one_attack_that_goes_on():
     assert "| AutoAttack: all, + Square | AutoAttack: APGD-CE |" in text.splitlines()[2]
 
 
+def test_a_data_set_is_selected_with_its_jpeg_copy_and_without_its_sample(capsys, tmp_path):
+    for name in ("cifar10-jpeg", "mnist", "mnist-sample"):
+        record("alp", data_set=name, pgd100=500).save(tmp_path / f"{name}.json")
+    kept = collect.read(tmp_path)
+    for asked, names in (("cifar10", ["cifar10-jpeg"]), ("cifar10-jpeg", ["cifar10-jpeg"]), ("mnist", ["mnist"])):
+        assert [r.data for r in collect.select(kept, asked).records] == names
+    assert main(["results", str(tmp_path), "--table", "2", "--data", "cifar10"]) == 0
+    assert "ours, CIFAR-10, JPEG, fast" in capsys.readouterr().out
+
+
 def test_of_a_data_set_without_records_the_papers_rows_are_shown(capsys, tmp_path):
     record().save(tmp_path / "a.json")
     assert main(["results", str(tmp_path), "--table", "2", "--data", "svhn"]) == 0
