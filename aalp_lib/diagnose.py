@@ -566,7 +566,11 @@ def _attacker(
         raise InputError(
             f"AutoAttack's targeted loss needs at least 4 classes, got {classes}; version='square' does not"
         )
-    attacker = AutoAttack(lambda images: model(laid_out(images)), device=x.device, eps=eps, seed=seed)
+
+    def logits(images: Tensor) -> Tensor:
+        return torch.cat([model(part) for part in lean.parts(model, laid_out(images))])
+
+    attacker = AutoAttack(logits, device=x.device, eps=eps, seed=seed)
     attacker.apgd_targeted.n_target_classes = attacker.fab.n_target_classes = min(9, classes - 1)
     attacker.square.n_queries = queries
     return attacker
