@@ -275,13 +275,18 @@ def _measure(options: argparse.Namespace) -> None:
     if found and options.data is None:
         whole = next((one for one in found if not one.half), None)
         origin = Origin.read(whole.run) if whole else Origin(found[0].record.data)
+        if whole is None and origin.data not in data.SOURCES:
+            raise InputError(
+                f"these were trained on the images of a folder, '{origin.data}': say where it is with --data FOLDER"
+            )
         options.data, options.root = origin.data, options.root or origin.root
     dataset = data.load(options.data or options.grid, root=options.root, device=device)
     if not installed():
         console.print("Without the extra \\[autoattack] there is neither Square nor AutoAttack.")
     with shown(True, "measuring", console) as tell:
         paths = study.measure(
-            folder, dataset, kinds=options.kinds.split(","), images=options.images, seed=options.seed, progress=tell,
+            folder, dataset, kinds=options.kinds.split(","), images=options.images, seed=options.seed,
+            precision=options.precision, progress=tell,
             methods=options.methods.split(",") if options.methods else None,
         )  # fmt: skip
     console.print(f"{len(paths)} measurements", highlight=False)
@@ -336,7 +341,7 @@ def _diagnose(options: argparse.Namespace) -> None:
             found = measure(
                 model, dataset.test[: options.images], ball, kind=kind, subject=subject | {"data": dataset.name},
                 tier=tier(dataset.name), seed=options.seed, source=source, source_subject=source_subject,
-                queries=options.queries, batch_size=options.batch_size, progress=tell,
+                queries=options.queries, batch_size=options.batch_size, precision=options.precision, progress=tell,
             )  # fmt: skip
         _show_diagnosis(Diagnosis.of(found)) if kind == "diagnosis" else console.print(_accuracies(found.values))
         name = f"{dataset.name}-{options.which}-{kind}-seed{options.seed}-first{options.images}.json"
@@ -644,9 +649,7 @@ def _add_evaluate(commands: Any) -> None:
     parser.add_argument(
         "--reading", default="any", choices=("any", "last"), help="fooled by any iterate, or the last one"
     )
-    parser.add_argument(
-        "--precision", default="float32", help="of gradients: float32, bfloat16, or auto for the faster"
-    )
+    _add_precision(parser)
     parser.add_argument("--images", type=int, help="only that many test images (default: all)")
     parser.add_argument("--batch-size", type=int, default=500, help="images attacked at a time")
     parser.add_argument("--seed", type=int, default=0, help="fixes the random starts")
@@ -695,6 +698,7 @@ def _add_measure(commands: Any) -> None:
     parser.add_argument("--methods", help="only models of these methods, names with commas between (default: all)")
     parser.add_argument("--images", type=int, default=1000, help="test images for diagnosis and strong attacks")
     parser.add_argument("--seed", type=int, default=0, help="fixes the random starts")
+    _add_precision(parser)
     _add_source(parser, None)
     _add_machine(parser)
 
@@ -731,6 +735,7 @@ def _add_diagnose(commands: Any) -> None:
         "--strong", action="store_true", help="also PGD and CW from 20 starts and, with [autoattack], AutoAttack"
     )
     parser.add_argument("--source", type=Path, metavar="RUN", help="another run, whose adversarial images are tried")
+    _add_precision(parser)
     parser.add_argument("--images", type=int, default=1000, help="that many test images")
     parser.add_argument(
         "--queries", type=int, default=QUERIES, help="of the Square attack on each image (needs the extra [autoattack])"
@@ -773,6 +778,12 @@ def _add_source(parser: argparse.ArgumentParser, default: str | None) -> None:
     parser.add_argument("--root", type=Path, help="folder with the files in torchvision's layout (default: the cache)")
     parser.add_argument(
         "--image-size", type=int, help="resize the images of a folder to this side (default: as they are)"
+    )
+
+
+def _add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision", default="float32", help="of gradients: float32, bfloat16, or auto for the faster"
     )
 
 

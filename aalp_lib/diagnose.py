@@ -25,6 +25,7 @@ from aalp_lib._checks import InputError
 from aalp_lib.attacks import FGSM, Attack, derived, laid_out, scaled
 from aalp_lib.data import Split
 from aalp_lib.evaluate import HEADINGS, Outcome, Report, evaluate, gradients, table2_suite
+from aalp_lib.fast import Precision
 from aalp_lib.models import Classifier, channels_last, class_count, evaluating
 from aalp_lib.progress import Tell, shown, stages
 from aalp_lib.results import Measurement
@@ -138,6 +139,7 @@ def diagnose(
     source: Classifier | None = None,
     queries: int = QUERIES,
     batch_size: int = 500,
+    precision: Precision = "float32",
     progress: bool | Tell | None = None,
 ) -> Diagnosis:
     """Look for signs that a model's gradients mislead an attack, on every image of a split.
@@ -158,6 +160,9 @@ def diagnose(
         Of the Square attack on each image, 0 for none. Without the extra [autoattack] there is none either.
     batch_size, progress
         As in `evaluate`.
+    precision : "float32", "bfloat16" or "auto"
+        As in `evaluate`, for all but the loss against steps, the share of zero gradients and the black-box attacks,
+        which are float32's.
 
     Raises
     ------
@@ -172,7 +177,9 @@ def diagnose(
         tells = stages(
             tell, suite=gradients(suite), steps=STEPS[-1], transfer=attack.steps if source else 0, square=square / 2
         )
-        report = evaluate(model, split, suite, batch_size=batch_size, seed=seed, progress=tells["suite"])
+        report = evaluate(
+            model, split, suite, batch_size=batch_size, seed=seed, precision=precision, progress=tells["suite"]
+        )
         walk = _walk(model, split, attack, seed, batch_size, tells["steps"])
         black_box = {}
         if source is not None:
@@ -640,14 +647,15 @@ def measure(
     source_subject: Mapping[str, Any] | None = None,
     queries: int = QUERIES,
     batch_size: int = 500,
+    precision: Precision = "float32",
     progress: bool | Tell | None = None,
 ) -> Measurement:
     """Diagnose a model or attack it strongly, as a measurement that can be saved.
 
     Parameters
     ----------
-    model, split, seed, queries, batch_size, progress
-        As in `diagnose` and `auto_attack`.
+    model, split, seed, queries, batch_size, precision, progress
+        As in `diagnose` and `strong`.
     ball : str or Attack
         As in `strong_suite`.
     kind : "diagnosis" or "strong"
@@ -661,7 +669,8 @@ def measure(
     """
     _checks.known("measurement", kind, ("diagnosis", "strong"))
     attack, began = _attack(ball), time.perf_counter()
-    settings: dict[str, Any] = {"seed": seed, "queries": queries, "batch_size": batch_size, "progress": progress}
+    settings: dict[str, Any] = {"seed": seed, "queries": queries, "batch_size": batch_size}
+    settings |= {"precision": precision, "progress": progress}
     if kind == "diagnosis":
         found = diagnose(model, split, attack, source=source, **settings)
         values = dataclasses.asdict(found) | {"signs": found.signs}
@@ -673,6 +682,7 @@ def measure(
         "images": len(split),
         "seed": seed,
         "queries": queries,
+        "precision": precision,
         "pyautoattack": version("pyautoattack") if installed() else None,
     }
     if source_subject is not None:
@@ -690,14 +700,20 @@ def strong(
     seed: int = 0,
     queries: int = QUERIES,
     batch_size: int = 500,
+    precision: Precision = "float32",
     progress: bool | Tell | None = None,
 ) -> Report:
-    """The strong suite in float32 and, where the extra [autoattack] is installed, AutoAttack; one report of both."""
+    """The strong suite and, where the extra [autoattack] is installed, AutoAttack; one report of both.
+
+    `precision` is that of the suite's gradients, as in `evaluate`; AutoAttack is always float32's.
+    """
     attack = _attack(ball)
     suite = strong_suite(attack)
     with shown(progress, "attacking") as tell:
         tells = stages(tell, suite=gradients(suite), auto=1900 + queries / 2 if installed() else 0)
-        report = evaluate(model, split, suite, batch_size=batch_size, seed=seed, progress=tells["suite"])
+        report = evaluate(
+            model, split, suite, batch_size=batch_size, seed=seed, precision=precision, progress=tells["suite"]
+        )
         if not installed():
             return report
         found = auto_attack(

@@ -389,7 +389,24 @@ def strong_table(found: Found, which: Which = "last") -> str:
         counts = sorted({cell.images for cell in cells.values()})
         images = "–".join(str(c) for c in dict.fromkeys((counts[0], counts[-1]))) if counts else ""
         lines.append([*_subject(m, found), images, *(str(cells.get(name, "–")) for name in names)])
-    return "Correct images in percent, with 95 % Wilson intervals.\n\n" + grid(lines)
+    text = "Correct images in percent, with 95 % Wilson intervals."
+    return f"{text}{_rounded(made, found)}\n\n" + grid(lines)
+
+
+def _rounded(made: Sequence[Measurement], found: Found) -> str:
+    """A sentence on the measurements whose gradients were not float32's; empty if all were."""
+    names = [
+        f"{method} ({data}, seed {seed})"
+        for m in made
+        for data, method, _, seed in [_subject(m, found)]
+        if m.config.get("precision", "float32") != "float32"
+    ]
+    if not names:
+        return ""
+    return (
+        f" The gradients of PGD, CW and FGSM were bfloat16's for {', '.join(names)}; whether an image counts as fooled "
+        "was decided in float32, and Square and AutoAttack were float32's."
+    )
 
 
 def signs_table(found: Found, which: Which = "last") -> str:
@@ -398,7 +415,9 @@ def signs_table(found: Found, which: Which = "last") -> str:
     if not made:
         return f"Signs of gradient masking: {UNMEASURED}.\n"
     lines = [["Data", "Method", "Recipe", "Seed", "Signs of gradient masking"]]
-    return grid(lines + [[*_subject(m, found), "; ".join(m.values["signs"]) or "none"] for m in made])
+    lines += [[*_subject(m, found), "; ".join(m.values["signs"]) or "none"] for m in made]
+    remark = _rounded(made, found).strip()
+    return f"{remark}\n\n" * bool(remark) + grid(lines)
 
 
 def about(found: Found, kind: str, which: Which) -> list[Measurement]:

@@ -13,6 +13,7 @@ from aalp_lib.collect import changes, recipe, training_protocol
 from aalp_lib.data import Dataset
 from aalp_lib.diagnose import measure as measured
 from aalp_lib.evaluate import suite_for
+from aalp_lib.fast import Precision
 from aalp_lib.jobs import tier
 from aalp_lib.methods import METHODS
 from aalp_lib.models import Classifier
@@ -90,6 +91,7 @@ def measure(
     methods: Sequence[str] | None = None,
     images: int = 1000,
     seed: int = 0,
+    precision: Precision = "float32",
     progress: Tell | None = None,
 ) -> list[Path]:
     """Write the measurements that are missing of a grid's trained models to `folder/KIND/RUN.json`.
@@ -108,6 +110,9 @@ def measure(
         Test images, from the front of the split, for a diagnosis and for the strong attacks.
     seed : int
         Of the attacks.
+    precision : "float32", "bfloat16" or "auto"
+        Of gradients in a diagnosis and of PGD and CW from many starts, as in `evaluate`. What is there is kept,
+        whatever its precision.
     progress : callable, optional
 
     Returns
@@ -142,7 +147,7 @@ def measure(
                 model = _model(one, dataset.test.images.device)
                 paths += analyses.measure_model(model, one.run.name, one.subject, dataset, folder, seed=seed)
             else:
-                paths.append(_measure(one, runs, dataset, folder, kind, images, seed, tell))
+                paths.append(_measure(one, runs, dataset, folder, kind, images, seed, precision, tell))
         if tell:
             tell(1, 1, f"{one.run.name} done")
     return paths
@@ -166,6 +171,7 @@ def _measure(
     kind: Literal["diagnosis", "strong"],
     images: int,
     seed: int,
+    precision: Precision,
     tell: Tell | None,
 ) -> Path:
     path = folder / kind / f"{one.run.name}.json"
@@ -177,7 +183,7 @@ def _measure(
     source = _source(one, runs) if kind == "diagnosis" else None
     found = measured(
         _model(one, device), dataset.test[:images], suite_for(dataset.name, None)["pgd100"], kind=kind,
-        subject=one.subject, tier=tier(dataset.name), seed=seed, progress=tell,
+        subject=one.subject, tier=tier(dataset.name), seed=seed, precision=precision, progress=tell,
         source=_model(source, device) if source else None, source_subject=source.subject if source else None,
     )  # fmt: skip
     return found.save(path)

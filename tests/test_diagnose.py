@@ -367,6 +367,28 @@ def test_strong_measurement_packs_each_image(generator):
         measure(model, split, attack, kind="weak", subject={}, tier="quick")
 
 
+def test_rounded_gradients_are_recorded_and_reach_all_attacks_but_autoattack(generator):
+    """Under bfloat16 the suite's forward passes run under autocast, those of AutoAttack and of the walk do not."""
+    model, _, split = grey_split(5, generator, count=12)
+    attack = aalp.PGD(0.01, 0.005, 2)
+    seen = []
+    handle = model.register_forward_hook(lambda _, inputs, out: seen.append(out.dtype))
+    try:
+        for kind in ("strong", "diagnosis"):
+            plain = measure(model, split, attack, kind=kind, subject={}, tier="quick", queries=5)
+            assert plain.config["precision"] == "float32"
+            assert torch.bfloat16 not in seen
+            made = measure(model, split, attack, kind=kind, subject={}, tier="quick", queries=5, precision="bfloat16")
+            assert made.config["precision"] == "bfloat16"
+            assert torch.bfloat16 in seen
+            seen.clear()
+        aalp.auto_attack(model, split, 0.01, queries=5)
+    finally:
+        handle.remove()
+    assert seen
+    assert torch.bfloat16 not in seen
+
+
 def test_figure_draws_each_diagnosis(made):
     figure = plots.diagnoses([made, made], "A claim")
     figure.canvas.draw()

@@ -215,6 +215,16 @@ def test_measurements_are_read_under_either_name(tmp_path):
     assert "| MNIST | ALP | fast | 0 | 1000 | 70.0 (67.1–72.8) |" in report.strong_table(kept)
 
 
+def test_tables_say_whose_gradients_were_rounded():
+    kept = strong("alp", pgd100x20=right(700))
+    assert "bfloat16" not in report.strong_table(found(measurements=[kept]))
+    rounded = dataclasses.replace(strong("adv", 2, pgd100x20=right(700)), config={"precision": "bfloat16"})
+    text = report.strong_table(found(measurements=[kept, rounded]))
+    assert "bfloat16's for Madry (MNIST, seed 2); whether an image counts as fooled was decided in float32" in text
+    signs = dataclasses.replace(measured("diagnosis", {"signs": []}), config={"precision": "bfloat16"})
+    assert "bfloat16's for ALP (MNIST, seed 0);" in report.signs_table(found(measurements=[signs]))
+
+
 # --- AALP against ALP
 
 

@@ -30,13 +30,24 @@ def grid(tmp_path_factory):
 
 @pytest.mark.slow
 def test_measures_what_is_missing_and_draws_it(grid, capsys):
-    arguments = ["measure", "mnist-sample", "--out", str(grid), "--kinds", "samples,diagnosis", "--images", "20"]
+    arguments = [
+        "measure",
+        "mnist-sample",
+        "--out",
+        str(grid),
+        "--kinds",
+        "samples,diagnosis",
+        "--precision",
+        "bfloat16",
+    ]
+    arguments += ["--images", "20"]
     assert main([*arguments, "--threads", "1"]) == 0
     said = capsys.readouterr().out
     assert "measurements" in said
     folder = grid / "mnist-sample"
     (diagnosis,) = (m for m in results.load_measurements(folder / "diagnosis") if m.subject["method"] == "aalp")
     assert diagnosis.config["images"] == 20
+    assert diagnosis.config["precision"] == "bfloat16"
     assert diagnosis.config["source"]["method"] == "alp"
     assert {path.parent.name for path in folder.glob("*/*.json")} >= {"samples", "contributions", "diagnosis"}
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.json")}
@@ -104,6 +115,11 @@ def test_a_variant_is_asked_for_by_its_own_name(grid, sample, tmp_path):
     shutil.rmtree(tmp_path / "runs")  # what is left tells which data set it was
     arguments = ["--kinds", "diagnosis", "--images", "10", "--methods", "alp_averaged"]
     assert main(["measure", tmp_path.name, "--out", str(tmp_path.parent), *arguments]) == 0
+
+
+def test_models_trained_on_a_folder_of_images_ask_where_it_is(capsys):
+    assert main(["measure", "cifar10", "--out", str(ROOT / "results"), "--methods", "alp"]) == 1
+    assert "on the images of a folder, 'cifar10-jpeg': say where it is with --data FOLDER" in capsys.readouterr().err
 
 
 @pytest.mark.slow
