@@ -159,7 +159,8 @@ def _shown(gains: Sequence[float], p: float) -> int:
 def headline(found: Found, which: Which = "last") -> str:
     """What becomes of AALP's gain over ALP at PGD-100 under the strongest attack, a paragraph for each protocol.
 
-    The strongest attack is the one under which the two together keep the fewest images. What is shown at PGD-100 rests
+    The strongest attack is the one under which the two together keep the fewest images; of equals it is the last, which
+    includes the stages before. What is shown at PGD-100 rests
     on all images and seeds. A gain that is shown there "turns over" if AALP is shown to be behind under the strongest
     attack (see `standing`), "vanishes" if neither is shown to be ahead, "shrinks" if AALP is still shown to be ahead
     but by less than at PGD-100 on the same images, and else "holds".
@@ -191,7 +192,9 @@ def _judged(heading: str, found: Sequence[Pair]) -> str:
             f"**{heading}: at PGD-100 {_ENDS[standing(weak)]}; under stronger attacks {UNMEASURED}.** At PGD-100 "
             f"{_lead(weak)}.\n"
         )
-    name = min(columns, key=lambda column: mean(p.alp + p.aalp for p in columns[column]))
+    name = min(
+        reversed(columns), key=lambda column: mean(p.alp + p.aalp for p in columns[column])
+    )  # of equals the last
     strong, count = columns[name], columns[name][0].images
     same = [p for p in found if p.attack == "pgd100" and p.images == count]
     text = f"**{heading}: {_fate(weak, same, strong)}** At PGD-100 {_lead(weak)}"

@@ -256,6 +256,14 @@ def test_headline_says_what_becomes_of_the_gain(weak, tough, said):
     assert f"a change of {change:+.1f} points" in text
 
 
+def test_of_equally_strong_attacks_the_headline_names_the_last():
+    """Stages that take nothing more still belong to AutoAttack."""
+    stages = ("apgd-t", "fab-t", "square")
+    tough = [strong(method, **dict.fromkeys(stages, right(count))) for method, count in (("alp", 400), ("aalp", 390))]
+    said = paired.headline(found(*duel(700, 650), measurements=tough))
+    assert "Under AutoAttack: all, + Square, the strongest attack measured" in said
+
+
 def test_what_the_headline_says_of_pgd_rests_on_seeds_without_strong_attacks_too():
     """Or it would call AALP behind where the table of the order, by the same rule, shows nothing."""
     alp, parts = right(700, 100), (("alp", right(300, 100)), ("aalp", right(250, 150)))
