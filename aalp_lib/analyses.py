@@ -23,6 +23,7 @@ from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
 from aalp_lib.data import Dataset, Split, load, to_float
 from aalp_lib.experiments import setting_for
+from aalp_lib.fast import without_tf32
 from aalp_lib.jobs import tier
 from aalp_lib.models import Classifier, evaluating
 from aalp_lib.results import Measurement
@@ -379,6 +380,7 @@ def first_of_each_class(split: Split) -> Split:
 # --- all of it, as files ---------------------------------------------------------------------------------------------
 
 
+@without_tf32()
 def measure_model(
     model: Classifier,
     name: str,

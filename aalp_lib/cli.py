@@ -45,6 +45,7 @@ from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
 from aalp_lib.diagnose import QUERIES, Diagnosis, installed, measure
 from aalp_lib.evaluate import HEADINGS, Report, evaluate, suite_for
+from aalp_lib.fast import without_tf32
 from aalp_lib.jobs import Job, Origin, Setting, cores, finished, new_model, run_jobs, tier
 from aalp_lib.methods import METHODS, TABLE_2
 from aalp_lib.progress import bars, shown
@@ -137,6 +138,7 @@ def _train_on(device: torch.device, options: argparse.Namespace) -> None:
     console.print(f"next: aalp evaluate {options.out}", highlight=False)
 
 
+@without_tf32()
 def _evaluate(options: argparse.Namespace) -> None:
     device = _checks.device(options.device)
     _set_threads(options.threads)

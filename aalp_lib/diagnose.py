@@ -25,7 +25,7 @@ from aalp_lib._checks import InputError
 from aalp_lib.attacks import FGSM, Attack, derived, laid_out, scaled
 from aalp_lib.data import Split
 from aalp_lib.evaluate import HEADINGS, Outcome, Report, evaluate, gradients, table2_suite
-from aalp_lib.fast import Precision
+from aalp_lib.fast import Precision, without_tf32
 from aalp_lib.models import Classifier, channels_last, class_count, evaluating
 from aalp_lib.progress import Tell, shown, stages
 from aalp_lib.results import Measurement
@@ -130,6 +130,7 @@ class Diagnosis:
         return "\n".join(["Diagnosis", *lines, *self.remarks, *(self.signs or ["no sign of gradient masking"])])
 
 
+@without_tf32()
 def diagnose(
     model: Classifier,
     split: Split,
@@ -484,6 +485,7 @@ def installed() -> bool:
     return importlib.util.find_spec("pyautoattack") is not None
 
 
+@without_tf32()
 def auto_attack(
     model: Classifier,
     split: Split,
@@ -634,6 +636,7 @@ class _Heard(logging.Handler):
 # --- for the records -------------------------------------------------------------------------------------------------
 
 
+@without_tf32()
 def measure(
     model: Classifier,
     split: Split,

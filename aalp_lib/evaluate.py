@@ -9,7 +9,7 @@ from torch import Tensor
 from aalp_lib import _checks, seeds
 from aalp_lib.attacks import CW, FGSM, PGD, Attack, Reading, derived, laid_out
 from aalp_lib.data import Split, to_float
-from aalp_lib.fast import PRECISIONS, Precision, faster
+from aalp_lib.fast import PRECISIONS, Precision, faster, without_tf32
 from aalp_lib.models import Classifier, channels_last, class_count, evaluating
 from aalp_lib.progress import Tell, shown
 
@@ -140,6 +140,7 @@ def suite_in_ball(eps: float, step: float) -> dict[str, Attack]:
     return suite
 
 
+@without_tf32()
 def evaluate(
     model: Classifier,
     split: Split,
@@ -172,8 +173,9 @@ def evaluate(
         An image counts as fooled at k steps once any iterate up to k fools it, or only by iterate k, as the paper
         seems to read.
     precision : "float32", "bfloat16" or "auto"
-        Of the attacks' gradients; whether an image counts as fooled is always decided in float32. "auto" takes what is
-        faster here, measured once; two machines, or two such runs, may then differ in single images.
+        Of the attacks' gradients; whether an image counts as fooled is always decided in float32, which on a GPU is not
+        rounded to TF32 here. "auto" takes what is faster here, measured once; two machines, or two such runs, may then
+        differ in single images.
     progress : True or callable, optional
         True shows a bar. A function is called after each trajectory of a batch with steps done, steps in all (summed
         over batches), and a word on it.

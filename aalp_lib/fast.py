@@ -1,8 +1,10 @@
-"""Which precision is faster here: measured once for a network, a batch and a machine, then remembered."""
+"""Precision: float32 without TF32, and which precision is faster here, measured once for a network and a machine."""
 
+import contextlib
 import statistics
 import time
-from typing import Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,37 @@ ROUNDS = 5
 WORTH = 1.1  # bfloat16 has to be that much faster to be taken
 
 _known: dict[tuple[object, ...], str] = {}
+
+
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """Inside, float32 on a GPU is float32: torch's default rounds what convolutions multiply to 10 bits (TF32)."""
+    switches = _switches()
+    before = [getattr(place, name) for place, name, _ in switches]
+    try:
+        for place, name, off in switches:
+            setattr(place, name, off)
+        yield
+    finally:
+        for (place, name, _), value in zip(switches, before, strict=True):
+            setattr(place, name, value)
+
+
+def tf32() -> bool:
+    """Whether float32 convolutions on a GPU use TF32 now."""
+    place, name, _ = _switches()[0]
+    return getattr(place, name) in (True, "tf32")
+
+
+def _switches() -> list[tuple[Any, str, Any]]:
+    """What allows TF32, convolutions first: an object, its attribute, and the value for "no"."""
+    cudnn: Any = torch.backends.cudnn
+    matmul: Any = torch.backends.cuda.matmul
+    try:
+        _ = cudnn.allow_tf32, matmul.allow_tf32
+    except RuntimeError:  # somebody has used torch 2.9's switches, after which the old ones cannot be read
+        return [(part, "fp32_precision", "ieee") for part in (cudnn.conv, cudnn.rnn, matmul)]
+    return [(part, "allow_tf32", False) for part in (cudnn, matmul)]
 
 
 def faster(model: nn.Module, x: Tensor, y: Tensor) -> str:

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aalp_lib.fast import tf32
+
 # images and what the loss compares with -> logits and gradient; images and logits -> the logits that decide
 Gradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Decide = Callable[[Tensor, Tensor], Tensor]
@@ -155,7 +157,7 @@ def loop_for(
     """
     x, y, target = batch
     layout = (x.shape, x.stride(), x.dtype, target.shape)
-    cast = (torch.is_autocast_enabled(x.device.type), torch.get_autocast_dtype(x.device.type))
+    cast = (torch.is_autocast_enabled(x.device.type), torch.get_autocast_dtype(x.device.type), tf32())
     stream = torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else 0
     key = (kind, decide is not None, forward.training, stream, *layout, *cast)
     addresses = tuple(t.data_ptr() for t in itertools.chain(forward.parameters(), forward.buffers()))

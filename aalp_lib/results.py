@@ -22,6 +22,7 @@ from torch import Tensor
 from aalp_lib import _checks, checkpoints
 from aalp_lib._checks import InputError
 from aalp_lib.evaluate import HEADINGS, Report
+from aalp_lib.fast import tf32
 from aalp_lib.methods import METHODS
 
 SCHEMA = 1
@@ -306,8 +307,8 @@ def environment(device: torch.device) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processor": processor(),
-        # torch's default: float32 convolutions on a GPU round what they multiply to 10 bits
-        **({"tf32": torch.backends.cudnn.allow_tf32} if device.type == "cuda" else {}),
+        # whether float32 convolutions round what they multiply to 10 bits, which is torch's default on a GPU
+        **({"tf32": tf32()} if device.type == "cuda" else {}),
         "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         "torch": version("torch"),
