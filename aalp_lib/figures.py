@@ -1,7 +1,8 @@
 """The paper's figures, each drawn from measurements or records alone, so that it can be made again at any time."""
 
+import re
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
-from aalp_lib import collect, results
+from aalp_lib import checkpoints, collect, results
 from aalp_lib.analyses import SETS, unpack
 from aalp_lib.evaluate import HEADINGS
 from aalp_lib.experiments import ALPHAS
@@ -39,7 +40,7 @@ def contributions(found: Sequence[Measurement]) -> Figure:
             if low and panel is panels[1, 0]:
                 panel.annotate("dead, or nearly", (0.085, 0.93), xycoords="axes fraction", fontsize=8)
     lines = _claim_of_contributions(found).split("\n")
-    figure.suptitle("\n".join(_filled(line, (8.0, 6.0)) for line in lines), fontsize=10)
+    figure.suptitle("\n".join(_filled(line, (9.2, 6.0)) for line in lines), fontsize=10)
     _legend(figure, panels[0, 0])
     return figure
 
@@ -79,8 +80,8 @@ def _claim_of_contributions(found: Sequence[Measurement]) -> str:
 
 
 def _rounded(number: float) -> str:
-    """To two figures: 170, where the format .2g alone gives 1.7e+02."""
-    return f"{float(f'{number:.2g}'):g}"
+    """To two figures: 7.0, and 170 where the format .2g alone gives 1.7e+02."""
+    return f"{number:#.2g}" if number < 10 else f"{float(f'{number:.2g}'):g}"
 
 
 def contributions_over_training(found: Measurement) -> Figure:
@@ -92,7 +93,7 @@ def contributions_over_training(found: Measurement) -> Figure:
         shares = 100 * counts.T / counts.sum(1)
         epochs = np.arange(len(counts) + 1) + 0.5
         mesh = panel.pcolormesh(epochs, kept["edges"], shares, cmap="viridis", vmax=_top(shares), rasterized=True)
-        figure.colorbar(mesh, ax=panel, label="features (%)", extend="max")
+        figure.colorbar(mesh, ax=panel, extend="max").ax.set_title("features (%)", fontsize=8)
         panel.set(xlabel="epoch", ylabel=title)
     for equation, style in zip(EQUATIONS, ("-", "--"), strict=True):
         panels[-1].plot(*_half_shares(found, equation), style, color=COLOURS.get(_name(found)), label=equation)
@@ -287,7 +288,7 @@ def pairing_by_set(found: Sequence[Measurement]) -> Figure:
         panel.legend(fontsize=8, frameon=False)
         panel.grid(color="0.92")
     panels[0, 0].set_ylabel("ALP loss, mean over test images")
-    figure.suptitle(_claim_of_pairing(found[0]), fontsize=11)
+    figure.suptitle("\n".join(map(_claim_of_pairing, found)), fontsize=11)
     return figure
 
 
@@ -296,7 +297,7 @@ def _claim_of_pairing(found: Measurement) -> str:
     if None in (*first.values(), *last.values()):
         return "The ALP loss by epoch"
     moves = [f"{name} {first[name]:#.2g} → {last[name]:#.2g}" for name in SETS]
-    return f"{label(_name(found))}'s ALP loss from full radius to the end:\n{', '.join(moves)}"
+    return f"{label(_name(found))}'s ALP loss from full radius to the end: {', '.join(moves)}"
 
 
 def convergence(found: Sequence[Measurement]) -> Figure:
@@ -313,6 +314,8 @@ def convergence(found: Sequence[Measurement]) -> Figure:
             style = {"color": COLOURS.get(name), "marker": MARKERS.get(name, "o"), "markersize": 4}
             panel.plot(_epochs(measured), values, label=label(name), **style)
         panel.set(xlabel="epoch", ylabel=title)
+        if key != "loss_adversarial":
+            panel.set_ylim(*_late(found, key, scale))
         panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         panel.grid(color="0.92")
         rate = found[0].values["epochs"][0]["gradients"] / 1e6
@@ -323,6 +326,14 @@ def convergence(found: Sequence[Measurement]) -> Figure:
     return figure
 
 
+def _late(found: Sequence[Measurement], key: str, scale: float) -> tuple[float, float]:
+    """Limits that hold the second half of training: the first epochs would squeeze the rest to a line."""
+    values = [scale * line[key] for m in found for line in m.values["epochs"]]
+    half = [scale * line[key] for m in found for line in m.values["epochs"][len(m.values["epochs"]) // 2 :]]
+    room = 0.5 * (max(values) - min(half)) + 0.2
+    return max(min(values), min(half) - room) - 0.1, max(values) + 0.1 * room
+
+
 def _claim_of_convergence(found: Sequence[Measurement]) -> str:
     """From which epoch on each stays within a point of the lowest final robust accuracy, in words."""
     goal = min(m.values["epochs"][-1]["robust"] for m in found) - 0.01
@@ -330,7 +341,7 @@ def _claim_of_convergence(found: Sequence[Measurement]) -> str:
     for measured in found:
         below = [line["epoch"] for line in measured.values["epochs"] if line["robust"] < goal]
         arrivals.append(f"{label(_name(measured))} from epoch {max(below, default=0) + 1}")
-    return f"Robust accuracy stays above {100 * goal:.1f} %: {', '.join(arrivals)}"
+    return f"Robust accuracy stays above {100 * goal:.1f} %, a point below the lower end: {', '.join(arrivals)}"
 
 
 def _epochs(found: Measurement) -> list[int]:
@@ -359,15 +370,15 @@ def alpha(records: Sequence[Record], column: str = "pgd40") -> Figure:
         for place, seeds in enumerate(values):
             panel.plot([place] * len(seeds), seeds, marker, color=colour, markersize=4, alpha=0.6)
     panel.set_xticks(range(len(weights)), [f"{w:g}" for w in weights])
-    panel.set(xlabel="weight α of the pairing loss", ylabel="correct test images (%)")
+    panel.set(xlabel="weight α of the pairing loss (not to scale)", ylabel="correct test images (%)")
     panel.grid(color="0.92")
     _legend(figure, panel)
-    best = {name: int(np.argmax([np.mean(v) for v in values])) for name, values in found.items()}
-    peaks = [
-        f"{HEADINGS.get(name, name)} is highest at α = {weights[i]:g} ({np.mean(found[name][i]):.1f} %)"
-        for name, i in best.items()
+    places = [i for i, w in enumerate(weights) if w in (weights[0], 1, weights[-1])]
+    claims = [
+        f"{HEADINGS.get(name, name)} {', '.join(f'{np.mean(values[i]):.1f}' for i in places)} %"
+        for name, values in found.items()
     ]
-    figure.suptitle(", ".join(peaks), fontsize=11)
+    figure.suptitle(f"{'; '.join(claims)} at α = {', '.join(f'{weights[i]:g}' for i in places)}", fontsize=11)
     return figure
 
 
@@ -440,54 +451,79 @@ def _claim_of_column(shown: Sequence[Row], column: str) -> str:
 
 
 def draw_all(folder: str | Path, out: str | Path) -> list[Path]:
-    """Write every figure that a data set's results allow as `figure-NN-NAME.png`; returns their paths.
+    """Write every figure that a data set's results allow as `figure-NN-NAME.png`, and a page with all of them.
 
     Parameters
     ----------
     folder : path
         Measurements in `samples`, `contributions`, `activation`, `examples` and `over_training`, and the records of
-        Figure 6 beside them. A figure keeps to one protocol, the recipe "fast" where there is one, and says which if it
-        is another. Of several seeds the lowest is drawn, except in Figure 6, which has all.
+        Figure 6 beside them. A figure keeps to one protocol, the recipe "fast" where there is one. Of several seeds the
+        lowest is drawn, except in Figure 6, which has all. A line under it says which.
     out : path
+
+    Returns
+    -------
+    list of Path
+        Of the figures, and of `README.md`.
     """
     folder, out = Path(folder), Path(out)
-    words, found = {}, {}
-    for kind in _KINDS:
-        words[kind], made = _one_protocol(results.load_measurements(folder / kind), _measured_on)
-        found[kind] = _lowest_seed(made)
+    found = {
+        kind: _lowest_seed(_one_protocol(results.load_measurements(folder / kind), _measured_on)) for kind in _KINDS
+    }
     weights = [r for r in results.load_records(folder) if r.method in ("aalp", *ALPHAS)]
-    words["alpha"], weights = _one_protocol(weights, lambda record: (record.data, collect.protocol(record)))
+    weights = _one_protocol(weights, _trained_on)
+    weights = weights if len({r.method for r in weights}) > 1 else []
     pictures, maps = _with_pictures(found["activation"]), _with_maps(found["over_training"])
-    figures: Iterable[tuple[str, str, Callable[[], Figure] | None]] = (
-        ("01-contributions", "contributions", _of(contributions, found["contributions"], "raw", "adv", "alp")),
-        ("02-activation", "activation", _of(activation_maps, pictures, "raw", "adv", "alp")),
-        ("03-examples", "examples", _one(examples, found["examples"], "alp")),
-        ("04-alp-loss-by-set", "over_training", _of(pairing_by_set, found["over_training"], "alp", "aalp")),
-        ("06-alpha", "alpha", (lambda: alpha(weights)) if len({r.method for r in weights}) > 1 else None),
-        ("07-contributions", "contributions", _of(contributions, found["contributions"], *TABLE_2)),
-        ("08-activation", "activation", _of(activation_maps, pictures, "raw", "adv", "alp", "aalp")),
-        (
-            "09-contributions-over-training",
-            "over_training",
-            _one(contributions_over_training, found["over_training"], "aalp"),
-        ),
-        ("10-activation-over-training", "over_training", _one(maps_over_training, maps, "aalp")),
-        ("11-confidences", "samples", _of(confidences, found["samples"], "alp", "aalp")),
-        ("12-convergence", "over_training", _of(convergence, found["over_training"], "alp", "aalp")),
+    spread, course = found["contributions"], found["over_training"]
+    figures: tuple[tuple[str, Callable[[Any], Figure], list[Any]], ...] = (
+        ("01-contributions", contributions, _named(spread, "raw", "adv", "alp")),
+        ("02-activation", activation_maps, _named(pictures, "raw", "adv", "alp")),
+        ("03-examples", _of_one(examples), _named(found["examples"], "alp")),
+        ("04-alp-loss-by-set", pairing_by_set, _named(course, "alp", "aalp")),
+        ("06-alpha", alpha, weights),
+        ("07-contributions", contributions, _named(spread, "raw", "adv", "alp", "aalp")),
+        ("08-activation", activation_maps, _named(pictures, "raw", "adv", "alp", "aalp")),
+        ("09-contributions-over-training", _of_one(contributions_over_training), _named(course, "aalp")),
+        ("10-activation-over-training", _of_one(maps_over_training), _named(maps, "aalp")),
+        ("11-confidences", confidences, _named(found["samples"], "alp", "aalp")),
+        ("12-convergence", convergence, _named(course, "alp", "aalp")),
     )
-    paths = []
-    for name, kind, draw in figures:
-        if draw is None:
+    paths, page = [], ["# Figures\n\nMade by `aalp results --write`; the numbers are the paper's.\n"]
+    for name, draw, kept in figures:
+        if not kept:
             continue
-        figure = draw()
+        figure, under = draw(kept), _drawn_from(kept)
         out.mkdir(parents=True, exist_ok=True)
-        if words[kind] != "fast":
-            text = _filled(f"protocol: {words[kind]}", tuple(figure.get_size_inches()))
-            figure.supxlabel(text, fontsize=9, color="0.3")
+        _sign(figure, under)
         paths.append(out / f"figure-{name}.png")
         figure.savefig(paths[-1], dpi=DPI)
+        claim = re.sub(r"(?<![,:])\n(?=[A-Z])", ". ", figure.get_suptitle())  # lines are broken within sentences, too
+        claim = " ".join(claim.replace("\N{NO-BREAK SPACE}", " ").split())
+        number = int(name[:2])
+        page.append(f"## Figure {number}\n\n{claim}.\n\n![Figure {number}]({paths[-1].name})\n\n{under}.\n")
         plt.close(figure)
+    if paths:
+        paths.append(out / "README.md")
+        checkpoints.write_atomically(paths[-1], "\n".join(page).encode())
     return paths
+
+
+def _sign(figure: Figure, under: str) -> None:
+    """Write a line below, over the legend where there is one: both in the same place would cover each other."""
+    if figure.legends:
+        figure.legends[0].set_title(under)
+        plt.setp(figure.legends[0].get_title(), color="0.3", size=9)
+    else:
+        figure.supxlabel(_filled(under, tuple(figure.get_size_inches())), fontsize=9, color="0.3")
+
+
+def _drawn_from(kept: Sequence[Measurement | Record]) -> str:
+    """Data, recipe, seeds and number of images, in words."""
+    data, words = _measured_on(kept[0]) if isinstance(kept[0], Measurement) else _trained_on(kept[0])
+    seeds = sorted({str(k.subject["seed"]) if isinstance(k, Measurement) else str(k.seed) for k in kept})
+    said = f"{collect.title(data)}, recipe {words}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"
+    counts = {k.config.get("images") for k in kept if isinstance(k, Measurement)} - {None}
+    return said + "".join(f", {count:,} test images" for count in counts if len(counts) == 1)
 
 
 _KINDS = ("samples", "contributions", "activation", "examples", "over_training")
@@ -495,14 +531,18 @@ _ByMethod = dict[str, Measurement]
 _Kept = TypeVar("_Kept", Record, Measurement)
 
 
-def _one_protocol(found: Sequence[_Kept], of: Callable[[_Kept], tuple[str, str]]) -> tuple[str, list[_Kept]]:
-    """Those of one data set and protocol, "fast" where there is one; and the protocol, in words."""
+def _one_protocol(found: Sequence[_Kept], of: Callable[[_Kept], tuple[str, str]]) -> list[_Kept]:
+    """Those of one data set and protocol, "fast" where there is one."""
     chosen = min((of(kept) for kept in found), key=lambda key: (key[1] != "fast", key), default=("", "fast"))
-    return chosen[1], [kept for kept in found if of(kept) == chosen]
+    return [kept for kept in found if of(kept) == chosen]
 
 
 def _measured_on(found: Measurement) -> tuple[str, str]:
     return str(found.subject.get("data")), collect.measured_protocol(found)
+
+
+def _trained_on(record: Record) -> tuple[str, str]:
+    return record.data, collect.protocol(record)
 
 
 def _lowest_seed(found: Sequence[Measurement]) -> _ByMethod:
@@ -518,14 +558,13 @@ def _with_maps(found: _ByMethod) -> _ByMethod:
     return {name: m for name, m in found.items() if m.values["activation"]}
 
 
-def _of(draw: Callable[[Sequence[Measurement]], Figure], found: _ByMethod, *names: str) -> Callable[[], Figure] | None:
-    """Draw those of the methods that were measured, if any were."""
-    chosen = [found[name] for name in names if name in found]
-    return (lambda: draw(chosen)) if chosen else None
+def _named(found: _ByMethod, *names: str) -> list[Measurement]:
+    """Those of the methods that were measured."""
+    return [found[name] for name in names if name in found]
 
 
-def _one(draw: Callable[[Measurement], Figure], found: _ByMethod, name: str) -> Callable[[], Figure] | None:
-    return (lambda: draw(found[name])) if name in found else None
+def _of_one(draw: Callable[[Measurement], Figure]) -> Callable[[Sequence[Measurement]], Figure]:
+    return lambda kept: draw(kept[0])
 
 
 def _name(found: Measurement) -> str:

@@ -20,6 +20,7 @@ from aalp_lib.collect import (
     measured_protocol,
     measured_sets,
     of_the_paper,
+    recipe,
     title,
     training_protocol,
 )
@@ -431,12 +432,14 @@ def ablation_table(found: Found, which: Which = "last") -> str:
     """One row a variant: accuracies over seeds, and the difference to its base at PGD-100, paired by seed.
 
     The base is the row of the paper, of the same data and protocol, from which the variant differs in the fewest
-    points; it may be among the ablations or among the other records.
+    points; it may be among the ablations or among the other records. Runs of a row of the paper in another setting are
+    no variants: `report.tried_table` has them.
     """
-    variants = groups(found.ablations)
+    made = groups(found.ablations)
+    variants = [group for group in made if changes(group.records[0]) or group.protocol == recipe(group.records[0])]
     if not variants:
         return f"Ablations: {UNMEASURED}.\n"
-    among = [group for group in (*variants, *groups(found.records)) if not changes(group.records[0])]
+    among = [group for group in (*made, *groups(found.records)) if not changes(group.records[0])]
     bases = {id(group): _base(group, among) for group in variants}
     rows = [group for group in among if group in variants or any(group is base for base in bases.values())]
     rows += [group for group in variants if group not in rows]

@@ -64,6 +64,8 @@ def pretrained(name: str, which: str = "last", *, folder: str | Path | None = No
     home = Path(folder) if folder is not None else weights()
     known = index(home)
     entry = known[_checks.known("pretrained network", name, known)]
+    if which == "best" and which not in entry and folder is None:
+        raise InputError(f"the package has no room for the best of {name}; the repository has it, folder='weights'")
     entry = entry[_checks.known(f"checkpoint of {name}", which, entry)]
     path = home / entry["file"]
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:

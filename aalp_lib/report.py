@@ -13,6 +13,9 @@ from typing import Any, Literal
 
 from aalp_lib import _checks, checkpoints, paper, results
 from aalp_lib._checks import InputError
+from aalp_lib.beyond import about as about  # beside the tables, for chapters
+from aalp_lib.beyond import by_method as by_method
+from aalp_lib.beyond import diagnosis_table, measured_csv, signs_table, strong_table
 from aalp_lib.collect import (
     ABLATIONS,
     TITLES,
@@ -38,7 +41,6 @@ from aalp_lib.paired import (
     ABLATED,
     DECIDING,
     ablation_table,
-    attack_title,
     compare,
     headline,
     mcnemar_table,
@@ -183,7 +185,7 @@ def _sample_cells(found: Sequence[Mapping[str, float]]) -> dict[str, Cell]:
     """Means over seeds; an empty set has none."""
     if not found:
         return {}
-    cells, images = {}, int(min(f["count"] for f in found))
+    cells, images = {}, round(mean(f["count"] for f in found))
     for name in paper.SAMPLE_COLUMNS:
         loss = name.endswith("_loss")
         values = [f[name] if loss else 100 * f[name] for f in found]
@@ -256,9 +258,9 @@ _SPANS = (
     "highest in square brackets."
 )
 _CAPTIONS = {
-    1: "Mean softmax probability of the true class in percent and losses in nats, over the test images of each set, "
-    f"model trained with ALP. {_AGREES} A loss is within if it is less than 10 % off. Ours: several seeds as their "
-    "mean with the lowest and the highest in square brackets.",
+    1: "Mean softmax probability of the true class in percent and losses in nats, over the test images of each set "
+    f'(of several seeds, "Images" is their mean); model trained with ALP. {_AGREES} A loss is within if it is less '
+    "than 10 % off. Ours: several seeds as their mean with the lowest and the highest in square brackets.",
     2: "Correct test images in percent. An image counts as fooled at k steps once any iterate up to k fools it. "
     f"{_AGREES} {_SPANS}",
     3: "Correct test images in percent. The paper's numbers are SVHN's; on SVHN, a row agrees if every column is "
@@ -374,86 +376,7 @@ def _csv(number: int, which: str, rows: Iterable[Row]) -> str:
     return text.getvalue()
 
 
-# --- beyond the paper ------------------------------------------------------------------------------------------------
-
-
-def strong_table(found: Found, which: Which = "last") -> str:
-    """Accuracy under the stronger attacks, a line for each model."""
-    made = about(found, "strong", which)
-    if not made:
-        return f"Stronger attacks: {UNMEASURED}.\n"
-    names = list(dict.fromkeys(name for m in made for name in m.values["columns"]))
-    lines = [["Data", "Method", "Recipe", "Seed", "Images", *(attack_title(name) for name in names)]]
-    for m in made:
-        cells = {name: Cell.of([cell]) for name, cell in m.values["columns"].items()}
-        counts = sorted({cell.images for cell in cells.values()})
-        images = "–".join(str(c) for c in dict.fromkeys((counts[0], counts[-1]))) if counts else ""
-        lines.append([*_subject(m, found), images, *(str(cells.get(name, "–")) for name in names)])
-    text = "Correct images in percent, with 95 % Wilson intervals."
-    return f"{text}{_rounded(made, found)}\n\n" + grid(lines)
-
-
-def _rounded(made: Sequence[Measurement], found: Found) -> str:
-    """A sentence on the measurements whose gradients were not float32's; empty if all were."""
-    names = [
-        f"{method} ({data}, seed {seed})"
-        for m in made
-        for data, method, _, seed in [_subject(m, found)]
-        if m.config.get("precision", "float32") != "float32"
-    ]
-    if not names:
-        return ""
-    return (
-        f" The gradients of PGD, CW and FGSM were bfloat16's for {', '.join(names)}; whether an image counts as fooled "
-        "was decided in float32, and Square and AutoAttack were float32's."
-    )
-
-
-def signs_table(found: Found, which: Which = "last") -> str:
-    """Signs of gradient masking, a line for each model."""
-    made = about(found, "diagnosis", which)
-    if not made:
-        return f"Signs of gradient masking: {UNMEASURED}.\n"
-    lines = [["Data", "Method", "Recipe", "Seed", "Signs of gradient masking"]]
-    lines += [[*_subject(m, found), "; ".join(m.values["signs"]) or "none"] for m in made]
-    remark = _rounded(made, found).strip()
-    return f"{remark}\n\n" * bool(remark) + grid(lines)
-
-
-def about(found: Found, kind: str, which: Which) -> list[Measurement]:
-    """Full-tier measurements of a kind, in the order of the tables."""
-    order = {name: index for index, name in enumerate(METHODS)}
-    made = [
-        m for m in found.measurements if m.kind == kind and m.tier == "full" and m.subject.get("model", which) == which
-    ]
-    return sorted(
-        made,
-        key=lambda m: (
-            list(TITLES).index(m.subject["data"]) if m.subject.get("data") in TITLES else len(TITLES),
-            order.get(str(m.subject.get("method")), len(order)),
-            measured_protocol(m),
-            m.subject.get("seed", 0),
-        ),
-    )
-
-
-def by_method(found: Found, kind: str, data: str = "mnist", which: Which = "last") -> dict[str, Measurement]:
-    """Full-tier measurements of a kind on a data set, recipe "fast", by method; of several seeds the lowest."""
-    made = [m for m in about(found, kind, which) if m.subject.get("data") == data and measured_protocol(m) == "fast"]
-    return {str(m.subject.get("method")): m for m in reversed(made)}
-
-
-def _subject(m: Measurement, found: Found) -> list[str]:
-    """What was measured; a variant by the label that its runs have."""
-    subject = m.subject
-    labels = {r.method: r.config.get("method", {}).get("label") for r in found.ablations}
-    method = str(subject.get("method", ""))
-    return [
-        title(str(subject.get("data", ""))),
-        labels.get(method) or label(method),
-        measured_protocol(m),
-        str(subject.get("seed", "")),
-    ]
+# --- what was tried to explain a row ----------------------------------------------------------------------------------
 
 
 def tried_table(found: Found, data: str, which: Which = "last") -> str:
@@ -532,27 +455,42 @@ def _suite(record: Record, which: str) -> int:
 
 
 def cost_table(found: Found) -> str:
-    """Minutes and gradient evaluations of each run of the full tier."""
-    made = [r for data in measured_sets(found) for r in found.records if r.data == data and r.tier == "full"]
-    if not made:
+    """Minutes and gradient evaluations of each training run of the full tier, and hours of all that was measured."""
+    made = [r for r in (*found.records, *found.ablations) if r.tier == "full"]
+    runs = [r for data in dict.fromkeys((*TITLES, *(r.data for r in made))) for r in made if r.data == data]
+    if not runs:
         return f"Cost: {UNMEASURED}.\n"
     lines = [["Data", "Method", "Protocol", "Seed", "Training, min", "Evaluation, min"]]
     lines[0] += ["Gradients, training", "Gradients, evaluation (at most)", "Device"]
-    for r in made:
+    for r in runs:
         spent = cost(r)
         lines.append(
             [
-                title(r.data), label(r.method), protocol(r), str(r.seed),
+                title(r.data), str(r.config["method"].get("label", label(r.method))), protocol(r), str(r.seed),
                 *(f"{r.seconds[part] / 60:.1f}" if part in r.seconds else "–" for part in ("training", "evaluation")),
                 *(f"{n / 1e6:.1f} M" if n is not None else "not known" for n in (spent.training, spent.evaluation)),
                 _device(r),
             ]
         )  # fmt: skip
-    hours = sum(sum(r.seconds.values()) for r in made) / 3600
     return (
         "A gradient evaluation is one forward and backward pass of one image. Evaluation counts validation and the "
-        f"test attacks. {len(made)} run{'s' * (len(made) > 1)}, {hours:.1f} hours in all.\n\n" + grid(lines)
+        f"test attacks. Runs of several at a time took longer than they would have alone. {_hours(found)}\n\n"
+        + grid(lines)
     )
+
+
+def _hours(found: Found) -> str:
+    """In a sentence, how long everything took."""
+    runs = [*found.records, *found.ablations]
+    spent = (
+        ("run", "", [sum(r.seconds.values()) for r in runs if r.tier == "full"]),
+        ("run", " on the bundled sample", [sum(r.seconds.values()) for r in runs if r.tier != "full"]),
+        ("measurement", " on trained models", [m.seconds for m in found.measurements]),
+    )
+    said = [
+        f"{len(of)} {what}{'s' * (len(of) > 1)}{where}, {sum(of) / 3600:.1f} hours" for what, where, of in spent if of
+    ]
+    return f"In all: {'; '.join(said)}."
 
 
 def _device(record: Record) -> str:
@@ -596,12 +534,14 @@ def files(found: Found) -> dict[str, str]:
     made = {}
     for data in dict.fromkeys(paper_name(data) for data in measured_sets(found)):  # a copy lies with its original
         for number, rows in TABLES.items():
-            tried = number != 3 or data in _sets_of(3, found)
+            tried = number != 3 or data in map(paper_name, _sets_of(3, found))
             if tried and any(row.ours for which in ("last", "best") for row in rows(found, data, which)):
                 both = [table(found, number, data=data, which=which) for which in ("last", "best")]
                 made[f"{data}/table{number}.md"] = "\n".join(both)
                 both = [table(found, number, data=data, which=which, form="csv") for which in ("last", "best")]
                 made[f"{data}/table{number}.csv"] = both[0] + both[1].split("\n", 1)[1]
+        for kind, text in measured_csv(found, data).items():
+            made[f"{data}/{kind}.csv"] = text
     if found.ablations:
         made[f"{ABLATIONS}/ablations.md"] = ablation_table(found)
         made[f"{ABLATIONS}/ablations.csv"] = results.table(
@@ -619,7 +559,9 @@ def blocks(found: Found) -> dict[str, str]:
         "mcnemar": mcnemar_table(found),
         "order": order_table(found),
         "strong": strong_table(found),
+        "diagnosis": diagnosis_table(found),
         "signs": signs_table(found),
+        "tried": tried_table(found, "mnist"),
         "ablations": ablation_table(found),
         "cost": cost_table(found),
     }

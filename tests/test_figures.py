@@ -1,6 +1,8 @@
 import dataclasses
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -44,20 +46,26 @@ def kind_of(folder, kind):
 
 
 def test_every_figure_is_drawn_from_what_is_on_disk(measured, tmp_path):
-    paths = figures.draw_all(measured, tmp_path)
+    *paths, page = figures.draw_all(measured, tmp_path)
     assert [int(path.name[7:9]) for path in paths] == [1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12]
     for path in paths:
         width, height = Image.open(path).size
         assert 400 < width <= 1600
         assert 300 < height <= 1200
         assert path.stat().st_size < 300_000
+    said = page.read_text()
+    assert page.name == "README.md"
+    assert re.findall(r"!\[Figure (\d+)\]\((.*)\)", said) == [(str(int(path.name[7:9])), path.name) for path in paths]
+    assert "## Figure 11\n\nMean distance of the two confidences, in points: ALP " in said
+    assert "\n\nmnist-sample, recipe fast, seeds 0, 1.\n" in said  # figure 6 has all seeds
 
 
 def test_figures_without_measurements_are_left_out(measured, tmp_path):
     (tmp_path / "samples").mkdir()
     for path in (measured / "samples").glob("alp.json"):
         (tmp_path / "samples" / path.name).write_bytes(path.read_bytes())
-    assert [path.name for path in figures.draw_all(tmp_path, tmp_path / "out")] == ["figure-11-confidences.png"]
+    made = [path.name for path in figures.draw_all(tmp_path, tmp_path / "out")]
+    assert made == ["figure-11-confidences.png", "README.md"]
     assert figures.draw_all(tmp_path / "nothing", tmp_path / "out") == []
 
 
@@ -83,11 +91,13 @@ def test_a_figure_keeps_to_one_protocol_and_says_which(measured, tmp_path, monke
             dataclasses.replace(m, subject=m.subject | {"seed": 7}).save(tmp_path / "samples" / "b.json")
     figures.draw_all(tmp_path, tmp_path / "out")
     assert [m.subject["seed"] for m in drawn_of.pop("samples")] == [7]
-    assert written == {"figure-11-confidences.png": []}
+    (said,) = written["figure-11-confidences.png"]
+    assert said.startswith("mnist-sample, recipe fast, seed 7, ")
     (tmp_path / "samples" / "b.json").unlink()
     figures.draw_all(tmp_path, tmp_path / "out")
     assert [m.subject["recipe"] for m in drawn_of.pop("samples")] == ["paper"]
-    assert written == {"figure-11-confidences.png": ["protocol: paper"]}
+    (said,) = written["figure-11-confidences.png"]
+    assert said.startswith("mnist-sample, recipe paper, seed 0, ")
     figures.draw_all(measured, tmp_path / "out")
     assert len(drawn_of["alpha"]) == 6
     assert not any("reduced" in r.config for r in drawn_of["alpha"])
@@ -127,7 +137,7 @@ def test_alpha_joins_the_means_over_seeds(measured):
     figure = figures.alpha(drawn_ones)
     assert list(figure.axes[0].lines[4].get_ydata()) == pytest.approx([60.1, 80.1, 70.1])
     assert [t.get_text() for t in figure.axes[0].get_xticklabels()] == ["0", "1", "5"]
-    assert any("PGD-40 is highest at α = 1 (80.1 %)" in text for text in drawn(figure))
+    assert any("PGD-40 60.1, 80.1, 70.1 % at α = 0, 1, 5" in text for text in drawn(figure))
     figures.plt.close(figure)
 
 
@@ -146,7 +156,8 @@ def test_convergence_says_from_which_epoch_on_it_is_there():
     slow = training("alp", [line(1, 0.5), line(2, 0.9), line(3, 0.7), line(4, 0.8)])
     fast = training("aalp", [line(1, 0.78), line(2, 0.795), line(3, 0.86), line(4, 0.9)])
     figure = figures.convergence([slow, fast])
-    assert "Robust accuracy stays above 79.0 %: ALP from epoch 4, AALP from epoch 2" in drawn(figure)
+    said = "Robust accuracy stays above 79.0 %, a point below the lower end: ALP from epoch 4, AALP from epoch 2"
+    assert said in drawn(figure)
     figures.plt.close(figure)
 
 
@@ -180,3 +191,58 @@ def test_maps_over_training_claim_is_that_of_concentration():
     maps = torch.rand(3, 14, 14, generator=torch.Generator().manual_seed(0))
     expected = analyses.concentration(maps)["top_tenth"]
     assert figures._top_tenth(maps.numpy()) == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_results_says_of_the_figures_stands_on_the_records():
+    """The table of RESULTS.md names no number; should further records take its ground away, this says so."""
+    root = Path(__file__).resolve().parents[1] / "results"
+    kept = {data: collect.read(root / data) for data in ("mnist", "cifar10")}
+    spread = {
+        name: {m: v.values["adversarial"]["loss_gradient"]["half_share"] for m, v in made.items()}
+        for name in ("mnist", "cifar10-jpeg")
+        for made in [report.by_method(kept[name.removesuffix("-jpeg")], "contributions", name)]
+    }
+    assert all(abs(spread["mnist"][name] - spread["mnist"]["raw"]) < 0.03 for name in ("adv", "alp", "aalp"))
+    colour = spread["cifar10-jpeg"]
+    assert colour["aalp"] < min(colour["raw"], colour["adv"], colour["alp"]) - 0.05
+    assert abs(colour["alp"] - colour["adv"]) < 0.02
+    maps = report.by_method(kept["mnist"], "activation")
+    assert max(("raw", "adv", "alp", "aalp"), key=lambda name: maps[name].values["paper"]["top_tenth"]) == "adv"
+    for data, found in (("mnist", kept["mnist"]), ("cifar10-jpeg", kept["cifar10"])):
+        gaps = {
+            name: m.values["both"]["confidence_gap"] for name, m in report.by_method(found, "samples", data).items()
+        }
+        assert gaps["aalp"] > gaps["alp"]
+    sets = report.by_method(kept["mnist"], "samples")["alp"].values
+    sure = [sets[name]["mean_clean_confidence"] for name in analyses.SETS]
+    assert sure[0] > sure[1]
+    course = report.by_method(kept["mnist"], "over_training")
+    full, end = (
+        course["alp"].values["epochs"][i]["alp"]["inconsistent"] for i in (figures._full_radius(course["alp"]), -1)
+    )
+    assert end > full
+    shares = figures._half_shares(course["aalp"], "loss_gradient")[1]
+    assert abs(shares[-1] - shares[figures._full_radius(course["aalp"])]) < 1
+    tenth = [
+        figures._top_tenth(
+            np.stack([analyses.unpack(m).numpy() for m in course["aalp"].values["activation"]["maps"]])[i]
+        )
+        for i in (figures._full_radius(course["aalp"]), -1)
+    ]
+    assert tenth[1] > tenth[0] + 0.05
+    last = {name: course[name].values["epochs"][-1] for name in ("alp", "aalp")}
+    assert last["aalp"]["robust"] < last["alp"]["robust"]
+    assert last["aalp"]["clean"] > last["alp"]["clean"]
+    assert "ALP from epoch 9, AALP from epoch 11" in figures._claim_of_convergence([course["alp"], course["aalp"]])
+    weights = {}
+    for r in collect.read(root / "ablations").ablations:
+        if r.data == "mnist-sample" and r.method in ("aalp", *figures.ALPHAS) and collect.protocol(r) == "fast":
+            weights.setdefault(figures._weight(r), []).append(
+                [r.accuracy["last"][c]["accuracy"] for c in ("clean", "pgd40")]
+            )
+    clean, robust = zip(*(np.mean(of, 0) for _, of in sorted(weights.items())), strict=True)
+    assert list(clean) == sorted(clean, reverse=True)
+    assert sorted(weights) == [0, 0.25, 0.5, 1, 2, 5]
+    assert robust[0] < min(robust[1:]) - 0.03
+    assert max(robust[1:4]) - min(robust[1:4]) < 0.005
+    assert robust[3] > robust[4] > robust[5]

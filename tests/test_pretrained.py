@@ -71,6 +71,8 @@ def test_what_is_bundled_loads_and_stays_small():
 def test_what_lies_in_the_repository_alone_loads_and_has_a_record():
     root = Path(__file__).resolve().parents[1]
     alone = index(root / "weights")
+    with pytest.raises(aalp.InputError, match="the repository has it, folder='weights'"):
+        aalp.pretrained("mnist/aalp_gd", "best")
     for name, entry in index().items():
         assert {*entry, *alone.get(name, {})} == {"last", "best"}
     for name in alone:

@@ -212,17 +212,36 @@ def test_measurements_are_read_under_either_name(tmp_path):
     consistent, inconsistent = report.table_1(kept, "mnist")
     assert consistent.ours["mean_adversarial_confidence"].value == pytest.approx(80)
     assert inconsistent.verdict == "not measured yet"
-    assert "| MNIST | ALP | fast | 0 | 1000 | 70.0 (67.1–72.8) |" in report.strong_table(kept)
+    assert "| MNIST | ALP | fast | 0 | float32 | 1000 | 70.0 (67.1–72.8) |" in report.strong_table(kept)
 
 
-def test_tables_say_whose_gradients_were_rounded():
-    kept = strong("alp", pgd100x20=right(700))
-    assert "bfloat16" not in report.strong_table(found(measurements=[kept]))
-    rounded = dataclasses.replace(strong("adv", 2, pgd100x20=right(700)), config={"precision": "bfloat16"})
-    text = report.strong_table(found(measurements=[kept, rounded]))
-    assert "bfloat16's for Madry (MNIST, seed 2); whether an image counts as fooled was decided in float32" in text
-    signs = dataclasses.replace(measured("diagnosis", {"signs": []}), config={"precision": "bfloat16"})
-    assert "bfloat16's for ALP (MNIST, seed 0);" in report.signs_table(found(measurements=[signs]))
+def test_tables_say_what_gradients_were_computed_in():
+    kept = [strong(name, pgd100x20=right(700)) for name in ("adv", "alp", "aalp")]
+    kept[1].config["precision"] = "bfloat16"
+    kept[2].environment["tf32"] = True
+    lines = report.strong_table(found(measurements=kept)).splitlines()[-3:]
+    assert [line.split(" | ")[1:5:3] for line in lines] == [["Madry", "float32"], ["ALP", "bfloat16"], ["AALP", "TF32"]]
+    text = report.files(found(*duel(700, 650), measurements=kept))["mnist/strong.csv"]
+    assert text.splitlines()[2] == 'MNIST,ALP,fast,0,bfloat16,"PGD-100, 20 starts",70.00,67.09,72.76,700,1000'
+
+
+def test_a_diagnosis_is_shown_in_numbers():
+    root = Path(__file__).resolve().parents[1]
+    kept = collect.read(root / "results")
+    (m,) = (m for m in kept.measurements if (m.kind, m.subject["method"], m.subject["seed"]) == ("diagnosis", "adv", 0)
+            and m.subject["data"] == "mnist")  # fmt: skip
+    (line,) = (
+        row for row in report.diagnosis_table(kept).splitlines() if row.startswith("| MNIST | Madry | fast | 0 |")
+    )
+    cells = [cell.strip() for cell in line.split("|")[1:-1]]
+    rows = {row["restarts"]: row for row in m.values["restarts"]}
+    assert cells[4:9] == ["float32", "1000", *(f"{100 * rows[n]['accuracy']:.1f}" for n in (1, 5, 20))]
+    square = m.values["black_box"]["square"]
+    assert cells[12:14] == [f"{100 * square['accuracy']:.1f}", str(square["only"])]
+    assert len(cells) == len(report.diagnosis_table(kept).split("\n\n")[1].splitlines()[0].split("|")) - 2
+    text = report.files(kept)["mnist/diagnosis.csv"].splitlines()
+    assert f"MNIST,Madry,fast,0,float32,20 starts,{cells[8]}0," in "\n".join(text)
+    assert report.diagnosis_table(found()) == "Diagnosis: not measured yet.\n"
 
 
 # --- AALP against ALP

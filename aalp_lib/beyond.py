@@ -1,0 +1,143 @@
+"""What the paper does not ask, in tables with a line for each model: stronger attacks, signs of gradient masking."""
+
+import csv
+import io
+
+from aalp_lib.collect import TITLES, UNMEASURED, Cell, Found, Which, grid, measured_protocol, title
+from aalp_lib.diagnose import Diagnosis
+from aalp_lib.evaluate import paper_name
+from aalp_lib.methods import METHODS
+from aalp_lib.paired import attack_title
+from aalp_lib.results import Measurement, label
+
+GRADIENTS = (
+    'Gradients are float32\'s; or "TF32": float32 on a GPU whose convolutions round what they multiply to 10 bits, in '
+    "decisions and AutoAttack too; or bfloat16's, with decisions, Square and AutoAttack in float32."
+)
+COLUMNS = ("data", "method", "recipe", "seed", "gradients", "attack", "percent", "low", "high", "correct", "images")
+
+
+def strong_table(found: Found, which: Which = "last") -> str:
+    """Accuracy under the stronger attacks, a line for each model."""
+    made = about(found, "strong", which)
+    if not made:
+        return f"Stronger attacks: {UNMEASURED}.\n"
+    names = list(dict.fromkeys(name for m in made for name in m.values["columns"]))
+    lines = [["Data", "Method", "Recipe", "Seed", "Gradients", "Images", *(attack_title(name) for name in names)]]
+    for m in made:
+        cells = {name: Cell.of([cell]) for name, cell in m.values["columns"].items()}
+        counts = sorted({cell.images for cell in cells.values()})
+        images = "–".join(str(c) for c in dict.fromkeys((counts[0], counts[-1]))) if counts else ""
+        lines.append([*_subject(m, found), _gradients(m), images, *(str(cells.get(name, "–")) for name in names)])
+    return (
+        "Correct images in percent, with 95 % Wilson intervals. The stages of AutoAttack build on each other: each "
+        f"attacks what the ones before have left. {GRADIENTS}\n\n" + grid(lines)
+    )
+
+
+def diagnosis_table(found: Found, which: Which = "last") -> str:
+    """What `diagnose` measured in numbers, a line for each model; its curves are in the records and CSV files."""
+    made = about(found, "diagnosis", which)
+    if not made:
+        return f"Diagnosis: {UNMEASURED}.\n"
+    heads = ["1 start", "5 starts", "20 starts", "FGSM", "margin loss", "transfer", "Square", "Square alone"]
+    heads += ["at ε = 0.5", "gradient 0, clean", "gradient 0, attacked", "largest logit"]
+    lines = [["Data", "Method", "Recipe", "Seed", "Gradients", "Images", *heads]]
+    for m in made:
+        d = Diagnosis.of(m)
+        half = next((row for row in d.eps if row["eps"] == 0.5), None)
+        rows = [*d.restarts, d.fgsm, d.margin, d.black_box.get("transfer"), d.black_box.get("square")]
+        square = d.black_box.get("square")
+        lines.append(
+            [
+                *_subject(m, found), _gradients(m), str(m.config["images"]),
+                *(f"{100 * row['accuracy']:.1f}" if row else "–" for row in rows),
+                str(int(square["only"])) if square else "–",
+                f"{100 * half['accuracy']:.1f}" if half else "–",
+                *(f"{100 * share:.1f}" for share in d.zero_gradients.values()),
+                f"{d.logits['largest']:.1f}",
+            ]
+        )  # fmt: skip
+    return (
+        "Correct images in percent: PGD-100 from one start, five and twenty; FGSM, CW-100, images made against another "
+        'network (ALP, or AALP against ALP), Square. "Square alone" counts images that Square fools and PGD-100 does '
+        "not. Then at ε = 0.5, where every ball holds a grey image; share of images whose gradient is exactly 0, in "
+        f"percent; mean of the largest logit. {GRADIENTS}\n\n" + grid(lines)
+    )
+
+
+def signs_table(found: Found, which: Which = "last") -> str:
+    """Signs of gradient masking, a line for each model."""
+    made = about(found, "diagnosis", which)
+    if not made:
+        return f"Signs of gradient masking: {UNMEASURED}.\n"
+    lines = [["Data", "Method", "Recipe", "Seed", "Signs of gradient masking"]]
+    return grid(lines + [[*_subject(m, found), "; ".join(m.values["signs"]) or "none"] for m in made])
+
+
+def measured_csv(found: Found, data: str) -> dict[str, str]:
+    """The accuracies of "strong" and "diagnosis" of one of the paper's data sets, a line for each, as CSV by kind."""
+    made = {}
+    for kind in ("strong", "diagnosis"):
+        kept = [m for m in about(found, kind, "last") if paper_name(str(m.subject.get("data"))) == data]
+        if kept:
+            text = io.StringIO()
+            writer = csv.writer(text, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            writer.writerows([*_subject(m, found), _gradients(m), *cells] for m in kept for cells in _accuracies(m))
+            made[kind] = text.getvalue()
+    return made
+
+
+def _accuracies(m: Measurement) -> list[list[str]]:
+    """Attack, percent with its interval, number right and of how many."""
+    if m.kind == "strong":
+        rows = [(attack_title(name), row) for name, row in m.values["columns"].items()]
+    else:
+        rows = [(name, row) for group in Diagnosis.of(m).rows for name, row, _ in group]
+    return [
+        [name, *(f"{100 * row[k]:.2f}" for k in ("accuracy", "low", "high")), str(row["correct"]), str(row["count"])]
+        for name, row in rows
+    ]
+
+
+def about(found: Found, kind: str, which: Which) -> list[Measurement]:
+    """Full-tier measurements of a kind, in the order of the tables."""
+    order = {name: index for index, name in enumerate(METHODS)}
+    made = [
+        m for m in found.measurements if m.kind == kind and m.tier == "full" and m.subject.get("model", which) == which
+    ]
+    return sorted(
+        made,
+        key=lambda m: (
+            list(TITLES).index(m.subject["data"]) if m.subject.get("data") in TITLES else len(TITLES),
+            order.get(str(m.subject.get("method")), len(order)),
+            measured_protocol(m),
+            m.subject.get("seed", 0),
+        ),
+    )
+
+
+def by_method(found: Found, kind: str, data: str = "mnist", which: Which = "last") -> dict[str, Measurement]:
+    """Full-tier measurements of a kind on a data set, recipe "fast", by method; of several seeds the lowest."""
+    made = [m for m in about(found, kind, which) if m.subject.get("data") == data and measured_protocol(m) == "fast"]
+    return {str(m.subject.get("method")): m for m in reversed(made)}
+
+
+def _subject(m: Measurement, found: Found) -> list[str]:
+    """What was measured; a variant by the label that its runs have."""
+    subject = m.subject
+    labels = {r.method: r.config.get("method", {}).get("label") for r in found.ablations}
+    method = str(subject.get("method", ""))
+    return [
+        title(str(subject.get("data", ""))),
+        labels.get(method) or label(method),
+        measured_protocol(m),
+        str(subject.get("seed", "")),
+    ]
+
+
+def _gradients(m: Measurement) -> str:
+    """What the gradients were computed in."""
+    precision = str(m.config.get("precision", "float32"))
+    return "TF32" if precision == "float32" and m.environment.get("tf32") else precision
