@@ -146,8 +146,12 @@ def standing(found: Sequence[Pair]) -> int:
     as so many different images, is below 0.05. With one seed it is the two networks that are told apart, not the
     methods: two seeds of one method may differ as significantly (see `order_table`).
     """
-    p = exact_p(sum(pair.only_alp for pair in found), sum(pair.only_aalp for pair in found))
-    return _shown([pair.gain for pair in found], p)
+    return _shown([pair.gain for pair in found], _together(found))
+
+
+def _together(found: Sequence[Pair]) -> float:
+    """McNemar's exact p over the images of all seeds."""
+    return exact_p(sum(pair.only_alp for pair in found), sum(pair.only_aalp for pair in found))
 
 
 def _shown(gains: Sequence[float], p: float) -> int:
@@ -198,7 +202,8 @@ def _judged(heading: str, found: Sequence[Pair]) -> str:
     )  # of equals the last
     strong, count = columns[name], columns[name][0].images
     same = [p for p in found if p.attack == "pgd100" and p.images == count]
-    text = f"**{heading}: {_fate(weak, same, strong)}** At PGD-100 {_lead(weak)}"
+    few = f"{len(strong)} seed{'s' * (len(strong) > 1)} of {count:,} images"
+    text = f"**{heading}: {_fate(weak, same, strong)}** (There: {few}.) At PGD-100 {_lead(weak)}"
     if count < images:
         text += f"; on the first {count} test images alone, {_lead(same)}"
     change = mean(p.gain for p in strong) - mean(p.gain for p in same)
@@ -225,6 +230,8 @@ def _lead(found: Sequence[Pair]) -> str:
     count = f"{len(found)} seed" + ("s" if len(found) > 1 else "")
     span = f", {min(gains):+.1f} to {max(gains):+.1f}" if len(found) > 1 else ""
     ps = ", ".join(shown_p(pair.p) for pair in found)
+    if len(found) > 1:
+        ps += f", together {shown_p(_together(found))}"
     return f"AALP stands at {mean(gains):+.1f} points against ALP ({count}{span}; McNemar's p {ps})"
 
 

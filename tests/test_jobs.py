@@ -233,10 +233,16 @@ def test_a_dask_worker_killed_half_way_loses_nothing(tmp_path):
             client.wait_for_workers(2, timeout=180)
             by_address = {address: info["id"] for address, info in client.scheduler_info()["workers"].items()}
             jobs = [tiny(name, tmp_path / "out", setting=LONG) for name in ("adv", "alp", "raw")]
-            killed = []
+            killed, reached, records = [], {}, {}
 
             def kill(job, done, total, text):
-                if not killed and (job.run / checkpoints.LAST).exists() and done < total:
+                if (job.run / checkpoints.LAST).exists():
+                    now = checkpoints.read(job.run / checkpoints.LAST).meta["done"]
+                    assert now >= reached.get(job.name, 0), f"{job.name} began again"
+                    reached[job.name] = now
+                if job.record.exists():
+                    records.setdefault(job.name, job.record.stat().st_ino)
+                if not killed and reached.get(job.name, 0) > 0 and done < total:
                     name = next(name for address, name in by_address.items() if client.processing()[address])
                     killed.append(name)
                     workers[name].kill()
@@ -245,6 +251,7 @@ def test_a_dask_worker_killed_half_way_loses_nothing(tmp_path):
         assert killed
         assert workers[killed[0]].wait(10) == -signal.SIGKILL
         assert sorted(r.method for r in found) == ["adv", "alp", "raw"]
+        assert {job.name: job.record.stat().st_ino for job in jobs} == records  # none was written again
         alone = run_job(tiny("adv", tmp_path / "alone", setting=LONG))
         assert next(r for r in found if r.method == "adv").outcomes == alone.outcomes
         assert all(len(r.history["epochs"]) == 12 for r in found)
