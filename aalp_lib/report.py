@@ -128,7 +128,8 @@ def _tolerance(name: str, published: float) -> float:
 
 
 def _points(name: str, difference: float, sign: str = "") -> str:
-    digits = 2 if name.endswith("_loss") else 1
+    at_the_limit = round(abs(difference), 1) == TOLERANCE  # where one decimal does not say on which side
+    digits = 2 if name.endswith("_loss") or at_the_limit else 1
     return f"{round(difference, digits) + 0.0:{sign}.{digits}f} at {_HEADINGS.get(name, name)}"  # never -0.0
 
 

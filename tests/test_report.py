@@ -106,6 +106,11 @@ def test_one_seed_has_its_wilson_interval_and_several_their_mean_and_range():
 # --- which runs are repetitions
 
 
+def test_a_verdict_near_the_limit_shows_on_which_side_it_is():
+    assert report.verdict({"pgd40": 96.03}, {"pgd40": 93.99}) == "lower by 2.04 at PGD-40"
+    assert report.verdict({"pgd40": 96.03}, {"pgd40": 94.07}) == "agrees; widest -1.96 at PGD-40"
+
+
 def test_only_runs_of_one_protocol_are_averaged():
     recipe = dataclasses.asdict(experiments.SETTINGS["mnist"]["fast"].recipe)
     runs = [
