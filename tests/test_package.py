@@ -57,6 +57,7 @@ ORDER = [
     "collect",
     "study",
     "paired",
+    "beyond",
     "report",
     "figures",
     "bench",
