@@ -80,7 +80,7 @@ def as_published(method, shift=0.0):
 
 def test_a_row_agrees_within_two_points_in_every_column():
     published = {"clean": 99.0, "pgd40": 94.0, "cw100": 90.0}
-    assert report.verdict(published, {"clean": 98.0, "pgd40": 96.0, "cw100": 88.0}) == "agrees; widest +2.0 at PGD-40"
+    assert report.verdict(published, {"clean": 98.0, "pgd40": 96.0, "cw100": 88.0}) == "agrees; widest +2.00 at PGD-40"
     assert report.verdict(published, {"clean": 99.0, "pgd40": 91.9, "cw100": 80.5}) == "lower by 9.5 at CW-100"
     assert report.verdict(published, {"clean": 99.0, "pgd40": 96.1, "cw100": 90.0}) == "higher by 2.1 at PGD-40"
     both = report.verdict(published, {"clean": 90.0, "pgd40": 97.0, "cw100": 90.0})
@@ -604,6 +604,14 @@ def test_what_surprised_on_cifar10_stands_on_the_records():
         assert all(published[name][cw] > published[name][pgd] for name in ("alp", "trades", "aalp"))
         lead = {column: published["aalp"][column] - published["adv"][column] for column in (pgd, cw)}
         assert lead[cw] > lead[pgd]
+    hard = {name: paired.compare_strong(kept, colour["alp"], colour[name]) for name in ("aalp", "aalp_gd", "aalp_sw")}
+    assert {name: step.standing for name, step in hard.items()} == {"aalp": 0, "aalp_gd": -1, "aalp_sw": 0}
+    assert hard["aalp"].gains[0] == pytest.approx(paired.compare(colour["alp"], colour["aalp"]).gains[0], abs=0.5)
+    for m in report.about(kept, "strong", "last"):
+        left = m.values["columns"]
+        if m.subject["data"] == "cifar10-jpeg" and m.subject["method"] != "raw":
+            assert left["apgd-t"] == left["fab-t"] == left["square"]
+            assert 2 * left["cw100x20"]["correct"] < left["pgd100x20"]["correct"] + left["square"]["correct"]
     below = {
         name: published[name]["clean"] - 100 * run.accuracy["last"]["clean"]["accuracy"]
         for name, (run,) in colour.items()
