@@ -25,7 +25,7 @@ from aalp_lib._checks import InputError
 from aalp_lib.attacks import FGSM, Attack, derived, laid_out, scaled
 from aalp_lib.data import Split
 from aalp_lib.evaluate import HEADINGS, Outcome, Report, evaluate, gradients, table2_suite
-from aalp_lib.fast import Precision, without_tf32
+from aalp_lib.fast import Precision, faster, without_tf32
 from aalp_lib.models import Classifier, channels_last, class_count, evaluating
 from aalp_lib.progress import Tell, shown, stages
 from aalp_lib.results import Measurement
@@ -671,7 +671,10 @@ def measure(
         Another model, for transfer, in a diagnosis; and what it is, for the record.
     """
     _checks.known("measurement", kind, ("diagnosis", "strong"))
-    attack, began = _attack(ball), time.perf_counter()
+    attack, device, began = _attack(ball), next(model.parameters()).device, time.perf_counter()
+    if precision == "auto":  # a record says which it was
+        with evaluating(model), channels_last(model):
+            precision = faster(model, *next(split.to(device).batches(128)))
     settings: dict[str, Any] = {"seed": seed, "queries": queries, "batch_size": batch_size}
     settings |= {"precision": precision, "progress": progress}
     if kind == "diagnosis":
@@ -690,7 +693,6 @@ def measure(
     }
     if source_subject is not None:
         config["source"] = dict(source_subject)
-    device = next(model.parameters()).device
     seconds = time.perf_counter() - began
     return Measurement(kind, dict(subject), tier, config, results.environment(device), values, seconds)
 

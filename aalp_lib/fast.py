@@ -16,7 +16,7 @@ PRECISIONS = ("float32", "bfloat16", "auto")
 ROUNDS = 5
 WORTH = 1.1  # bfloat16 has to be that much faster to be taken
 
-_known: dict[tuple[object, ...], str] = {}
+_known: dict[tuple[object, ...], Precision] = {}
 
 
 @contextlib.contextmanager
@@ -50,7 +50,7 @@ def _switches() -> list[tuple[Any, str, Any]]:
     return [(part, "allow_tf32", False) for part in (cudnn, matmul)]
 
 
-def faster(model: nn.Module, x: Tensor, y: Tensor) -> str:
+def faster(model: nn.Module, x: Tensor, y: Tensor) -> Precision:
     """Say "float32" or "bfloat16", whichever gives the input gradient of this batch sooner, measured in turns.
 
     Parameters

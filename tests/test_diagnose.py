@@ -381,6 +381,8 @@ def test_rounded_gradients_are_recorded_and_reach_all_attacks_but_autoattack(gen
             made = measure(model, split, attack, kind=kind, subject={}, tier="quick", queries=5, precision="bfloat16")
             assert made.config["precision"] == "bfloat16"
             assert torch.bfloat16 in seen
+            found = measure(model, split, attack, kind=kind, subject={}, tier="quick", queries=5, precision="auto")
+            assert found.config["precision"] in ("float32", "bfloat16")
             seen.clear()
         aalp.auto_attack(model, split, 0.01, queries=5)
     finally:
