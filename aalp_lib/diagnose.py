@@ -5,6 +5,7 @@ What counts as a sign follows Athalye, Carlini and Wagner (2018), section 3.1, a
 
 import contextlib
 import dataclasses
+import functools
 import importlib.util
 import itertools
 import logging
@@ -20,7 +21,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from aalp_lib import _checks, lean, losses, results, seeds
+from aalp_lib import _checks, lean, losses, results, resume, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import FGSM, Attack, derived, laid_out, scaled
 from aalp_lib.data import Split
@@ -181,10 +182,13 @@ def diagnose(
         report = evaluate(
             model, split, suite, batch_size=batch_size, seed=seed, precision=precision, progress=tells["suite"]
         )
-        walk = _walk(model, split, attack, seed, batch_size, tells["steps"])
+        walk = _Walk(**resume.once("steps", lambda: _walk(model, split, attack, seed, batch_size, tells["steps"])))
         black_box = {}
         if source is not None:
-            black_box["transfer"] = _transferred(model, source, split, attack, seed, batch_size, tells["transfer"])
+            transfer = functools.partial(
+                _transferred, model, source, split, attack, seed, batch_size, tells["transfer"]
+            )
+            black_box["transfer"] = Outcome(resume.once("transfer", transfer)["right"])
         if square:
             black_box["square"] = auto_attack(
                 model, split, attack.eps, seed=seed, version="square", queries=square, batch_size=batch_size,
@@ -276,7 +280,10 @@ class _Walk:
         }
 
 
-def _walk(model: Classifier, split: Split, attack: Attack, seed: int, batch_size: int, progress: Tell | None) -> _Walk:
+def _walk(
+    model: Classifier, split: Split, attack: Attack, seed: int, batch_size: int, progress: Tell | None
+) -> dict[str, Tensor]:
+    """The fields of a `_Walk`."""
     split = split.to(next(model.parameters()).device)
     generator, parts = _start(attack, seed), []
     total = -(-len(split) // batch_size)
@@ -286,7 +293,12 @@ def _walk(model: Classifier, split: Split, attack: Attack, seed: int, batch_size
             if progress:
                 progress(index, total, "loss against steps done")
     clean, path, zero = zip(*parts, strict=True)
-    return _Walk(torch.cat(clean), torch.cat(path, 1), split.labels.cpu(), torch.cat(zero, 1))
+    return {
+        "clean": torch.cat(clean),
+        "path": torch.cat(path, 1),
+        "labels": split.labels.cpu(),
+        "zero": torch.cat(zero, 1),
+    }
 
 
 def _walk_batch(
@@ -329,8 +341,8 @@ def _transferred(
     seed: int,
     batch_size: int,
     progress: Tell | None,
-) -> Outcome:
-    """Which images stay right when `source`'s adversarial images are shown to `model`."""
+) -> dict[str, Tensor]:
+    """Which images stay "right" when `source`'s adversarial images are shown to `model`, bool (N,)."""
     device = next(model.parameters()).device
     split, generator, right = split.to(device), _start(attack, seed), []
     total = -(-len(split) // batch_size)
@@ -340,7 +352,7 @@ def _transferred(
             right.append((_logits(model, x).argmax(1) == y) & (_logits(model, x_adv).argmax(1) == y))
             if progress:
                 progress(index, total, "transfer done")
-    return Outcome(torch.cat(right).cpu())
+    return {"right": torch.cat(right).cpu()}
 
 
 # --- what looks like masking -----------------------------------------------------------------------------------------
@@ -550,8 +562,8 @@ def auto_attack(
             right = _logits(model, x).argmax(1) == y
             parts["clean"].append(right)
             for name in names:
-                right = right.clone()
-                right[right.clone()] = _stage(attacker, name, x[right], y[right])
+                stage = functools.partial(_stage, attacker, name, x, y, right)
+                right = resume.once(f"{name} {index}", stage)["right"].to(right.device)
                 parts[name].append(right)
                 done += cost[name]
                 if tell:
@@ -585,10 +597,13 @@ def _attacker(
     return attacker
 
 
-def _stage(attacker: Any, name: str, x: Tensor, y: Tensor) -> Tensor:
-    """Which images one stage leaves right, bool (N,); an image outside the ball does not count as an attack."""
-    if not len(x):
-        return torch.ones_like(y, dtype=torch.bool)
+def _stage(attacker: Any, name: str, x: Tensor, y: Tensor, right: Tensor) -> dict[str, Tensor]:
+    """Which images are "right" after one stage, bool (N,), of those that were so before it, which alone it attacks; an
+    image outside the ball does not count as an attack."""
+    right, rows = right.clone(), right.nonzero()[:, 0]
+    if not len(rows):
+        return {"right": right}
+    x, y = x[rows], y[rows]
     attacker.attacks_to_run = [name]
     trace = sys.gettrace()
     try:
@@ -596,7 +611,8 @@ def _stage(attacker: Any, name: str, x: Tensor, y: Tensor) -> Tensor:
     finally:
         sys.settrace(trace)  # one of its checks takes it away
     inside = (x_adv - x).abs().flatten(1).amax(1) <= attacker.epsilon + ROUNDING
-    return (predicted == y) | ~inside
+    right[rows] = (predicted == y) | ~inside
+    return {"right": right}
 
 
 @contextlib.contextmanager

@@ -1,17 +1,18 @@
 """Robust accuracy under a suite of attacks, with per-image outcomes and intervals."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from aalp_lib import _checks, seeds
+from aalp_lib import _checks, resume, seeds
 from aalp_lib.attacks import CW, FGSM, PGD, Attack, Reading, derived, laid_out
 from aalp_lib.data import Split, to_float
 from aalp_lib.fast import PRECISIONS, Precision, faster, without_tf32
 from aalp_lib.models import Classifier, channels_last, class_count, evaluating
-from aalp_lib.progress import Tell, shown
+from aalp_lib.progress import Tell, shown, stages
 
 Suite = Mapping[str, Attack]
 TABLE_2_STEPS = (10, 20, 40, 100)
@@ -194,30 +195,49 @@ def evaluate(
     _checks.count("the batch size", batch_size)
     device = next(model.parameters()).device
     split = split.to(device)
-    correct = {name: torch.zeros(len(split), dtype=torch.bool, device=device) for name in ("clean", *suite)}
-    trajectories = _trajectories(suite)
-    starts = [_starts(longest, seed) for longest, _ in trajectories]
-    total, done = gradients(suite) * -(-len(split) // batch_size), 0
+    trajectories = {"-".join(steps): (longest, steps) for longest, steps in _trajectories(suite)}
+    batches = -(-len(split) // batch_size)
     with shown(progress, "attacking") as tell, evaluating(model), channels_last(model):
         _checks.labels(split.labels, len(split), class_count(model, to_float(split.images[:1])))
         found = faster(model, *next(split.batches(min(batch_size, 128)))) if precision == "auto" else precision
-        for index, (x, y) in enumerate(split.batches(batch_size)):
-            x = laid_out(x)
-            rows = slice(index * batch_size, index * batch_size + len(y))
-            with torch.no_grad():
-                right = model(x).argmax(1) == y
-            correct["clean"][rows] = right
-            for number, (longest, steps) in enumerate(trajectories):
-                with torch.autocast(device.type, torch.bfloat16, enabled=found == "bfloat16"):
-                    alive = longest.survivors(
-                        model, x, y, list(steps.values()), among=right, reading=reading, generators=starts[number]
-                    )
-                for name, outcome in zip(steps, alive, strict=True):
-                    correct[name][rows] = outcome
-                done += longest.steps * longest.restarts
-                if tell:
-                    tell(done, total, f"{HEADINGS.get(name, name)} done")
-    return Report({name: Outcome(outcome.cpu()) for name, outcome in correct.items()})
+        with torch.no_grad():
+            right = torch.cat([model(laid_out(x)).argmax(1) == y for x, y in split.batches(batch_size)])
+        correct = {"clean": right}
+        tells = stages(tell, **{key: one.steps * one.restarts * batches for key, (one, _) in trajectories.items()})
+        for key, (longest, steps) in trajectories.items():
+            attack = functools.partial(
+                _attacked, model, split, longest, steps, right, batch_size, seed, reading, found, tells[key]
+            )
+            correct |= resume.once(f"{key} {found}", attack)
+    return Report({name: Outcome(correct[name].cpu()) for name in ("clean", *suite)})
+
+
+def _attacked(
+    model: Classifier,
+    split: Split,
+    longest: Attack,
+    steps: dict[str, int],
+    right: Tensor,
+    batch_size: int,
+    seed: int,
+    reading: Reading,
+    precision: Precision,
+    tell: Tell | None,
+) -> dict[str, Tensor]:
+    """Which of the images that are `right` one trajectory leaves so, read off at each number of steps: bool (N,)."""
+    starts, alive = _starts(longest, seed), []
+    parts = list(zip(split.batches(batch_size), right.split(batch_size), strict=True))
+    for index, ((x, y), among) in enumerate(parts, 1):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            alive.append(
+                longest.survivors(
+                    model, laid_out(x), y, list(steps.values()), among=among, reading=reading, generators=starts
+                )
+            )
+        if tell:
+            name = next(reversed(steps))
+            tell(index, len(parts), f"{HEADINGS.get(name, name)} done")
+    return dict(zip(steps, torch.cat(alive, 1), strict=True))
 
 
 def _starts(attack: Attack, seed: int) -> list[torch.Generator]:

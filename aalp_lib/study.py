@@ -1,5 +1,6 @@
 """What is measured on the trained models of a grid, beyond Table 2: Table 1, the figures, stronger attacks."""
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from aalp_lib import _checks, analyses, checkpoints
+from aalp_lib import _checks, analyses, checkpoints, resume
 from aalp_lib._checks import InputError
 from aalp_lib.collect import changes, recipe, training_protocol
 from aalp_lib.data import Dataset
@@ -96,6 +97,9 @@ def measure(
 ) -> list[Path]:
     """Write the measurements that are missing of a grid's trained models to `folder/KIND/RUN.json`.
 
+    What is done of a diagnosis or of the strong attacks is kept meanwhile in `folder/runs`: after a kill, the same call
+    goes on from there.
+
     Parameters
     ----------
     folder : path
@@ -138,7 +142,7 @@ def measure(
         raise InputError("name at least one method, or leave them out for all")
     for kind in kinds:
         _checks.known("kind of measurement", kind, KINDS)
-    tells = stages(progress, **{one.run.name: 1.0 for one in chosen})
+    tells = stages(progress, **{one.run.name: 1000.0 for one in chosen})  # a count of thousandths
     paths = []
     for one in chosen:
         tell = tells[one.run.name]
@@ -179,14 +183,17 @@ def _measure(
         return path
     if path.exists():
         raise InputError(f"{path} was made with other settings; name another folder, or move it away")
-    device = dataset.test.images.device
-    source = _source(one, runs) if kind == "diagnosis" else None
-    found = measured(
-        _model(one, device), dataset.test[:images], suite_for(dataset.name, None)["pgd100"], kind=kind,
-        subject=one.subject, tier=tier(dataset.name), seed=seed, precision=precision, progress=tell,
-        source=_model(source, device) if source else None, source_subject=source.subject if source else None,
-    )  # fmt: skip
-    return found.save(path)
+    test, source = dataset.test[:images], _source(one, runs) if kind == "diagnosis" else None
+    weights = [file.weights.read_bytes() for file in (one, source) if file]
+    settings = (str(seed).encode(), test.images.cpu().numpy().tobytes(), *weights)
+    with resume.resumable(folder / "runs" / f"{one.run.name}-{kind}", *settings) as earlier:
+        found = measured(
+            _model(one, test.images.device), test, suite_for(dataset.name, None)["pgd100"], kind=kind,
+            subject=one.subject, tier=tier(dataset.name), seed=seed, precision=precision, progress=tell,
+            source=_model(source, test.images.device) if source else None,
+            source_subject=source.subject if source else None,
+        )  # fmt: skip
+        return dataclasses.replace(found, seconds=found.seconds + earlier.seconds).save(path)
 
 
 def _settings(found: Measurement) -> tuple[int, int]:

@@ -275,8 +275,11 @@ def test_an_image_outside_the_ball_is_no_attack():
         def run_standard_evaluation(self, x, y, batch_size):
             return x + torch.tensor([0.1, 0.2, 0.0])[:, None], 1 - y
 
-    x, y = torch.full((3, 4), 0.5), torch.zeros(3, dtype=torch.int64)
-    assert sys.modules["aalp_lib.diagnose"]._stage(Cheat(), "square", x, y).tolist() == [False, True, False]
+    x, y = torch.full((4, 4), 0.5), torch.zeros(4, dtype=torch.int64)
+    right = torch.tensor([True, True, True, False])  # the last one is wrong already, and is not attacked
+    found = sys.modules["aalp_lib.diagnose"]._stage(Cheat(), "square", x, y, right)["right"]
+    assert found.tolist() == [False, True, False, False]
+    assert right.tolist() == [True, True, True, False]
 
 
 @needs_autoattack

@@ -43,6 +43,7 @@ ORDER = [
     "attacks",
     "methods",
     "checkpoints",
+    "resume",
     "pretrained",
     "train",
     "evaluate",

@@ -1,7 +1,9 @@
 """What is measured on a grid's trained models, from the command line, at the size of a minute."""
 
+import contextlib
 import dataclasses
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,7 @@ import torch
 from conftest import tiny
 
 import aalp_lib as aalp
-from aalp_lib import collect, results, study
+from aalp_lib import checkpoints, collect, results, resume, study
 from aalp_lib.checkpoints import load_model
 from aalp_lib.cli import main
 from aalp_lib.data import load
@@ -58,6 +60,50 @@ def test_measures_what_is_missing_and_draws_it(grid, capsys):
     assert main(["results", str(grid), "--write"]) == 0
     assert str(folder / "figures" / "figure-11-confidences.png") in "".join(capsys.readouterr().out.split())
     assert (folder / "figures" / "figure-11-confidences.png").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["strong", "diagnosis"])
+def test_a_measurement_goes_on_where_it_was_stopped(grid, tmp_path, monkeypatch, kind):
+    """Stopped again and again, each time an attack later: no attack is finished twice, and the record is the same."""
+    few = dataclasses.replace(load("mnist-sample"), test=load("mnist-sample").test[:12])
+    finished, records = [], []
+    write = checkpoints.write
+    monkeypatch.setattr(checkpoints, "write", lambda path, part: (finished.append(path), write(path, part)))
+    for out, stopped in ((tmp_path / "whole", False), (tmp_path / "parts", True)):
+        shutil.copytree(grid / "mnist-sample", out)
+        attempts, path = 0, None
+        while path is None:
+            attempts, told, began = attempts + 1, [], time.perf_counter()
+
+            def stop(*said, told=told, patience=attempts + 1 if stopped else 0):
+                told.append(said)
+                if len(told) == patience:
+                    raise KeyboardInterrupt
+
+            with contextlib.suppress(KeyboardInterrupt):
+                (path,) = study.measure(out, few, kinds=[kind], methods=["aalp"], progress=stop)
+        assert not list((out / "runs").glob(f"*-{kind}"))
+        records.append(results.Measurement.load(path))
+    whole, parts = records
+    assert attempts > 4
+    assert len(finished) == len(set(finished)) > 4
+    assert parts.values == whole.values
+    assert parts.config == whole.config
+    assert parts.seconds > time.perf_counter() - began  # those of all attempts, not of the last one
+
+
+def test_what_others_left_is_not_read(tmp_path):
+    """Parts belong to one model, one set of images, one seed."""
+    for settings in ((b"a", b"bc"), (b"ab", b"c")):
+        with contextlib.suppress(KeyboardInterrupt), resume.resumable(tmp_path / "work", *settings):
+            made = resume.once("part", lambda settings=settings: {"size": torch.tensor(len(settings[0]))})
+            raise KeyboardInterrupt
+        assert made["size"] == len(settings[0])
+    with resume.resumable(tmp_path / "work", b"a", b"bc") as work:
+        assert resume.once("part", pytest.fail)["size"] == 1
+        assert work.seconds > 0
+    assert not (tmp_path / "work").exists()
 
 
 def test_what_is_measured_on_a_reduced_run_says_so(tmp_path):

@@ -1,0 +1,59 @@
+"""Long measurements that go on where they were cut off: what is done is kept in files until all of it is."""
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from aalp_lib import checkpoints
+from aalp_lib.checkpoints import Checkpoint
+
+
+@dataclass
+class Work:
+    """Where parts are kept, and the seconds that earlier attempts spent on those which were read from there."""
+
+    folder: Path
+    seconds: float = 0.0
+
+
+_current: ContextVar[Work | None] = ContextVar("work that can be resumed", default=None)
+
+
+@contextmanager
+def resumable(folder: Path, *settings: bytes) -> Iterator[Work]:
+    """Inside, what goes through `once` is kept under `folder`, which is deleted when everything inside has gone well.
+
+    `settings` is all that the work depends on; what an attempt with others has left is not read.
+    """
+    digests = b"".join(hashlib.sha256(one).digest() for one in settings)
+    work = Work(folder / hashlib.sha256(digests).hexdigest()[:16])
+    work.folder.mkdir(parents=True, exist_ok=True)
+    token = _current.set(work)
+    try:
+        yield work
+    finally:
+        _current.reset(token)
+    shutil.rmtree(folder)
+
+
+def once(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """What `make` gives; inside `resumable` on the CPU, and from the file of that name if an attempt left one."""
+    work = _current.get()
+    if work is None:
+        return make()
+    file = work.folder / f"{name}.safetensors"
+    if file.exists():
+        found = checkpoints.read(file)
+        work.seconds += found.meta["seconds"]
+        return found.tensors
+    began = time.perf_counter()
+    made = {key: tensor.cpu() for key, tensor in make().items()}
+    checkpoints.write(file, Checkpoint(made, {"seconds": time.perf_counter() - began}))
+    return made
