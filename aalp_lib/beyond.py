@@ -23,7 +23,7 @@ def strong_table(found: Found, which: Which = "last") -> str:
     if not made:
         return f"Stronger attacks: {UNMEASURED}.\n"
     names = list(dict.fromkeys(name for m in made for name in m.values["columns"]))
-    lines = [["Data", "Method", "Recipe", "Seed", "Gradients", "Images", *(attack_title(name) for name in names)]]
+    lines = [["Data", "Method", "Protocol", "Seed", "Gradients", "Images", *(attack_title(name) for name in names)]]
     for m in made:
         cells = {name: Cell.of([cell]) for name, cell in m.values["columns"].items()}
         counts = sorted({cell.images for cell in cells.values()})
@@ -42,7 +42,7 @@ def diagnosis_table(found: Found, which: Which = "last") -> str:
         return f"Diagnosis: {UNMEASURED}.\n"
     heads = ["1 start", "5 starts", "20 starts", "FGSM", "margin loss", "transfer", "Square", "Square alone"]
     heads += ["at ε = 0.5", "gradient 0, clean", "gradient 0, attacked", "largest logit"]
-    lines = [["Data", "Method", "Recipe", "Seed", "Gradients", "Images", *heads]]
+    lines = [["Data", "Method", "Protocol", "Seed", "Gradients", "Images", *heads]]
     for m in made:
         d = Diagnosis.of(m)
         half = next((row for row in d.eps if row["eps"] == 0.5), None)
@@ -71,7 +71,7 @@ def signs_table(found: Found, which: Which = "last") -> str:
     made = about(found, "diagnosis", which)
     if not made:
         return f"Signs of gradient masking: {UNMEASURED}.\n"
-    lines = [["Data", "Method", "Recipe", "Seed", "Signs of gradient masking"]]
+    lines = [["Data", "Method", "Protocol", "Seed", "Signs of gradient masking"]]
     return grid(lines + [[*_subject(m, found), "; ".join(m.values["signs"]) or "none"] for m in made])
 
 

@@ -44,7 +44,7 @@ from aalp_lib import (
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
 from aalp_lib.diagnose import QUERIES, Diagnosis, installed, measure
-from aalp_lib.evaluate import HEADINGS, Report, evaluate, suite_for
+from aalp_lib.evaluate import HEADINGS, Report, chosen, evaluate, suite_for
 from aalp_lib.fast import without_tf32
 from aalp_lib.jobs import Job, Origin, Setting, cores, finished, new_model, run_jobs, tier
 from aalp_lib.methods import METHODS, TABLE_2
@@ -151,6 +151,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     test = dataset.test[: options.images]
     suite = suite_for(dataset.name, Attack(**run["watched"]) if run["watched"] else None)
     began = time.perf_counter()
+    options.precision = chosen(model, test, options.precision)  # the record says which it was
     with shown(True, "attacking", console) as tell:
         report = evaluate(
             model, test, suite, seed=options.seed, reading=options.reading, precision=options.precision,

@@ -25,8 +25,8 @@ from aalp_lib import _checks, lean, losses, results, resume, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import FGSM, Attack, derived, laid_out, scaled
 from aalp_lib.data import Split
-from aalp_lib.evaluate import HEADINGS, Outcome, Report, evaluate, gradients, table2_suite
-from aalp_lib.fast import Precision, faster, without_tf32
+from aalp_lib.evaluate import HEADINGS, Outcome, Report, chosen, evaluate, gradients, table2_suite
+from aalp_lib.fast import Precision, without_tf32
 from aalp_lib.models import Classifier, channels_last, class_count, evaluating
 from aalp_lib.progress import Tell, shown, stages
 from aalp_lib.results import Measurement
@@ -688,9 +688,7 @@ def measure(
     """
     _checks.known("measurement", kind, ("diagnosis", "strong"))
     attack, device, began = _attack(ball), next(model.parameters()).device, time.perf_counter()
-    if precision == "auto":  # a record says which it was
-        with evaluating(model), channels_last(model):
-            precision = faster(model, *next(split.to(device).batches(128)))
+    precision = chosen(model, split, precision)  # a record says which it was
     settings: dict[str, Any] = {"seed": seed, "queries": queries, "batch_size": batch_size}
     settings |= {"precision": precision, "progress": progress}
     if kind == "diagnosis":

@@ -199,7 +199,7 @@ def evaluate(
     batches = -(-len(split) // batch_size)
     with shown(progress, "attacking") as tell, evaluating(model), channels_last(model):
         _checks.labels(split.labels, len(split), class_count(model, to_float(split.images[:1])))
-        found = faster(model, *next(split.batches(min(batch_size, 128)))) if precision == "auto" else precision
+        found = chosen(model, split, precision)
         with torch.no_grad():
             right = torch.cat([model(laid_out(x)).argmax(1) == y for x, y in split.batches(batch_size)])
         correct = {"clean": right}
@@ -210,6 +210,14 @@ def evaluate(
             )
             correct |= resume.once(f"{key} {found}", attack)
     return Report({name: Outcome(correct[name].cpu()) for name in ("clean", *suite)})
+
+
+def chosen(model: Classifier, split: Split, precision: Precision) -> Precision:
+    """What "auto" stands for on these images, as `faster` says; any other precision is returned as it is."""
+    if precision != "auto":
+        return precision
+    with evaluating(model), channels_last(model):
+        return faster(model, *next(split.to(next(model.parameters()).device).batches(128)))
 
 
 def _attacked(

@@ -81,6 +81,10 @@ def test_train_then_evaluate_as_a_person_would_guess(capsys, tmp_path):
     assert record.config["reading"] == "any"
     assert run(capsys, "evaluate", out, "--images", "40", "--precision", "bfloat16")[0] == 0
     assert (out / "evaluations" / "mnist-sample-last-any-seed0-bfloat16-first40.json").exists()
+    assert run(capsys, "evaluate", out, "--images", "30", "--precision", "auto")[0] == 0
+    (auto,) = (out / "evaluations").glob("*first30.json")
+    assert auto.name.endswith(("seed0-first30.json", "seed0-bfloat16-first30.json"))
+    assert ("bfloat16" in auto.name) == (Record.load(auto).config["evaluation_precision"] == "bfloat16")
     assert run(capsys, "evaluate", out, "--which", "best", "--images", "20", "--reading", "last")[0] == 0
 
 
