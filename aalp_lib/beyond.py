@@ -3,8 +3,8 @@
 import csv
 import io
 
-from aalp_lib.collect import TITLES, UNMEASURED, Cell, Found, Which, grid, measured_protocol, title
-from aalp_lib.diagnose import Diagnosis
+from aalp_lib.collect import TITLES, UNMEASURED, Cell, Found, Which, gradients, grid, measured_protocol, title
+from aalp_lib.diagnose import LARGE, NOISE, QUERIES, Diagnosis
 from aalp_lib.evaluate import paper_name
 from aalp_lib.methods import METHODS
 from aalp_lib.paired import attack_title
@@ -14,7 +14,7 @@ GRADIENTS = (
     'Gradients are float32\'s; or "TF32": float32 on a GPU whose convolutions round what they multiply to 10 bits, in '
     "decisions and AutoAttack too; or bfloat16's, with decisions, Square and AutoAttack in float32."
 )
-COLUMNS = ("data", "method", "recipe", "seed", "gradients", "attack", "percent", "low", "high", "correct", "images")
+COLUMNS = ("data", "method", "protocol", "seed", "gradients", "attack", "percent", "low", "high", "correct", "images")
 
 
 def strong_table(found: Found, which: Which = "last") -> str:
@@ -28,7 +28,7 @@ def strong_table(found: Found, which: Which = "last") -> str:
         cells = {name: Cell.of([cell]) for name, cell in m.values["columns"].items()}
         counts = sorted({cell.images for cell in cells.values()})
         images = "–".join(str(c) for c in dict.fromkeys((counts[0], counts[-1]))) if counts else ""
-        lines.append([*_subject(m, found), _gradients(m), images, *(str(cells.get(name, "–")) for name in names)])
+        lines.append([*_subject(m, found), gradients(m), images, *(str(cells.get(name, "–")) for name in names)])
     return (
         "Correct images in percent, with 95 % Wilson intervals. The stages of AutoAttack build on each other: each "
         f"attacks what the ones before have left. {GRADIENTS}\n\n" + grid(lines)
@@ -50,7 +50,7 @@ def diagnosis_table(found: Found, which: Which = "last") -> str:
         square = d.black_box.get("square")
         lines.append(
             [
-                *_subject(m, found), _gradients(m), str(m.config["images"]),
+                *_subject(m, found), gradients(m), str(m.config["images"]),
                 *(f"{100 * row['accuracy']:.1f}" if row else "–" for row in rows),
                 str(int(square["only"])) if square else "–",
                 f"{100 * half['accuracy']:.1f}" if half else "–",
@@ -59,10 +59,11 @@ def diagnosis_table(found: Found, which: Which = "last") -> str:
             ]
         )  # fmt: skip
     return (
-        "Correct images in percent: PGD-100 from one start, five and twenty; FGSM, CW-100, images made against another "
-        'network (ALP, or AALP against ALP), Square. "Square alone" counts images that Square fools and PGD-100 does '
-        "not. Then at ε = 0.5, where every ball holds a grey image; share of images whose gradient is exactly 0, in "
-        f"percent; mean of the largest logit. {GRADIENTS}\n\n" + grid(lines)
+        "Correct images in percent: PGD-100 from one start, five and twenty; FGSM; PGD-100 on the margin loss, which "
+        "is CW-100; images made against another network (ALP, or AALP against ALP); Square, one random search of "
+        f'{QUERIES:,} queries. "Square alone" counts images that Square fools and PGD-100 does not. Then PGD-100 at '
+        "ε = 0.5, where every ball holds a grey image; share of images whose gradient is exactly 0, in percent; mean "
+        f"of the largest absolute logit. {GRADIENTS}\n\n" + grid(lines)
     )
 
 
@@ -72,7 +73,13 @@ def signs_table(found: Found, which: Which = "last") -> str:
     if not made:
         return f"Signs of gradient masking: {UNMEASURED}.\n"
     lines = [["Data", "Method", "Protocol", "Seed", "Signs of gradient masking"]]
-    return grid(lines + [[*_subject(m, found), "; ".join(m.values["signs"]) or "none"] for m in made])
+    return (
+        f"What counts as a sign, against PGD-100 from one start. By more than {NOISE:.0%} of the images: those that "
+        "transfer or Square fools and PGD-100 does not; what FGSM leaves below it; gradients of exactly 0; what stays "
+        f"right beyond what other images in the ball allow, or beyond a smaller ball. By more than {LARGE:.0%}: what "
+        "twenty starts or the margin loss take; probabilities of exactly 1; what another attack takes where more steps "
+        "no longer raise the loss.\n\n"
+    ) + grid(lines + [[*_subject(m, found), "; ".join(m.values["signs"]) or "none"] for m in made])
 
 
 def measured_csv(found: Found, data: str) -> dict[str, str]:
@@ -84,7 +91,7 @@ def measured_csv(found: Found, data: str) -> dict[str, str]:
             text = io.StringIO()
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(COLUMNS)
-            writer.writerows([*_subject(m, found), _gradients(m), *cells] for m in kept for cells in _accuracies(m))
+            writer.writerows([*_subject(m, found), gradients(m), *cells] for m in kept for cells in _accuracies(m))
             made[kind] = text.getvalue()
     return made
 
@@ -135,9 +142,3 @@ def _subject(m: Measurement, found: Found) -> list[str]:
         measured_protocol(m),
         str(subject.get("seed", "")),
     ]
-
-
-def _gradients(m: Measurement) -> str:
-    """What the gradients were computed in."""
-    precision = str(m.config.get("precision", "float32"))
-    return "TF32" if precision == "float32" and m.environment.get("tf32") else precision

@@ -260,6 +260,12 @@ def title(data: str) -> str:
     return TITLES.get(data, data)
 
 
+def gradients(m: Measurement) -> str:
+    """What a measurement's gradients were computed in: "float32", "bfloat16", or "TF32" for a GPU's rounded float32."""
+    precision = str(m.config.get("precision", "float32"))
+    return "TF32" if precision == "float32" and m.environment.get("tf32") else precision
+
+
 @dataclass(frozen=True)
 class Cell:
     """A number of ours, in the paper's unit.

@@ -56,7 +56,7 @@ def over_training(
         goes on where it stopped.
     seed : int
     images : int
-        Number of test images, drawn by seed 0 whatever the run's own: MNIST's first 5,000 are its easier ones.
+        Number of test images, drawn by seed 0 whatever the run's own: MNIST's halves are not equally hard.
     attack : Attack, optional
         By default the paper's.
     shown : Split, optional

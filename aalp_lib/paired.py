@@ -2,10 +2,11 @@
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import mean
 
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from aalp_lib import paper
 from aalp_lib.collect import (
@@ -15,6 +16,7 @@ from aalp_lib.collect import (
     Which,
     changes,
     differences_from,
+    gradients,
     grid,
     groups,
     measured_protocol,
@@ -25,7 +27,7 @@ from aalp_lib.collect import (
     training_protocol,
 )
 from aalp_lib.evaluate import HEADINGS, paper_name
-from aalp_lib.results import Record, exact_p, label, mcnemar, unpack
+from aalp_lib.results import Measurement, Record, exact_p, label, mcnemar, sign_flip_p, unpack
 
 PAIRED = ("pgd100", "cw100")  # columns that the table always has
 ABLATED = ("clean", "pgd40", "pgd100", "cw100")
@@ -49,7 +51,11 @@ Correct = Mapping[int, Tensor | None]  # seed -> which images are right, bool (N
 
 @dataclass(frozen=True)
 class Pair:
-    """ALP and AALP of one seed under one attack, on the same `images` images; `only_alp` has only ALP right."""
+    """ALP and AALP of one seed under one attack, on the same `images` images; `only_alp` has only ALP right.
+
+    `lead` is 1 where only AALP is right, -1 where only ALP is, else 0: int64 (images,). `strong` says for
+    an attack of measurements "strong" what the gradients were computed in, ALP's first where the two differ.
+    """
 
     data: str
     protocol: str
@@ -61,7 +67,8 @@ class Pair:
     only_alp: int
     only_aalp: int
     p: float
-    strong: bool = False
+    lead: Tensor = field(repr=False, compare=False)
+    strong: str = ""
 
     @property
     def gain(self) -> float:
@@ -107,7 +114,8 @@ def _seed_pairs(found: Found, words: str, alp: Record, aalp: Record, which: str)
     made = [_pair(alp, words, name, a[name], b[name]) for name in both]
     c, d = _strong(found, alp, which), _strong(found, aalp, which)
     shared = [name for name in c if name != "clean" and name in d and len(c[name]) == len(d[name])]
-    made += [_pair(alp, words, name, c[name], d[name], strong=True) for name in shared]
+    used = dict.fromkeys(gradients(m) for m in (_attacked(found, alp, which), _attacked(found, aalp, which)) if m)
+    made += [_pair(alp, words, name, c[name], d[name], strong=", ".join(used)) for name in shared]
     if "pgd100" in both:
         parts = sorted({len(c[name]) for name in shared} - {len(a["pgd100"])})
         made += [_pair(alp, words, "pgd100", a["pgd100"][:count], b["pgd100"][:count]) for count in parts]
@@ -121,37 +129,45 @@ def outcomes(record: Record, which: str) -> dict[str, Tensor]:
 
 
 def _strong(found: Found, record: Record, which: str) -> dict[str, Tensor]:
+    """Which images each stronger attack left right, bool (N,)."""
+    m = _attacked(found, record, which)
+    if m is None:
+        return {}
+    counts = m.values["columns"]
+    return {name: unpack(text, int(counts[name]["count"])) for name, text in m.values["outcomes"].items()}
+
+
+def _attacked(found: Found, record: Record, which: str) -> Measurement | None:
+    """The measurement "strong" of a run."""
     wanted = {"data": record.data, "method": record.method, "seed": record.seed, "model": which}
     for m in found.measurements:
-        if (
-            m.kind == "strong"
-            and measured_protocol(m) == training_protocol(record)
-            and wanted.items() <= m.subject.items()
-        ):
-            counts = m.values["columns"]
-            return {name: unpack(text, int(counts[name]["count"])) for name, text in m.values["outcomes"].items()}
-    return {}
+        alike = measured_protocol(m) == training_protocol(record)
+        if m.kind == "strong" and alike and wanted.items() <= m.subject.items():
+            return m
+    return None
 
 
-def _pair(of: Record, words: str, name: str, alp: Tensor, aalp: Tensor, *, strong: bool = False) -> Pair:
+def _pair(of: Record, words: str, name: str, alp: Tensor, aalp: Tensor, *, strong: str = "") -> Pair:
     only_alp, only_aalp, p = mcnemar(alp, aalp)
-    shares = int(alp.sum()) / len(alp), int(aalp.sum()) / len(aalp)
-    return Pair(of.data, words, of.seed, name, len(alp), *shares, only_alp, only_aalp, p, strong)
+    shares, lead = (int(alp.sum()) / len(alp), int(aalp.sum()) / len(aalp)), aalp.long() - alp.long()
+    return Pair(of.data, words, of.seed, name, len(alp), *shares, only_alp, only_aalp, p, lead, strong)
 
 
 def standing(found: Sequence[Pair]) -> int:
     """1 if AALP is ahead of ALP, -1 if behind, 0 if neither is shown.
 
-    Ahead or behind is shown if every seed says so and McNemar's exact p over the images of all seeds together, taken
-    as so many different images, is below 0.05. With one seed it is the two networks that are told apart, not the
-    methods: two seeds of one method may differ as significantly (see `order_table`).
+    Ahead or behind is shown if every seed says so and McNemar's exact p, for several seeds that of `sign_flip_p` over
+    the images' sums, is below 0.05. It is these networks that are told apart, not the methods: two seeds of one method
+    may differ as significantly (see `order_table`).
     """
-    return _shown([pair.gain for pair in found], _together(found))
+    return _shown([pair.gain for pair in found], _together([pair.lead for pair in found]))
 
 
-def _together(found: Sequence[Pair]) -> float:
-    """McNemar's exact p over the images of all seeds."""
-    return exact_p(sum(pair.only_alp for pair in found), sum(pair.only_aalp for pair in found))
+def _together(leads: Sequence[Tensor]) -> float:
+    """McNemar's exact p of one seed, `sign_flip_p` of several; where one has fewer images, its rest counts as even."""
+    if len(leads) == 1:
+        return exact_p(int((leads[0] < 0).sum()), int((leads[0] > 0).sum()))
+    return sign_flip_p(pad_sequence(list(leads), batch_first=True).sum(0))
 
 
 def _shown(gains: Sequence[float], p: float) -> int:
@@ -202,14 +218,15 @@ def _judged(heading: str, found: Sequence[Pair]) -> str:
     )  # of equals the last
     strong, count = columns[name], columns[name][0].images
     same = [p for p in found if p.attack == "pgd100" and p.images == count]
-    few = f"{len(strong)} seed{'s' * (len(strong) > 1)} of {count:,} images"
-    text = f"**{heading}: {_fate(weak, same, strong)}** (There: {few}.) At PGD-100 {_lead(weak)}"
+    text = f"**{heading}: {_fate(weak, same, strong)}** At PGD-100 {_lead(weak)}"
+    if margin := [p for p in found if p.attack == "cw100" and p.images == images]:
+        text += f"; at CW-100 {_lead(margin)}"
     if count < images:
-        text += f"; on the first {count} test images alone, {_lead(same)}"
+        text += f". On the first {count:,} test images alone, at PGD-100 {_lead(same)}"
     change = mean(p.gain for p in strong) - mean(p.gain for p in same)
     return (
-        f"{text}. Under {attack_title(name)}, the strongest attack measured ({count} images), {_lead(strong)}: "
-        f"a change of {change:+.1f} points on the same images.\n"
+        f"{text}. Under {attack_title(name)}, the strongest attack with a record of each image ({count:,} images), "
+        f"{_lead(strong)}: a change of {change:+.1f} points on the same images.\n"
     )
 
 
@@ -217,7 +234,8 @@ def _fate(weak: Sequence[Pair], same: Sequence[Pair], strong: Sequence[Pair]) ->
     before, after = standing(weak), standing(strong)
     if before <= 0:
         start = "no gain of AALP over ALP is shown at PGD-100" if before == 0 else "AALP is behind ALP at PGD-100"
-        return f"{start}; under the strongest attack {_ENDS[after]}."
+        some = f", on {len(strong)} of these {len(weak)} seeds," if len(strong) < len(weak) else ""
+        return f"{start}; under the strongest attack{some} {_ENDS[after]}."
     if after > 0:
         word = "shrinks" if mean(p.gain for p in strong) < mean(p.gain for p in same) else "holds"
     else:
@@ -231,7 +249,7 @@ def _lead(found: Sequence[Pair]) -> str:
     span = f", {min(gains):+.1f} to {max(gains):+.1f}" if len(found) > 1 else ""
     ps = ", ".join(shown_p(pair.p) for pair in found)
     if len(found) > 1:
-        ps += f", together {shown_p(_together(found))}"
+        ps += f", together {shown_p(_together([pair.lead for pair in found]))}"
     return f"AALP stands at {mean(gains):+.1f} points against ALP ({count}{span}; McNemar's p {ps})"
 
 
@@ -252,17 +270,20 @@ def mcnemar_table(found: Found, which: Which = "last") -> str:
     made = pairs(found, which)
     if not made:
         return f"AALP against ALP on the same images: {UNMEASURED}.\n"
-    lines = [["Data", "Protocol", "Seed", "Attack", "Images", "ALP", "AALP", "Gain", "Only ALP", "Only AALP", "p"]]
+    head = ["Data", "Protocol", "Seed", "Attack", "Gradients", "Images", "ALP", "AALP", "Gain"]
+    lines = [[*head, "Only ALP", "Only AALP", "p"]]
     for p in made:
         lines.append(
             [
-                title(p.data), p.protocol, str(p.seed), attack_title(p.attack), str(p.images), f"{100 * p.alp:.1f}",
-                f"{100 * p.aalp:.1f}", f"{p.gain:+.1f}", str(p.only_alp), str(p.only_aalp), shown_p(p.p),
+                title(p.data), p.protocol, str(p.seed), attack_title(p.attack), p.strong or "–", str(p.images),
+                f"{100 * p.alp:.1f}", f"{100 * p.aalp:.1f}", f"{p.gain:+.1f}", str(p.only_alp), str(p.only_aalp),
+                shown_p(p.p),
             ]
         )  # fmt: skip
     return (
         "Correct images in percent; number of images that only one of the two has right; p of McNemar's exact test, "
-        "two-sided.\n\n" + grid(lines)
+        'two-sided. "Gradients" of the stronger attacks are as in the table above, ALP\'s first where the two differ.'
+        "\n\n" + grid(lines)
     )
 
 
@@ -282,6 +303,8 @@ class Comparison:
         Points by which the second row leads the first, one a seed.
     only_first, only_second : int
         Images that only one of the two has right, over all seeds.
+    p : float
+        McNemar's exact p; of several seeds that of `sign_flip_p`, in which an image counts once.
     """
 
     column: str
@@ -289,11 +312,7 @@ class Comparison:
     gains: tuple[float, ...]
     only_first: int
     only_second: int
-
-    @property
-    def p(self) -> float:
-        """McNemar's exact p, the images of all seeds taken as so many different ones."""
-        return exact_p(self.only_first, self.only_second)
+    p: float
 
     @property
     def standing(self) -> int:
@@ -332,15 +351,16 @@ def compare_strong(
 
 
 def _compared(first: Correct, second: Correct, column: str) -> Comparison | None:
-    gains, only, images = [], [0, 0], 0
+    leads = []
     for seed, b in second.items():
         a = first.get(seed)
-        if a is None or b is None or len(a) != len(b):
-            continue
-        only_a, only_b, _ = mcnemar(a, b)
-        only, images = [only[0] + only_a, only[1] + only_b], len(a)
-        gains.append(100 * (only_b - only_a) / len(a))
-    return Comparison(column, images, tuple(gains), *only) if gains else None
+        if a is not None and b is not None and len(a) == len(b):
+            leads.append(b.long() - a.long())
+    if not leads:
+        return None
+    gains = tuple(100 * int(lead.sum()) / len(lead) for lead in leads)
+    first_alone, second_alone = (sum(int((lead == way).sum()) for lead in leads) for way in (-1, 1))
+    return Comparison(column, len(leads[-1]), gains, first_alone, second_alone, _together(leads))
 
 
 def order_table(found: Found, which: Which = "last") -> str:
@@ -365,7 +385,8 @@ def order_table(found: Found, which: Which = "last") -> str:
                     continue
                 line = [f"{label(first)} → {label(second)}"]
                 for name in PAIRED:
-                    line += _step(first, second, name, compare(pair[0].records, pair[1].records, name, which), data)
+                    ours, best = (compare(pair[0].records, pair[1].records, name, model) for model in (which, "best"))
+                    line += _step(first, second, name, ours, data, best)
                 strong = compare_strong(found, pair[0].records, pair[1].records, which=which)
                 images |= {strong.images} if strong else set()
                 lines.append([*line, _step(first, second, DECIDING, strong, data)[1]])
@@ -375,7 +396,12 @@ def order_table(found: Found, which: Which = "last") -> str:
             tables.append(f"{heading}\n\n{grid([['Method', *(HEADINGS[name] for name in PAIRED), head[-1]], *lines])}")
     if not tables:
         return f"The order of the methods: {UNMEASURED}.\n"
-    text = "Gains in points on the same images; p of McNemar's exact test."
+    text = (
+        "Gains in points on the same images; p of McNemar's exact test, or over several seeds of the sign-flip test on "
+        "each image's sum, in which an image counts once. So many steps are tested that one or two p just below 0.05 "
+        'are expected of chance alone. "Best" names the verdict on the networks that were best on the validation '
+        "split, where it is another."
+    )
     if images:
         counts = " or ".join(f"{count:,}" for count in sorted(images))
         text += (
@@ -422,13 +448,18 @@ def _apart(right: Sequence[Tensor | None]) -> str:
     return f"{span} points apart (p below 0.05 in {shown} of {len(made)} pair{'s' * (len(made) > 1)})"
 
 
-def _step(first: str, second: str, name: str, ours: Comparison | None, data: str) -> list[str]:
+def _step(
+    first: str, second: str, name: str, ours: Comparison | None, data: str, best: Comparison | None = None
+) -> list[str]:
     published = paper.TABLE_2[paper_name(data)]
     theirs = published[second][name] - published[first][name]
     if ours is None:
         return [f"{theirs:+.1f}", UNMEASURED]
-    holds = {0: "not shown", 1 if theirs > 0 else -1: "holds"}.get(ours.standing, "the reverse")
+    words = {0: "not shown", 1 if theirs > 0 else -1: "holds"}
+    holds = words.get(ours.standing, "the reverse")
     holds += " on one seed" * (len(ours.gains) == 1 and ours.standing != 0)
+    if best and best.standing != ours.standing and len(best.gains) == len(ours.gains):
+        holds += f" (best: {words.get(best.standing, 'the reverse')})"
     return [f"{theirs:+.1f}", f"{ours}: {holds}"]
 
 

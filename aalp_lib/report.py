@@ -209,7 +209,8 @@ def table_3(found: Found, data: str, which: Which = "last", measured: bool = Fal
     """Guided Dropout with other methods; the paper's numbers are SVHN's whatever `data` is.
 
     On SVHN the verdict is `verdict`'s. Elsewhere levels are not compared, only what adding Guided Dropout does: its
-    effect in points, column by column, ours beside the paper's, and in how many columns the two have the same sign.
+    effect in points on the same seeds and images, column by column, ours beside the paper's, and whether it is shown
+    (see `aalp_lib.paired.standing`) to go the same way.
     """
     runs = of_the_paper(found.records, data)
     rows = [
@@ -219,25 +220,30 @@ def table_3(found: Found, data: str, which: Which = "last", measured: bool = Fal
     ]
     if data == "svhn":
         return rows
-    by = {(row.data, row.name, row.source): row for row in rows}
-    return [dataclasses.replace(row, verdict=_effect(row, by), paper="paper, SVHN") for row in rows]
+    by = {(g.data, g.method, _source(g.data, g.protocol)): g.records for g in runs}
+    return [dataclasses.replace(row, verdict=_effect(row, by, which), paper="paper, SVHN") for row in rows]
 
 
-def _effect(row: Row, by: Mapping[tuple[str, str, str], Row]) -> str:
+def _effect(row: Row, by: Mapping[tuple[str, str, str], Sequence[Record]], which: Which) -> str:
     if not row.ours:
         return UNMEASURED
     if row.name not in GUIDED:
         return "other data: levels not compared"
-    base = by.get((row.data, GUIDED[row.name], row.source))
-    shared = [name for name in row.ours if base and name in base.ours]
-    if base is None or not shared:
-        return f"without it ({label(GUIDED[row.name])}) {UNMEASURED}"
-    pairs = {n: (row.ours[n].value - base.ours[n].value, row.published[n] - base.published[n]) for n in shared}
-    same = sum(ours * theirs > 0 for ours, theirs in pairs.values())
-    words = ", ".join(f"{HEADINGS[n]} {ours:+.1f} ({theirs:+.1f})" for n, (ours, theirs) in pairs.items())
-    seeds = row.count("seeds"), base.count("seeds")
-    apart = f"; means over {seeds[0]} and {seeds[1]} seeds" if seeds[0] != seeds[1] else ""
-    return f"effect of gd, ours (paper's): {words}; same sign in {same} of {len(pairs)}{apart}"
+    base, of = GUIDED[row.name], by[row.data, row.name, row.source]
+    without = by.get((row.data, base, row.source))
+    if without is None:
+        return f"without it ({label(base)}) {UNMEASURED}"
+    words, seeds = [], 0
+    for name in row.ours:
+        ours, theirs = compare(without, of, name, which), row.published[name] - paper.TABLE_3[base][name]
+        if ours:
+            seeds = max(seeds, len(ours.gains))
+            word = {0: "not shown", 1 if theirs > 0 else -1: "same way"}.get(ours.standing, "the reverse")
+            words.append(f"{HEADINGS[name]} {round(mean(ours.gains), 1) + 0.0:+.1f} ({theirs:+.1f}): {word}")
+    if not words:
+        return f"without it ({label(base)}): no seed in common"
+    on = f"{seeds} seed{'s' * (seeds > 1)} with and without"
+    return f"effect of gd on {on}, ours (paper's): {', '.join(words)}"
 
 
 def table_4(found: Found, data: str, which: Which = "last", measured: bool = False) -> list[Row]:

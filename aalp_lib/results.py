@@ -233,6 +233,37 @@ def exact_p(only_a: int, only_b: int) -> float:
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
+def sign_flip_p(lead: Tensor) -> float:
+    """McNemar's test for several pairs of models on the same images: an image counts once, whatever its seeds say.
+
+    Parameters
+    ----------
+    lead : int tensor (N,)
+        For each image, how many more models of the one kind than of the other have it right.
+
+    Returns
+    -------
+    float
+        Chance of a sum at least as far from 0 if each image's lead were as likely to have the other sign: exact,
+        two-sided, from the sums of all 2^N choices of signs. Of one pair of models it is McNemar's exact p.
+
+    Examples
+    --------
+    >>> sign_flip_p(torch.tensor([2, 2, 0, -1]))  # of the eight sums, |2 + 2 - 1| is reached or passed by four
+    0.5
+    """
+    from scipy.stats import binom  # slow to import
+
+    sizes, counts = torch.unique(lead[lead != 0].abs(), return_counts=True)
+    chances = np.ones(1)  # of each sum, from the lowest to the highest
+    for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
+        steps = np.zeros(2 * size * count + 1)
+        steps[:: 2 * size] = binom.pmf(np.arange(count + 1), count, 0.5)
+        chances = np.convolve(chances, steps)
+    reached = len(chances) // 2 + abs(int(lead.sum()))
+    return min(1.0, 2 * float(chances[reached:].sum()))
+
+
 def table(
     records: Iterable[Record],
     *,

@@ -206,13 +206,29 @@ def test_what_results_says_of_the_figures_stands_on_the_records():
     colour = spread["cifar10-jpeg"]
     assert colour["aalp"] < min(colour["raw"], colour["adv"], colour["alp"]) - 0.05
     assert abs(colour["alp"] - colour["adv"]) < 0.02
-    maps = report.by_method(kept["mnist"], "activation")
-    assert max(("raw", "adv", "alp", "aalp"), key=lambda name: maps[name].values["paper"]["top_tenth"]) == "adv"
+    pairs = {}
+    for m in report.about(kept["mnist"], "contributions", "last"):
+        if m.subject["method"] in ("alp", "aalp"):
+            key = collect.measured_protocol(m), m.subject["seed"]
+            pairs.setdefault(key, {})[m.subject["method"]] = m.values["adversarial"]["loss_gradient"]["half_share"]
+    assert len(pairs) == 3
+    assert all(0 < pair["alp"] - pair["aalp"] < 0.05 for pair in pairs.values())
+    tenth = {}
+    for data in kept:
+        for m in report.about(kept[data], "activation", "last"):
+            if collect.measured_protocol(m) == "fast":
+                tenth.setdefault((data, m.subject["method"]), []).append(m.values["paper"]["top_tenth"])
+    (madry,) = tenth["mnist", "adv"]
+    assert all(abs(madry - max(tenth["mnist", name])) < 0.02 for name in ("alp", "trades"))
+    colours = [(name, *shares) for (data, name), shares in tenth.items() if data == "cifar10"]
+    assert min(colours, key=lambda of: of[1])[0] == "aalp"
     for data, found in (("mnist", kept["mnist"]), ("cifar10-jpeg", kept["cifar10"])):
-        gaps = {
-            name: m.values["both"]["confidence_gap"] for name, m in report.by_method(found, "samples", data).items()
-        }
-        assert gaps["aalp"] > gaps["alp"]
+        gaps = {}
+        for m in report.about(found, "samples", "last"):
+            if (m.subject["data"], collect.measured_protocol(m)) == (data, "fast"):
+                gaps.setdefault(m.subject["method"], {})[m.subject["seed"]] = m.values["both"]["confidence_gap"]
+        assert gaps["aalp"][0] > gaps["alp"][0] + 0.004
+        assert data != "mnist" or abs(gaps["aalp"][1] - gaps["alp"][1]) < 0.001
     sets = report.by_method(kept["mnist"], "samples")["alp"].values
     sure = [sets[name]["mean_clean_confidence"] for name in analyses.SETS]
     assert sure[0] > sure[1]
@@ -231,7 +247,7 @@ def test_what_results_says_of_the_figures_stands_on_the_records():
     ]
     assert tenth[1] > tenth[0] + 0.05
     last = {name: course[name].values["epochs"][-1] for name in ("alp", "aalp")}
-    assert last["aalp"]["robust"] < last["alp"]["robust"]
+    assert 0 < 2000 * (last["alp"]["robust"] - last["aalp"]["robust"]) < 15  # images
     assert last["aalp"]["clean"] > last["alp"]["clean"]
     assert "ALP from epoch 9, AALP from epoch 11" in figures._claim_of_convergence([course["alp"], course["aalp"]])
     weights = {}
