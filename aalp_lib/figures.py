@@ -17,7 +17,7 @@ from aalp_lib.analyses import SETS, unpack
 from aalp_lib.evaluate import HEADINGS
 from aalp_lib.experiments import ALPHAS
 from aalp_lib.methods import METHODS, TABLE_2
-from aalp_lib.plots import COLOURS, DPI, MARKERS, RIGHT, WRONG
+from aalp_lib.plots import COLOURS, DPI, MARKERS, RIGHT, WRONG, diagnoses
 from aalp_lib.report import TOLERANCE, Row
 from aalp_lib.results import Measurement, Record, label
 
@@ -450,15 +450,31 @@ def _claim_of_column(shown: Sequence[Row], column: str) -> str:
 # --- all of them -----------------------------------------------------------------------------------------------------
 
 
+def diagnosis(found: Sequence[Measurement]) -> Figure:
+    """No figure of the paper's: accuracy against the radius and loss against the steps of PGD, by method."""
+    most = {eps: max(r["accuracy"] for m in found for r in m.values["eps"] if r["eps"] == eps) for eps in (0.5, 1)}
+    figure = diagnoses(
+        found,
+        f"At radius 0.5, where every ball holds a grey image, at most {100 * most[0.5]:.1f} % stay right,\n"
+        f"at radius 1, where it holds every image, at most {100 * most[1]:.1f} %",
+    )
+    against_eps, against_steps = figure.axes
+    seen = {r["eps"] for m in found for r in m.values["eps"] if r["accuracy"] >= 0.01}
+    against_eps.set_xlim(right=1.3 * max(seen))  # beyond it nothing is left, and the smaller radii would huddle
+    against_steps.set_yscale("log")
+    against_steps.yaxis.set_major_formatter("{x:g}")
+    return figure
+
+
 def draw_all(folder: str | Path, out: str | Path) -> list[Path]:
     """Write every figure that a data set's results allow as `figure-NN-NAME.png`, and a page with all of them.
 
     Parameters
     ----------
     folder : path
-        Measurements in `samples`, `contributions`, `activation`, `examples` and `over_training`, and the records of
-        Figure 6 beside them. A figure keeps to one protocol, the recipe "fast" where there is one. Of several seeds the
-        lowest is drawn, except in Figure 6, which has all. A line under it says which.
+        Measurements in `samples`, `contributions`, `activation`, `examples`, `over_training` and `diagnosis`, and the
+        records of Figure 6 beside them. A figure keeps to one protocol, the recipe "fast" where there is one. Of
+        several seeds the lowest is drawn, except in Figure 6, which has all. A line under it says which.
     out : path
 
     Returns
@@ -487,6 +503,7 @@ def draw_all(folder: str | Path, out: str | Path) -> list[Path]:
         ("10-activation-over-training", _of_one(maps_over_training), _named(maps, "aalp")),
         ("11-confidences", confidences, _named(found["samples"], "alp", "aalp")),
         ("12-convergence", convergence, _named(course, "alp", "aalp")),
+        ("beyond-diagnosis", diagnosis, _named(found["diagnosis"], *TABLE_2)),
     )
     paths, page = [], ["# Figures\n\nMade by `aalp results --write`; the numbers are the paper's.\n"]
     for name, draw, kept in figures:
@@ -499,8 +516,8 @@ def draw_all(folder: str | Path, out: str | Path) -> list[Path]:
         figure.savefig(paths[-1], dpi=DPI)
         claim = re.sub(r"(?<![,:])\n(?=[A-Z])", ". ", figure.get_suptitle())  # lines are broken within sentences, too
         claim = " ".join(claim.replace("\N{NO-BREAK SPACE}", " ").split())
-        number = int(name[:2])
-        page.append(f"## Figure {number}\n\n{claim}.\n\n![Figure {number}]({paths[-1].name})\n\n{under}.\n")
+        heading = f"Figure {int(name[:2])}" if name[:2].isdigit() else "Beyond the paper: diagnosis"
+        page.append(f"## {heading}\n\n{claim}.\n\n![{heading}]({paths[-1].name})\n\n{under}.\n")
         plt.close(figure)
     if paths:
         paths.append(out / "README.md")
@@ -526,7 +543,7 @@ def _drawn_from(kept: Sequence[Measurement | Record]) -> str:
     return said + "".join(f", {count:,} test images" for count in counts if len(counts) == 1)
 
 
-_KINDS = ("samples", "contributions", "activation", "examples", "over_training")
+_KINDS = ("samples", "contributions", "activation", "examples", "over_training", "diagnosis")
 _ByMethod = dict[str, Measurement]
 _Kept = TypeVar("_Kept", Record, Measurement)
 

@@ -60,6 +60,20 @@ def test_every_figure_is_drawn_from_what_is_on_disk(measured, tmp_path):
     assert "\n\nmnist-sample, recipe fast, seeds 0, 1.\n" in said  # figure 6 has all seeds
 
 
+def test_the_diagnosis_is_drawn_with_its_bound(tmp_path):
+    """Its claim are the largest accuracies at radius 0.5 and 1, whichever network has them."""
+    root = Path(__file__).resolve().parents[1] / "results" / "mnist" / "diagnosis"
+    found = [results.Measurement.load(root / f"mnist-{name}-seed0.json") for name in ("raw", "alp")]
+    found[1].values["eps"][-1]["accuracy"] = 0.125
+    for m in found:
+        m.save(tmp_path / "diagnosis" / f"{m.subject['method']}.json")
+    path, page = figures.draw_all(tmp_path, tmp_path / "out")
+    assert path.name == "figure-beyond-diagnosis.png"
+    said = page.read_text()
+    assert "## Beyond the paper: diagnosis\n\nAt radius 0.5, where every ball holds a grey image, at most 0.0 %" in said
+    assert "at radius 1, where it holds every image, at most 12.5 %.\n" in said
+
+
 def test_figures_without_measurements_are_left_out(measured, tmp_path):
     (tmp_path / "samples").mkdir()
     for path in (measured / "samples").glob("alp.json"):
