@@ -195,7 +195,7 @@ def evaluate(
     _checks.count("the batch size", batch_size)
     device = next(model.parameters()).device
     split = split.to(device)
-    trajectories = {"-".join(steps): (longest, steps) for longest, steps in _trajectories(suite)}
+    trajectories = {"-".join(map(str, steps)): (longest, steps) for longest, steps in _trajectories(suite)}
     batches = -(-len(split) // batch_size)
     with shown(progress, "attacking") as tell, evaluating(model), channels_last(model):
         _checks.labels(split.labels, len(split), class_count(model, to_float(split.images[:1])))

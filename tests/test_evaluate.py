@@ -74,6 +74,12 @@ def test_two_names_for_one_attack_read_the_same(trained, few):
         assert torch.equal(report["a"].correct, report["b"].correct)
 
 
+def test_an_attack_may_be_named_by_a_number(trained, few):
+    """As chapter 9 names them by their radius."""
+    report = aalp.evaluate(trained, few, {eps: aalp.PGD(eps, eps / 4, 4) for eps in (0.05, 0.1)}, progress=print)
+    assert list(report) == ["clean", 0.05, 0.1]
+
+
 def test_seed_fixes_the_starts(trained, few):
     weak = {"pgd": aalp.PGD(0.2, 0.1, 2)}
     first, again, other = (aalp.evaluate(trained, few, weak, seed=seed)["pgd"].correct for seed in (0, 0, 1))
