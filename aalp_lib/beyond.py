@@ -3,7 +3,20 @@
 import csv
 import io
 
-from aalp_lib.collect import TITLES, UNMEASURED, Cell, Found, Which, gradients, grid, measured_protocol, title
+from aalp_lib.collect import (
+    TITLES,
+    UNMEASURED,
+    Cell,
+    Found,
+    Which,
+    gradients,
+    grid,
+    measured_protocol,
+    measured_sets,
+    of_the_paper,
+    title,
+    training_protocol,
+)
 from aalp_lib.diagnose import LARGE, NOISE, QUERIES, Diagnosis
 from aalp_lib.evaluate import paper_name
 from aalp_lib.methods import METHODS
@@ -31,7 +44,7 @@ def strong_table(found: Found, which: Which = "last") -> str:
         lines.append([*_subject(m, found), gradients(m), images, *(str(cells.get(name, "–")) for name in names)])
     return (
         "Correct images in percent, with 95 % Wilson intervals. The stages of AutoAttack build on each other: each "
-        f"attacks what the ones before have left. {GRADIENTS}\n\n" + grid(lines)
+        f"attacks what the ones before have left. {GRADIENTS}\n\n" + grid(lines) + _without(found, "strong", which)
     )
 
 
@@ -63,8 +76,22 @@ def diagnosis_table(found: Found, which: Which = "last") -> str:
         "is CW-100; images made against another network (ALP, or AALP against ALP); Square, one random search of "
         f'{QUERIES:,} queries. "Square alone" counts images that Square fools and PGD-100 does not. Then PGD-100 at '
         "ε = 0.5, where every ball holds a grey image; share of images whose gradient is exactly 0, in percent; mean "
-        f"of the largest absolute logit. {GRADIENTS}\n\n" + grid(lines)
+        f"of the largest absolute logit. {GRADIENTS}\n\n" + grid(lines) + _without(found, "diagnosis", which)
     )
+
+
+def _without(found: Found, kind: str, which: Which) -> str:
+    """The runs of the paper's rows on whose networks something was not measured, in a sentence."""
+    done = {(m.subject["data"], m.subject["method"], measured_protocol(m), m.subject["seed"])
+            for m in about(found, kind, which)}  # fmt: skip
+    said = []
+    for data in measured_sets(found):
+        for group in (g for g in of_the_paper(found.records, data) if g.data == data):
+            runs = [(data, r.method, training_protocol(r), r.seed) for r in group.records]
+            if seeds := sorted({run[3] for run in runs if run not in done}):
+                words = f", {group.protocol}" * (group.protocol != "fast")
+                said.append(f"{title(data)} {label(group.method)}{words} {', '.join(map(str, seeds))}")
+    return f"\nNot measured yet, by seed: {'; '.join(said)}.\n" if said else ""
 
 
 def signs_table(found: Found, which: Which = "last") -> str:

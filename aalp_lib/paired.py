@@ -368,7 +368,7 @@ def order_table(found: Found, which: Which = "last") -> str:
 
     Beside the paper's reading of the pairing loss stand those variants of ALP and AALP that differ from it in the same
     way, and the recipe "paper". A step is shown as in `standing`; as a yardstick, the seeds of one method stand below,
-    by twos. The last column is of the images that were attacked with all of AutoAttack; the paper has no such number,
+    in pairs. The last column is of the images that were attacked with all of AutoAttack; the paper has no such number,
     and the step "holds" there if it goes as the paper's at PGD-100.
     """
     head = ["Step"]
@@ -426,7 +426,7 @@ def _readings(found: Found, data: str) -> Iterator[tuple[str, dict[str, Group]]]
 
 
 def _seeds_apart(found: Found, data: str, which: Which) -> Iterator[list[str]]:
-    """Lines that have the seeds of one method beside each other, by twos."""
+    """Lines that have the seeds of one method beside each other, in pairs."""
     for group in of_the_paper(found.records, data):
         if (group.data, group.protocol) != (data, "fast") or group.method not in ("adv", "alp", "aalp"):
             continue

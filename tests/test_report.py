@@ -234,6 +234,14 @@ def test_tables_say_what_gradients_were_computed_in():
     assert text.splitlines()[2] == 'MNIST,ALP,fast,0,bfloat16,"PGD-100, 20 starts",70.00,67.09,72.76,700,1000'
 
 
+def test_what_was_not_measured_is_listed_below_the_table():
+    runs = [record(name, seed, pgd100=700) for name, seed in (("adv", 0), ("alp", 0), ("alp", 1), ("alp", 2))]
+    text = report.strong_table(found(*runs, measurements=[strong("alp", 1, square=right(600))]))
+    assert text.endswith("|\n\nNot measured yet, by seed: MNIST Madry 0; MNIST ALP 0, 2.\n")
+    whole = [strong(r.method, r.seed, square=right(600)) for r in runs]
+    assert "Not measured yet" not in report.strong_table(found(*runs, measurements=whole))
+
+
 def test_a_diagnosis_is_shown_in_numbers():
     root = Path(__file__).resolve().parents[1]
     kept = collect.read(root / "results")
