@@ -82,15 +82,15 @@ def diagnosis_table(found: Found, which: Which = "last") -> str:
 
 def _without(found: Found, kind: str, which: Which) -> str:
     """The runs of the paper's rows on whose networks something was not measured, in a sentence."""
-    done = {(m.subject["data"], m.subject["method"], measured_protocol(m), m.subject["seed"])
-            for m in about(found, kind, which)}  # fmt: skip
-    said = []
+    keys = ("data", "method", "seed")
+    done = {(*(m.subject.get(key) for key in keys), measured_protocol(m)) for m in about(found, kind, which)}
+    missing: dict[str, set[int]] = {}
     for data in measured_sets(found):
-        for group in (g for g in of_the_paper(found.records, data) if g.data == data):
-            runs = [(data, r.method, training_protocol(r), r.seed) for r in group.records]
-            if seeds := sorted({run[3] for run in runs if run not in done}):
-                words = f", {group.protocol}" * (group.protocol != "fast")
-                said.append(f"{title(data)} {label(group.method)}{words} {', '.join(map(str, seeds))}")
+        for r in (r for g in of_the_paper(found.records, data) if g.data == data for r in g.records):
+            if (data, r.method, r.seed, words := training_protocol(r)) not in done:
+                name = f"{title(data)} {label(r.method)}" + f", {words}" * (words != "fast")
+                missing.setdefault(name, set()).add(r.seed)
+    said = [f"{name} {', '.join(map(str, sorted(seeds)))}" for name, seeds in missing.items()]
     return f"\nNot measured yet, by seed: {'; '.join(said)}.\n" if said else ""
 
 

@@ -151,7 +151,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     test = dataset.test[: options.images]
     suite = suite_for(dataset.name, Attack(**run["watched"]) if run["watched"] else None)
     began = time.perf_counter()
-    options.precision = chosen(model, test, options.precision)  # the record says which it was
+    options.precision = chosen(model, test, options.precision, options.batch_size)  # the record says which it was
     with shown(True, "attacking", console) as tell:
         report = evaluate(
             model, test, suite, seed=options.seed, reading=options.reading, precision=options.precision,

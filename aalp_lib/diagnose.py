@@ -688,7 +688,7 @@ def measure(
     """
     _checks.known("measurement", kind, ("diagnosis", "strong"))
     attack, device, began = _attack(ball), next(model.parameters()).device, time.perf_counter()
-    precision = chosen(model, split, precision)  # a record says which it was
+    precision = chosen(model, split, precision, batch_size)  # a record says which it was
     settings: dict[str, Any] = {"seed": seed, "queries": queries, "batch_size": batch_size}
     settings |= {"precision": precision, "progress": progress}
     if kind == "diagnosis":

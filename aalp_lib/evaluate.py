@@ -191,33 +191,34 @@ def evaluate(
         If `reading` is unknown, a label out of range, or the model cannot take such images.
     """
     _checks.known("reading", reading, ("any", "last"))
-    _checks.known("precision", precision, PRECISIONS)
     _checks.count("the batch size", batch_size)
-    device = next(model.parameters()).device
-    split = split.to(device)
-    trajectories = {"-".join(map(str, steps)): (longest, steps) for longest, steps in _trajectories(suite)}
-    batches = -(-len(split) // batch_size)
+    split = split.to(next(model.parameters()).device)
+    trajectories, batches = _trajectories(suite), -(-len(split) // batch_size)
+    costs = {f"trajectory {i}": one.steps * one.restarts * batches for i, (one, _) in enumerate(trajectories)}
     with shown(progress, "attacking") as tell, evaluating(model), channels_last(model):
-        _checks.labels(split.labels, len(split), class_count(model, to_float(split.images[:1])))
-        found = chosen(model, split, precision)
+        found = chosen(model, split, precision, batch_size)
         with torch.no_grad():
             right = torch.cat([model(laid_out(x)).argmax(1) == y for x, y in split.batches(batch_size)])
         correct = {"clean": right}
-        tells = stages(tell, **{key: one.steps * one.restarts * batches for key, (one, _) in trajectories.items()})
-        for key, (longest, steps) in trajectories.items():
+        for (name, tell_it), (longest, steps) in zip(stages(tell, **costs).items(), trajectories, strict=True):
             attack = functools.partial(
-                _attacked, model, split, longest, steps, right, batch_size, seed, reading, found, tells[key]
+                _attacked, model, split, longest, steps, right, batch_size, seed, reading, found, tell_it
             )
-            correct |= resume.once(f"{key} {found}", attack)
+            alive = resume.once(f"{name} {found}", attack)["alive"]
+            correct |= dict(zip(steps, alive, strict=True))
     return Report({name: Outcome(correct[name].cpu()) for name in ("clean", *suite)})
 
 
-def chosen(model: Classifier, split: Split, precision: Precision) -> Precision:
-    """What "auto" stands for on these images, as `faster` says; any other precision is returned as it is."""
-    if precision != "auto":
-        return precision
+def chosen(model: Classifier, split: Split, precision: Precision, batch_size: int = 500) -> Precision:
+    """What "auto" stands for on these images, as `faster` says; any other precision is returned as it is.
+
+    InputError if the precision is unknown, a label out of range, or the model cannot take such images.
+    """
+    _checks.known("precision", precision, PRECISIONS)
+    split = split.to(next(model.parameters()).device)
     with evaluating(model), channels_last(model):
-        return faster(model, *next(split.to(next(model.parameters()).device).batches(128)))
+        _checks.labels(split.labels, len(split), class_count(model, to_float(split.images[:1])))
+        return faster(model, *next(split.batches(min(batch_size, 128)))) if precision == "auto" else precision
 
 
 def _attacked(
@@ -232,10 +233,9 @@ def _attacked(
     precision: Precision,
     tell: Tell | None,
 ) -> dict[str, Tensor]:
-    """Which of the images that are `right` one trajectory leaves so, read off at each number of steps: bool (N,)."""
-    starts, alive = _starts(longest, seed), []
-    parts = list(zip(split.batches(batch_size), right.split(batch_size), strict=True))
-    for index, ((x, y), among) in enumerate(parts, 1):
+    """Which of the images that are `right` one trajectory leaves "alive" at each number of steps: bool (S, N)."""
+    starts, alive, parts = _starts(longest, seed), [], right.split(batch_size)
+    for index, ((x, y), among) in enumerate(zip(split.batches(batch_size), parts, strict=True), 1):
         with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             alive.append(
                 longest.survivors(
@@ -245,7 +245,7 @@ def _attacked(
         if tell:
             name = next(reversed(steps))
             tell(index, len(parts), f"{HEADINGS.get(name, name)} done")
-    return dict(zip(steps, torch.cat(alive, 1), strict=True))
+    return {"alive": torch.cat(alive, 1)}
 
 
 def _starts(attack: Attack, seed: int) -> list[torch.Generator]:

@@ -460,7 +460,7 @@ def diagnosis(found: Sequence[Measurement]) -> Figure:
     )
     against_eps, against_steps = figure.axes
     seen = {r["eps"] for m in found for r in m.values["eps"] if r["accuracy"] >= 0.01}
-    against_eps.set_xlim(right=1.3 * max(seen))  # beyond it nothing is left, and the smaller radii would huddle
+    against_eps.set_xscale("symlog", linthresh=max(seen))  # beyond it nothing is left
     against_steps.set_yscale("log")
     against_steps.yaxis.set_major_formatter("{x:g}")
     return figure

@@ -232,15 +232,17 @@ def _judged(heading: str, found: Sequence[Pair]) -> str:
 
 def _fate(weak: Sequence[Pair], same: Sequence[Pair], strong: Sequence[Pair]) -> str:
     before, after = standing(weak), standing(strong)
+    some = f", on {len(strong)} of these {len(weak)} seeds," if len(strong) < len(weak) else ""
     if before <= 0:
         start = "no gain of AALP over ALP is shown at PGD-100" if before == 0 else "AALP is behind ALP at PGD-100"
-        some = f", on {len(strong)} of these {len(weak)} seeds," if len(strong) < len(weak) else ""
         return f"{start}; under the strongest attack{some} {_ENDS[after]}."
+    if after == 0 and standing(same) <= 0:
+        return f"AALP is ahead of ALP at PGD-100; on the images of the strongest attack{some} at neither."
     if after > 0:
         word = "shrinks" if mean(p.gain for p in strong) < mean(p.gain for p in same) else "holds"
     else:
         word = "vanishes" if after == 0 else "turns over"
-    return f"AALP's gain over ALP {word} under the strongest attack."
+    return f"AALP's gain over ALP {word} under the strongest attack{some.removesuffix(',')}."
 
 
 def _lead(found: Sequence[Pair]) -> str:
@@ -249,7 +251,7 @@ def _lead(found: Sequence[Pair]) -> str:
     span = f", {min(gains):+.1f} to {max(gains):+.1f}" if len(found) > 1 else ""
     ps = ", ".join(shown_p(pair.p) for pair in found)
     if len(found) > 1:
-        ps += f", together {shown_p(_together([pair.lead for pair in found]))}"
+        ps += f", by the sign-flip test together {shown_p(_together([pair.lead for pair in found]))}"
     return f"AALP stands at {mean(gains):+.1f} points against ALP ({count}{span}; McNemar's p {ps})"
 
 
@@ -319,6 +321,11 @@ class Comparison:
         """1 if the second row is shown to be ahead, -1 if behind, 0 if neither; as in `standing`."""
         return _shown(self.gains, self.p)
 
+    def way(self, theirs: float) -> str:
+        """Whether the paper's step of `theirs` points holds here, or the reverse does, or neither is shown."""
+        word = {0: "not shown", 1 if theirs > 0 else -1: "holds"}.get(self.standing, "the reverse")
+        return word + " on one seed" * (len(self.gains) == 1 and self.standing != 0)
+
     def __str__(self) -> str:
         span = f", {min(self.gains):+.1f} to {max(self.gains):+.1f}" if len(self.gains) > 1 else ""
         seeds = f"{len(self.gains)} seed" + "s" * (len(self.gains) > 1)
@@ -367,15 +374,16 @@ def order_table(found: Found, which: Which = "last") -> str:
     """Does the paper's order of the methods hold: each step of it, in the paper and here, on the same images.
 
     Beside the paper's reading of the pairing loss stand those variants of ALP and AALP that differ from it in the same
-    way, and the recipe "paper". A step is shown as in `standing`; as a yardstick, the seeds of one method stand below,
-    in pairs. The last column is of the images that were attacked with all of AutoAttack; the paper has no such number,
-    and the step "holds" there if it goes as the paper's at PGD-100.
+    way, and the recipe "paper". A step is shown as in `standing`; where the networks that were best on the validation
+    split say otherwise, that is added. As a yardstick, the seeds of one method stand below, in pairs. The last
+    column is of the images that were attacked with all of AutoAttack; the paper has no such number, and the step
+    "holds" there if it goes as the paper's at PGD-100.
     """
     head = ["Step"]
     for name in PAIRED:
         head += [f"{HEADINGS[name]}, paper", f"{HEADINGS[name]}, ours"]
     head.append("All of AutoAttack, ours")
-    tables, images = [], set()
+    tables, images, tests = [], set(), 0
     for data in measured_sets(found):
         for pairing, members in _readings(found, data):
             plain, lines = members["alp"].method == "alp", [head]
@@ -387,8 +395,10 @@ def order_table(found: Found, which: Which = "last") -> str:
                 for name in PAIRED:
                     ours, best = (compare(pair[0].records, pair[1].records, name, model) for model in (which, "best"))
                     line += _step(first, second, name, ours, data, best)
+                    tests += ours is not None
                 strong = compare_strong(found, pair[0].records, pair[1].records, which=which)
                 images |= {strong.images} if strong else set()
+                tests += strong is not None
                 lines.append([*line, _step(first, second, DECIDING, strong, data)[1]])
             tables.append(f"**{title(data)}, pairing {pairing}**\n\n{grid(lines)}")
         if lines := list(_seeds_apart(found, data, which)):
@@ -398,9 +408,9 @@ def order_table(found: Found, which: Which = "last") -> str:
         return f"The order of the methods: {UNMEASURED}.\n"
     text = (
         "Gains in points on the same images; p of McNemar's exact test, or over several seeds of the sign-flip test on "
-        "each image's sum, in which an image counts once. So many steps are tested that one or two p just below 0.05 "
-        'are expected of chance alone. "Best" names the verdict on the networks that were best on the validation '
-        "split, where it is another."
+        f"each image's sum, in which an image counts once. With {tests} comparisons, chance alone would bring about "
+        f"{max(1, round(0.05 * tests))} below 0.05 if no two networks differed. "
+        '"Best" names the verdict on the networks that were best on the validation split, where it is another.'
     )
     if images:
         counts = " or ".join(f"{count:,}" for count in sorted(images))
@@ -455,12 +465,10 @@ def _step(
     theirs = published[second][name] - published[first][name]
     if ours is None:
         return [f"{theirs:+.1f}", UNMEASURED]
-    words = {0: "not shown", 1 if theirs > 0 else -1: "holds"}
-    holds = words.get(ours.standing, "the reverse")
-    holds += " on one seed" * (len(ours.gains) == 1 and ours.standing != 0)
+    said = f"{ours}: {ours.way(theirs)}"
     if best and best.standing != ours.standing and len(best.gains) == len(ours.gains):
-        holds += f" (best: {words.get(best.standing, 'the reverse')})"
-    return [f"{theirs:+.1f}", f"{ours}: {holds}"]
+        said += f" (best: {best.way(theirs)})"
+    return [f"{theirs:+.1f}", said]
 
 
 # --- ablations -------------------------------------------------------------------------------------------------------

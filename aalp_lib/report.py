@@ -233,17 +233,15 @@ def _effect(row: Row, by: Mapping[tuple[str, str, str], Sequence[Record]], which
     without = by.get((row.data, base, row.source))
     if without is None:
         return f"without it ({label(base)}) {UNMEASURED}"
-    words, seeds = [], 0
+    words = []
     for name in row.ours:
         ours, theirs = compare(without, of, name, which), row.published[name] - paper.TABLE_3[base][name]
         if ours:
-            seeds = max(seeds, len(ours.gains))
-            word = {0: "not shown", 1 if theirs > 0 else -1: "same way"}.get(ours.standing, "the reverse")
-            words.append(f"{HEADINGS[name]} {round(mean(ours.gains), 1) + 0.0:+.1f} ({theirs:+.1f}): {word}")
+            gain = round(mean(ours.gains), 1) + 0.0  # never -0.0
+            words.append(f"{HEADINGS[name]} {gain:+.1f} ({theirs:+.1f}): {ours.way(theirs)}")
     if not words:
         return f"without it ({label(base)}): no seed in common"
-    on = f"{seeds} seed{'s' * (seeds > 1)} with and without"
-    return f"effect of gd on {on}, ours (paper's): {', '.join(words)}"
+    return f"effect of gd on the seeds with and without, ours (paper's): {'; '.join(words)}"
 
 
 def table_4(found: Found, data: str, which: Which = "last", measured: bool = False) -> list[Row]:
@@ -271,7 +269,8 @@ _CAPTIONS = {
     2: "Correct test images in percent. An image counts as fooled at k steps once any iterate up to k fools it. "
     f"{_AGREES} {_SPANS}",
     3: "Correct test images in percent. The paper's numbers are SVHN's; on SVHN, a row agrees if every column is "
-    "within 2 points of them; elsewhere the verdict says what adding Guided Dropout does, in points. "
+    "within 2 points of them; elsewhere the verdict says what adding Guided Dropout does, in points, on the same "
+    "seeds and images, and whether that is shown to go the paper's way. "
     f"{_SPANS}",
     4: "Test images in percent that are right both clean and attacked, at the training attack's steps: PGD-40 on "
     "MNIST, PGD-10 on SVHN; on CIFAR-10 PGD-10, the column nearest to the 7 steps. "

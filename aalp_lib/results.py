@@ -236,6 +236,9 @@ def exact_p(only_a: int, only_b: int) -> float:
 def sign_flip_p(lead: Tensor) -> float:
     """McNemar's test for several pairs of models on the same images: an image counts once, whatever its seeds say.
 
+    An image on which the seeds disagree counts as even, so p may be below that of all counts pooled. How far networks
+    of one method lie apart is not in it.
+
     Parameters
     ----------
     lead : int tensor (N,)

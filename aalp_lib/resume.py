@@ -1,32 +1,34 @@
 """Long measurements that go on where they were cut off: what is done is kept in files until all of it is."""
 
+import contextlib
 import hashlib
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
 from aalp_lib import checkpoints
+from aalp_lib._checks import InputError
 from aalp_lib.checkpoints import Checkpoint
 
 
 @dataclass
 class Work:
-    """Where parts are kept, and the seconds that earlier attempts spent on those which were read from there."""
+    """Where parts are kept, the seconds that earlier attempts spent on those that were read, and the names so far."""
 
     folder: Path
     seconds: float = 0.0
+    names: set[str] = field(default_factory=set)
 
 
 _current: ContextVar[Work | None] = ContextVar("work that can be resumed", default=None)
 
 
-@contextmanager
+@contextlib.contextmanager
 def resumable(folder: Path, *settings: bytes) -> Iterator[Work]:
     """Inside, what goes through `once` is kept under `folder`, which is deleted when everything inside has gone well.
 
@@ -44,12 +46,18 @@ def resumable(folder: Path, *settings: bytes) -> Iterator[Work]:
 
 
 def once(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What `make` gives; inside `resumable` on the CPU, and from the file of that name if an attempt left one."""
+    """What `make` gives; inside `resumable` on the CPU, and from the file of that name if an attempt left a whole one.
+
+    Inside one `resumable` a name stands for one part: a second one raises RuntimeError instead of returning the first.
+    """
     work = _current.get()
     if work is None:
         return make()
+    if name in work.names:
+        raise RuntimeError(f"'{name}' is done already in this work; what is resumable has one part of each name")
+    work.names.add(name)
     file = work.folder / f"{name}.safetensors"
-    if file.exists():
+    with contextlib.suppress(FileNotFoundError, InputError):  # not there, damaged, or of another version: made anew
         found = checkpoints.read(file)
         work.seconds += found.meta["seconds"]
         return found.tensors

@@ -1,17 +1,21 @@
 """What is measured on the trained models of a grid, beyond Table 2: Table 1, the figures, stronger attacks."""
 
 import dataclasses
+import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from aalp_lib import _checks, analyses, checkpoints, resume
+from aalp_lib import _checks, analyses, checkpoints, results, resume
 from aalp_lib._checks import InputError
 from aalp_lib.collect import changes, recipe, training_protocol
 from aalp_lib.data import Dataset
+from aalp_lib.diagnose import installed
 from aalp_lib.diagnose import measure as measured
 from aalp_lib.evaluate import suite_for
 from aalp_lib.fast import Precision
@@ -98,7 +102,7 @@ def measure(
     """Write the measurements that are missing of a grid's trained models to `folder/KIND/RUN.json`.
 
     What is done of a diagnosis or of the strong attacks is kept meanwhile in `folder/runs`: after a kill, the same call
-    goes on from there.
+    with the same versions on the same device goes on from there.
 
     Parameters
     ----------
@@ -142,18 +146,18 @@ def measure(
         raise InputError("name at least one method, or leave them out for all")
     for kind in kinds:
         _checks.known("kind of measurement", kind, KINDS)
-    tells = stages(progress, **{one.run.name: 1000.0 for one in chosen})  # a count of thousandths
+    tells = stages(progress, **{f"{one.run.name} {kind}": 1000.0 for one in chosen for kind in kinds})  # thousandths
     paths = []
     for one in chosen:
-        tell = tells[one.run.name]
         for kind in kinds:
+            tell = tells[f"{one.run.name} {kind}"]
             if kind == "samples":
                 model = _model(one, dataset.test.images.device)
                 paths += analyses.measure_model(model, one.run.name, one.subject, dataset, folder, seed=seed)
             else:
                 paths.append(_measure(one, runs, dataset, folder, kind, images, seed, precision, tell))
-        if tell:
-            tell(1, 1, f"{one.run.name} done")
+            if tell:
+                tell(1, 1, f"{one.run.name}, {kind} done")
     return paths
 
 
@@ -178,19 +182,23 @@ def _measure(
     precision: Precision,
     tell: Tell | None,
 ) -> Path:
-    path = folder / kind / f"{one.run.name}.json"
+    path, parts = folder / kind / f"{one.run.name}.json", folder / "runs" / f"{one.run.name}-{kind}"
     if path.exists() and _settings(Measurement.load(path)) == (min(images, len(dataset.test)), seed):
+        shutil.rmtree(parts, ignore_errors=True)  # of an attempt that was killed once it had written the measurement
         return path
     if path.exists():
         raise InputError(f"{path} was made with other settings; name another folder, or move it away")
     test, source = dataset.test[:images], _source(one, runs) if kind == "diagnosis" else None
+    attack, device = suite_for(dataset.name, None)["pgd100"], test.images.device
+    around = results.environment(device) | {"pyautoattack": version("pyautoattack") if installed() else None}
+    around |= {"seed": seed, "attack": dataclasses.asdict(attack)}
+    tensors = [t.cpu().numpy().tobytes() for t in (test.images, test.labels)]
     weights = [file.weights.read_bytes() for file in (one, source) if file]
-    settings = (str(seed).encode(), test.images.cpu().numpy().tobytes(), *weights)
-    with resume.resumable(folder / "runs" / f"{one.run.name}-{kind}", *settings) as earlier:
+    with resume.resumable(parts, json.dumps(around).encode(), *tensors, *weights) as earlier:
         found = measured(
-            _model(one, test.images.device), test, suite_for(dataset.name, None)["pgd100"], kind=kind,
+            _model(one, device), test, attack, kind=kind,
             subject=one.subject, tier=tier(dataset.name), seed=seed, precision=precision, progress=tell,
-            source=_model(source, test.images.device) if source else None,
+            source=_model(source, device) if source else None,
             source_subject=source.subject if source else None,
         )  # fmt: skip
         return dataclasses.replace(found, seconds=found.seconds + earlier.seconds).save(path)

@@ -74,10 +74,13 @@ def test_two_names_for_one_attack_read_the_same(trained, few):
         assert torch.equal(report["a"].correct, report["b"].correct)
 
 
-def test_an_attack_may_be_named_by_a_number(trained, few):
-    """As chapter 9 names them by their radius."""
-    report = aalp.evaluate(trained, few, {eps: aalp.PGD(eps, eps / 4, 4) for eps in (0.05, 0.1)}, progress=print)
-    assert list(report) == ["clean", 0.05, 0.1]
+def test_attacks_may_have_any_names(trained, few):
+    """Chapter 9 names them by their radius."""
+    names = (0.05, 0.1, "0.05", "a-b", "a", "b", "progress", "a/b")
+    suite = {name: aalp.PGD(0.1 + i / 100, 0.05, 4) for i, name in enumerate(names)}
+    report = aalp.evaluate(trained, few, suite, progress=print)
+    assert list(report) == ["clean", *names]
+    assert report["b"].accuracy <= report[0.05].accuracy
 
 
 def test_seed_fixes_the_starts(trained, few):

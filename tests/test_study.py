@@ -71,7 +71,7 @@ def test_a_measurement_goes_on_where_it_was_stopped(grid, tmp_path, monkeypatch,
     write = checkpoints.write
     monkeypatch.setattr(checkpoints, "write", lambda path, part: (finished.append(path), write(path, part)))
     for out, stopped in ((tmp_path / "whole", False), (tmp_path / "parts", True)):
-        shutil.copytree(grid / "mnist-sample", out)
+        shutil.copytree(grid / "mnist-sample", out, ignore=shutil.ignore_patterns("diagnosis", "strong"))
         attempts, path = 0, None
         while path is None:
             attempts, told, began = attempts + 1, [], time.perf_counter()
@@ -91,6 +91,45 @@ def test_a_measurement_goes_on_where_it_was_stopped(grid, tmp_path, monkeypatch,
     assert parts.values == whole.values
     assert parts.config == whole.config
     assert parts.seconds > time.perf_counter() - began  # those of all attempts, not of the last one
+
+
+@pytest.mark.slow
+def test_what_others_left_is_not_read_by_a_measurement(grid, tmp_path, monkeypatch):
+    """Parts belong to one network, images, labels, attack and seed: change one, and they are made anew."""
+    shutil.copytree(grid / "mnist-sample", tmp_path / "run", ignore=shutil.ignore_patterns("strong"))
+    sample, read = load("mnist-sample"), []
+    monkeypatch.setattr(study, "measured", lambda *_, **__: read.append(resume.once("part", part)["made"]) or 1 / 0)
+
+    def part():
+        return {"made": torch.tensor(len(read))}
+
+    def measure(test=sample.test[:12], method="aalp", seed=0):
+        with contextlib.suppress(ZeroDivisionError):
+            few = dataclasses.replace(sample, test=test)
+            study.measure(tmp_path / "run", few, kinds=["strong"], methods=[method], images=12, seed=seed)
+
+    measure()
+    measure()
+    assert [int(made) for made in read] == [0, 0]
+    measure(seed=1)
+    measure(sample.test[1:13])
+    measure(aalp.Split(sample.test.images[:12], sample.test.labels[:12].flip(0)))
+    monkeypatch.setattr(study, "suite_for", lambda *_: {"pgd100": aalp.PGD(0.2, 0.1, 100)})
+    measure()
+    assert [int(made) for made in read] == [0, 0, 2, 3, 4, 5]
+    measure(method="alp")
+    assert int(read[-1]) == 6
+
+
+def test_damaged_parts_are_made_anew_and_no_name_is_used_twice(tmp_path):
+    with contextlib.suppress(KeyboardInterrupt), resume.resumable(tmp_path / "work", b"a") as work:
+        resume.once("part", lambda: {"made": torch.tensor(1)})
+        (work.folder / "part.safetensors").write_bytes(b"")
+        raise KeyboardInterrupt
+    with resume.resumable(tmp_path / "work", b"a"):
+        assert resume.once("part", lambda: {"made": torch.tensor(2)})["made"] == 2
+        with pytest.raises(RuntimeError, match="'part' is done already"):
+            resume.once("part", pytest.fail)
 
 
 def test_what_others_left_is_not_read(tmp_path):
