@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from aalp_lib import checkpoints, collect, results
 from aalp_lib.analyses import SETS, unpack
@@ -460,9 +460,14 @@ def diagnosis(found: Sequence[Measurement]) -> Figure:
     )
     against_eps, against_steps = figure.axes
     seen = {r["eps"] for m in found for r in m.values["eps"] if r["accuracy"] >= 0.01}
-    against_eps.set_xscale("symlog", linthresh=max(seen))  # beyond it nothing is left
+    last, own = max(seen), float(found[0].config["attack"]["eps"])
+    against_eps.set_xscale("symlog", linthresh=last, linscale=3)  # beyond it nothing is left
+    against_eps.set_xlim(left=-0.03 * last)
+    against_eps.set_xticks([0, own, 0.5, 1], ["0", f"{own:.2g}", "0.5", "1"])
+    against_eps.xaxis.set_minor_locator(NullLocator())
     against_steps.set_yscale("log")
     against_steps.yaxis.set_major_formatter("{x:g}")
+    against_steps.yaxis.set_minor_formatter(NullFormatter())
     return figure
 
 
