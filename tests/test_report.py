@@ -687,8 +687,10 @@ def test_what_surprised_on_cifar10_stands_on_the_records():
         assert lead[cw] > lead[pgd]
     hard = {name: paired.compare_strong(kept, colour["alp"], colour[name]) for name in ("aalp", "aalp_gd", "aalp_sw")}
     assert {name: step.standing for name, step in hard.items()} == {"aalp": 0, "aalp_gd": -1, "aalp_sw": 0}
-    for name in ("alp", "aalp", "aalp_sw"):
+    for name in ("alp", "aalp", "aalp_sw", "trades"):
         assert paired.compare_strong(kept, colour["adv"], colour[name]).standing == 0
+    assert paired.compare_strong(kept, colour["alp"], colour["trades"]).standing == -1
+    assert paired.compare_strong(kept, colour["trades"], colour["aalp"]).standing == 0
     assert hard["aalp"].gains[0] == pytest.approx(paired.compare(colour["alp"], colour["aalp"]).gains[0], abs=0.5)
     for m in report.about(kept, "strong", "last"):
         left = m.values["columns"]
