@@ -183,17 +183,7 @@ def diagnose(
             model, split, suite, batch_size=batch_size, seed=seed, precision=precision, progress=tells["suite"]
         )
         walk = _Walk(**resume.once("steps", lambda: _walk(model, split, attack, seed, batch_size, tells["steps"])))
-        black_box = {}
-        if source is not None:
-            transfer = functools.partial(
-                _transferred, model, source, split, attack, seed, batch_size, tells["transfer"]
-            )
-            black_box["transfer"] = Outcome(resume.once("transfer", transfer)["right"])
-        if square:
-            black_box["square"] = auto_attack(
-                model, split, attack.eps, seed=seed, version="square", queries=square, batch_size=batch_size,
-                progress=tells["square"],
-            )["square"]  # fmt: skip
+        black_box = _black_box(model, source, split, attack, seed, square, batch_size, tells)
     plain = report["x1"].correct
     return Diagnosis(
         attack=dataclasses.asdict(attack),
@@ -331,6 +321,29 @@ def _zero_gradient(model: Classifier, x: Tensor, y: Tensor) -> Tensor:
 def _start(attack: Attack, seed: int) -> torch.Generator:
     """The generator of the first run's starts, as `evaluate` has it."""
     return torch.Generator().manual_seed(seeds.derive(seed, attack.loss, 0))
+
+
+def _black_box(
+    model: Classifier,
+    source: Classifier | None,
+    split: Split,
+    attack: Attack,
+    seed: int,
+    queries: int,
+    batch_size: int,
+    tells: Mapping[str, Tell | None],
+) -> dict[str, Outcome]:
+    """What attacks that see no gradient of `model` leave right: "transfer" from `source`, "square" with `queries`."""
+    found = {}
+    if source is not None:
+        transfer = functools.partial(_transferred, model, source, split, attack, seed, batch_size, tells["transfer"])
+        found["transfer"] = Outcome(resume.once("transfer", transfer)["right"])
+    if queries:
+        found["square"] = auto_attack(
+            model, split, attack.eps, seed=seed, version="square", queries=queries, batch_size=batch_size,
+            progress=tells["square"],
+        )["square"]  # fmt: skip
+    return found
 
 
 def _transferred(

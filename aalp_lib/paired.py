@@ -27,7 +27,7 @@ from aalp_lib.collect import (
     training_protocol,
 )
 from aalp_lib.evaluate import HEADINGS, paper_name
-from aalp_lib.results import Measurement, Record, exact_p, label, mcnemar, sign_flip_p, unpack
+from aalp_lib.results import Measurement, Record, label, mcnemar, sign_flip_p, unpack
 
 PAIRED = ("pgd100", "cw100")  # columns that the table always has
 ABLATED = ("clean", "pgd40", "pgd100", "cw100")
@@ -164,9 +164,7 @@ def standing(found: Sequence[Pair]) -> int:
 
 
 def _together(leads: Sequence[Tensor]) -> float:
-    """McNemar's exact p of one seed, `sign_flip_p` of several; where one has fewer images, its rest counts as even."""
-    if len(leads) == 1:
-        return exact_p(int((leads[0] < 0).sum()), int((leads[0] > 0).sum()))
+    """`sign_flip_p` of the images' sums over seeds; where a seed has fewer images, the rest counts as even."""
     return sign_flip_p(pad_sequence(list(leads), batch_first=True).sum(0))
 
 
