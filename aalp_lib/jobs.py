@@ -192,13 +192,16 @@ def run_job(job: Job, progress: Tell | None = None) -> Record:
         best = evaluate(best_model, test, suites["best"], seed=job.seed, progress=tells["best"])
     reports = {"last": last, "best": best}
     seconds = {"training": history.seconds, "evaluation": time.perf_counter() - began}
+    environment = results.environment(device)
+    if "tf32" in environment:  # that is training's; `evaluate` switches it off
+        environment["evaluation_tf32"] = False
     record = Record(
         data=dataset.name,
         method=job.row.name,
         seed=job.seed,
         tier=tier(dataset.name),
         config=job.config(),
-        environment=results.environment(device),
+        environment=environment,
         accuracy={which: results.accuracies(report) for which, report in reports.items()},
         outcomes={which: results.outcomes(report) for which, report in reports.items()},
         history={"epochs": [dataclasses.asdict(e) for e in history.epochs], "best": history.best},

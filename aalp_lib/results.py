@@ -41,7 +41,8 @@ class Record:
     config : dict
         Network, training attack, recipe, suite and reading.
     environment : dict
-        Device, processor, threads, versions and commit.
+        Device, processor, threads, versions and commit. On a GPU "tf32": whether convolutions in float32 were TF32 in
+        training, and "evaluation_tf32", whether they were in evaluation; without the second, the first is of both.
     accuracy : dict
         "last" and "best" (on the validation split), each {column: {accuracy, low, high, correct, count}}; accuracies
         are fractions, low and high the ends of the 95 % Wilson interval.

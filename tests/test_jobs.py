@@ -34,6 +34,11 @@ def test_a_job_leaves_a_record_that_says_everything(tmp_path, sample):
     assert Origin.read(job.run) == Origin("mnist-sample")
 
 
+def test_on_a_gpu_the_record_says_that_accuracies_are_without_tf32(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "environment", lambda device: {"device": "a GPU", "tf32": True})
+    assert run_job(tiny("raw", tmp_path)).environment == {"device": "a GPU", "tf32": True, "evaluation_tf32": False}
+
+
 def test_a_finished_job_is_not_run_again_and_another_setting_is_refused(tmp_path, monkeypatch):
     record = run_job(tiny("raw", tmp_path))
     monkeypatch.setattr("aalp_lib.jobs.fit", lambda *args, **kwargs: pytest.fail("trained again"))
