@@ -27,6 +27,7 @@ from aalp_lib.collect import (
     training_protocol,
 )
 from aalp_lib.evaluate import HEADINGS, paper_name
+from aalp_lib.methods import TABLE_2
 from aalp_lib.results import Measurement, Record, label, mcnemar, sign_flip_p, unpack
 
 PAIRED = ("pgd100", "cw100")  # columns that the table always has
@@ -41,6 +42,8 @@ STEPS = (
     ("alp", "aalp_gd"),
     ("alp", "aalp_sw"),
     ("alp", "aalp"),
+    ("aalp_gd", "aalp"),
+    ("aalp_sw", "aalp"),
 )  # of the paper's order, and what AALP and its halves gain over what they start from
 STRONGEST = "square"  # the last stage of AutoAttack, which stands for all of it
 Correct = Mapping[int, Tensor | None]  # seed -> which images are right, bool (N,), where it was measured
@@ -436,7 +439,7 @@ def _readings(found: Found, data: str) -> Iterator[tuple[str, dict[str, Group]]]
 def _seeds_apart(found: Found, data: str, which: Which) -> Iterator[list[str]]:
     """Lines that have the seeds of one method beside each other, in pairs."""
     for group in of_the_paper(found.records, data):
-        if (group.data, group.protocol) != (data, "fast") or group.method not in ("adv", "alp", "aalp"):
+        if (group.data, group.protocol) != (data, "fast") or group.method not in set(TABLE_2) - {"raw"}:
             continue
         if len(group.records) > 1:
             columns = [[outcomes(record, which).get(name) for record in group.records] for name in PAIRED]
