@@ -449,9 +449,9 @@ def run(out: Path, quick: bool = False, tell: Callable[[Row], None] | None = Non
         for row in itertools.chain(
             itertools.chain.from_iterable(attack_rows(size, 1 if quick else 5) for size in sizes),
             _later(table_2_row, 1 if quick else 2, 50 if quick else 500),
-            trades_rows(4 * rounds),
+            trades_rows(1 if quick else 12),
             _later(aalp_row, rounds),
-            _later(memory_row),
+            _later(memory_row, (2, 12) if quick else (5, 40)),
             _later(jobs_row, 1 if quick else 3),
         ):
             rows.append(row)
