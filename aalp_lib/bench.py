@@ -212,7 +212,7 @@ def attack_rows(size: Size, rounds: int) -> Iterator[Row]:
         yield Row(what, "at most 1.05 × the bare loop", above, above <= 1.05, note=limit)
 
 
-def table_2_row(rounds: int, images: int) -> Row:
+def table_2_row(rounds: int, images: int, epochs: int) -> Row:
     """A row of Table 2 in one call, against a call of torchattacks for each column.
 
     torchattacks has no L∞ attack on the margin: its CW columns are timed as PGD of as many steps, and left out where
@@ -221,7 +221,7 @@ def table_2_row(rounds: int, images: int) -> Row:
     sample = load("mnist-sample")
     torch.manual_seed(0)
     model = models.lenet()
-    fit(model, sample, "adv", PGD(EPS, 0.1, 3), recipe=Recipe(4, 64, 2e-3))
+    fit(model, sample, "adv", PGD(EPS, 0.1, 3), recipe=Recipe(epochs, 64, 2e-3))
     model.eval()
     test, suite = sample.test[:images], table2_suite("mnist")
     x, y = next(test.batches(images))
@@ -380,13 +380,22 @@ def threads_limit(steps: int) -> float:
     return statistics.median(2 * loops(1) / loops(2) for _ in range(3))
 
 
-def jobs_row(epochs: int = 3) -> Row:
-    """Two trainings side by side, a core each, against one after the other, both cores each."""
+def jobs_row(epochs: int, train_images: int | None, steps: int) -> Row:
+    """Two trainings side by side, a core each, against one after the other, both cores each.
+
+    `steps` are those of the bare loops that set the limit.
+    """
     setting = Setting({"name": "lenet"}, PGD(EPS, 0.1, 5), Recipe(epochs, 64, 2e-3))
     seconds, inside = {}, {}
     for workers in (1, 2):
         with tempfile.TemporaryDirectory() as folder:
-            jobs = [Job("mnist-sample", name, setting, Path(folder), test_images=100) for name in ("alp", "aalp")]
+            jobs = [
+                Job(
+                    "mnist-sample", name, setting, Path(folder), test_images=100,
+                    train_images=train_images, reduced=f"{train_images} images" if train_images else None,
+                )
+                for name in ("alp", "aalp")
+            ]  # fmt: skip
             began = time.perf_counter()
             records = list(run_jobs(jobs, workers))
             seconds["side by side" if workers == 2 else "one after the other"] = [time.perf_counter() - began]
@@ -395,7 +404,7 @@ def jobs_row(epochs: int = 3) -> Row:
     what = f"two jobs on {cores()} cores"
     note = (
         f"without the start of the processes {inside[1] / inside[2]:.2f}; "
-        f"the limit, two bare loops on LeNet, is {threads_limit(100 * epochs):.2f}"
+        f"the limit, two bare loops on LeNet, is {threads_limit(steps):.2f}"
     )
     return Row(what, "at least 1.5 × one after the other", reached, reached >= 1.5, spread(seconds), note)
 
@@ -448,11 +457,11 @@ def run(out: Path, quick: bool = False, tell: Callable[[Row], None] | None = Non
         warnings.simplefilter("ignore")  # the peers' own
         for row in itertools.chain(
             itertools.chain.from_iterable(attack_rows(size, 1 if quick else 5) for size in sizes),
-            _later(table_2_row, 1 if quick else 2, 50 if quick else 500),
+            _later(table_2_row, *((1, 50, 1) if quick else (2, 500, 4))),
             trades_rows(1 if quick else 12),
             _later(aalp_row, rounds),
             _later(memory_row, (2, 12) if quick else (5, 40)),
-            _later(jobs_row, 1 if quick else 3),
+            _later(jobs_row, *((1, 500, 20) if quick else (3, None, 300))),
         ):
             rows.append(row)
             if tell:
