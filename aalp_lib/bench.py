@@ -339,7 +339,7 @@ def peak_memory() -> float:
     return peak / (1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
-def memory_row(steps: tuple[int, int] = (5, 40)) -> Row:
+def memory_row(steps: tuple[int, int]) -> Row:
     """Peak memory of a process that attacks with many steps against one with few."""
     few, many = (
         float(subprocess.run([sys.executable, "-c", MEMORY, str(n)], capture_output=True, text=True, check=True).stdout)
@@ -383,7 +383,7 @@ def threads_limit(steps: int) -> float:
 def jobs_row(epochs: int, train_images: int | None, steps: int) -> Row:
     """Two trainings side by side, a core each, against one after the other, both cores each.
 
-    `steps` are those of the bare loops that set the limit.
+    `train_images` of the bundled digits, by default all; `steps` are those of the bare loops that set the limit.
     """
     setting = Setting({"name": "lenet"}, PGD(EPS, 0.1, 5), Recipe(epochs, 64, 2e-3))
     seconds, inside = {}, {}
@@ -460,7 +460,7 @@ def run(out: Path, quick: bool = False, tell: Callable[[Row], None] | None = Non
             _later(table_2_row, *((1, 50, 1) if quick else (2, 500, 4))),
             trades_rows(1 if quick else 12),
             _later(aalp_row, rounds),
-            _later(memory_row, (2, 12) if quick else (5, 40)),
+            _later(memory_row, (2, 16) if quick else (5, 40)),
             _later(jobs_row, *((1, 500, 20) if quick else (3, None, 300))),
         ):
             rows.append(row)
