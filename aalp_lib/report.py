@@ -401,8 +401,7 @@ def tried_table(found: Found, data: str, which: Which = "last") -> str:
     lines[0] += [f"Against the plain run, {HEADINGS[DECIDING]}", f"Against the paper, {HEADINGS[DECIDING]}"]
     return (
         "Correct test images in percent, differences in points; p of McNemar's exact test, over several seeds of the "
-        "sign-flip test.\n\n"
-        + grid(lines + [_tried_line(group, plain, data, which) for group in tried])
+        "sign-flip test.\n\n" + grid(lines + [_tried_line(group, plain, data, which) for group in tried])
     )
 
 
