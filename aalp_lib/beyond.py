@@ -1,14 +1,12 @@
 """What the paper does not ask, in tables with a line for each model: stronger attacks, signs of gradient masking."""
 
-import csv
-import io
-
 from aalp_lib.collect import (
     TITLES,
     UNMEASURED,
     Cell,
     Found,
     Which,
+    csv_text,
     gradients,
     grid,
     measured_protocol,
@@ -115,11 +113,8 @@ def measured_csv(found: Found, data: str) -> dict[str, str]:
     for kind in ("strong", "diagnosis"):
         kept = [m for m in about(found, kind, "last") if paper_name(str(m.subject.get("data"))) == data]
         if kept:
-            text = io.StringIO()
-            writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            writer.writerows([*_subject(m, found), gradients(m), *cells] for m in kept for cells in _accuracies(m))
-            made[kind] = text.getvalue()
+            lines = ([*_subject(m, found), gradients(m), *cells] for m in kept for cells in _accuracies(m))
+            made[kind] = csv_text(COLUMNS, lines)
     return made
 
 

@@ -1,6 +1,8 @@
 """What lies in a folder of records: read, selected, and gathered into repetitions of one protocol."""
 
+import csv
 import dataclasses
+import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -377,3 +379,12 @@ def grid(lines: Sequence[Sequence[str]]) -> str:
     """Lines of cells, the head first, as a Markdown table."""
     head, *rows = lines
     return "\n".join("| " + " | ".join(line) + " |" for line in (head, ["---"] * len(head), *rows)) + "\n"
+
+
+def csv_text(head: Sequence[str], lines: Iterable[Sequence[object]]) -> str:
+    """Lines of cells as CSV, below their head."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(head)
+    writer.writerows(lines)
+    return text.getvalue()

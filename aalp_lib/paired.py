@@ -15,6 +15,7 @@ from aalp_lib.collect import (
     Group,
     Which,
     changes,
+    csv_text,
     differences_from,
     gradients,
     grid,
@@ -46,6 +47,14 @@ STEPS = (
     ("aalp_sw", "aalp"),
 )  # of the paper's order, and what AALP and its halves gain over what they start from
 STRONGEST = "square"  # the last stage of AutoAttack, which stands for all of it
+PAIR_COLUMNS = (
+    *("data", "protocol", "seed", "attack", "gradients", "images", "alp", "aalp", "gain"),
+    *("only_alp", "only_aalp", "p"),
+)
+STEP_COLUMNS = (
+    *("data", "pairing", "first", "second", "attack", "paper", "gain", "low", "high"),
+    *("seeds", "images", "p", "verdict"),
+)
 Correct = Mapping[int, Tensor | None]  # seed -> which images are right, bool (N,), where it was measured
 
 
@@ -290,6 +299,19 @@ def mcnemar_table(found: Found, which: Which = "last") -> str:
     )
 
 
+def mcnemar_csv(found: Found, data: str, which: Which = "last") -> str:
+    """`pairs` of one of the paper's data sets and its copies as CSV, a line for each seed and attack; "" if empty."""
+    lines = [
+        [
+            p.data, p.protocol, p.seed, attack_title(p.attack), p.strong, p.images, f"{100 * p.alp:.2f}",
+            f"{100 * p.aalp:.2f}", f"{p.gain:.2f}", p.only_alp, p.only_aalp, f"{p.p:.3g}",
+        ]
+        for p in pairs(found, which)
+        if paper_name(p.data) == data
+    ]  # fmt: skip
+    return csv_text(PAIR_COLUMNS, lines) if lines else ""
+
+
 # --- any two rows ----------------------------------------------------------------------------------------------------
 
 
@@ -371,6 +393,72 @@ def _compared(first: Correct, second: Correct, column: str) -> Comparison | None
     return Comparison(column, len(leads[-1]), gains, first_alone, second_alone, _together(leads))
 
 
+@dataclass(frozen=True)
+class Step:
+    """A step of the paper's order in one column: what the row `second` gains over `first`, in the paper and here.
+
+    Attributes
+    ----------
+    data, pairing : str
+        The data set, and how the pairing loss is read, in words.
+    first, second : str
+        Names of two methods.
+    column : str
+        "pgd100", "cw100", or "square": all of AutoAttack, of which the paper has no number. There `theirs` is the
+        paper's at PGD-100.
+    theirs : float
+        The paper's gain in points.
+    ours : Comparison or None
+        Ours; None where it was not measured.
+    best : Comparison or None
+        The same of the networks that were best on the validation split, in the paper's columns.
+    """
+
+    data: str
+    pairing: str
+    first: str
+    second: str
+    column: str
+    theirs: float
+    ours: Comparison | None
+    best: Comparison | None = None
+
+    @property
+    def verdict(self) -> str:
+        """Whether the paper's step holds; and of the best networks, where they say otherwise."""
+        if self.ours is None:
+            return UNMEASURED
+        said, best = self.ours.way(self.theirs), self.best
+        if best and best.standing != self.ours.standing and len(best.gains) == len(self.ours.gains):
+            said += f" (best: {best.way(self.theirs)})"
+        return said
+
+    def __str__(self) -> str:
+        return f"{self.ours}: {self.verdict}" if self.ours else UNMEASURED
+
+
+def order(found: Found, which: Which = "last") -> list[Step]:
+    """Each step of the paper's order in each column, by data set and reading of the pairing loss."""
+    made = []
+    for data in measured_sets(found):
+        published = paper.TABLE_2[paper_name(data)]
+        for pairing, members in _readings(found, data):
+            for first, second in STEPS:
+                pair = members.get(first), members.get(second)
+                of_eq_1 = members["alp"].method == "alp"
+                if pair[0] is None or pair[1] is None or not (of_eq_1 or {first, second} & {"alp", "aalp"}):
+                    continue
+                runs = pair[0].records, pair[1].records
+                for name in PAIRED:
+                    theirs = published[second][name] - published[first][name]
+                    ours, best = compare(*runs, name, which), compare(*runs, name, "best")
+                    made.append(Step(data, pairing, first, second, name, theirs, ours, best))
+                theirs = published[second][DECIDING] - published[first][DECIDING]
+                ours = compare_strong(found, *runs, which=which)
+                made.append(Step(data, pairing, first, second, STRONGEST, theirs, ours))
+    return made
+
+
 def order_table(found: Found, which: Which = "last") -> str:
     """Does the paper's order of the methods hold: each step of it, in the paper and here, on the same images.
 
@@ -384,42 +472,52 @@ def order_table(found: Found, which: Which = "last") -> str:
     for name in PAIRED:
         head += [f"{HEADINGS[name]}, paper", f"{HEADINGS[name]}, ours"]
     head.append("All of AutoAttack, ours")
-    tables, images, tests = [], set(), 0
+    made, tables = order(found, which), []
     for data in measured_sets(found):
-        for pairing, members in _readings(found, data):
-            plain, lines = members["alp"].method == "alp", [head]
-            for first, second in STEPS:
-                pair = members.get(first), members.get(second)
-                if pair[0] is None or pair[1] is None or not (plain or {first, second} & {"alp", "aalp"}):
-                    continue
+        mine = [step for step in made if step.data == data]
+        for pairing, of in itertools.groupby(mine, key=lambda step: step.pairing):
+            lines = [head]
+            for (first, second), cells in itertools.groupby(of, key=lambda step: (step.first, step.second)):
+                *paired, strong = cells
                 line = [f"{label(first)} → {label(second)}"]
-                for name in PAIRED:
-                    ours, best = (compare(pair[0].records, pair[1].records, name, model) for model in (which, "best"))
-                    line += _step(first, second, name, ours, data, best)
-                    tests += ours is not None
-                strong = compare_strong(found, pair[0].records, pair[1].records, which=which)
-                images |= {strong.images} if strong else set()
-                tests += strong is not None
-                lines.append([*line, _step(first, second, DECIDING, strong, data)[1]])
+                for step in paired:
+                    line += [f"{step.theirs:+.1f}", str(step)]
+                lines.append([*line, str(strong)])
             tables.append(f"**{title(data)}, pairing {pairing}**\n\n{grid(lines)}")
         if lines := list(_seeds_apart(found, data, which)):
             heading = f"**{title(data)}, seeds of one method beside each other, pairing as in Eq. 1**"
             tables.append(f"{heading}\n\n{grid([['Method', *(HEADINGS[name] for name in PAIRED), head[-1]], *lines])}")
     if not tables:
         return f"The order of the methods: {UNMEASURED}.\n"
+    tests = sum(step.ours is not None for step in made)
     text = (
         "Gains in points on the same images; p of McNemar's exact test, or over several seeds of the sign-flip test on "
         f"each image's sum, in which an image counts once. With {tests} comparisons, chance alone would bring about "
         f"{max(1, round(0.05 * tests))} below 0.05 if no two networks differed. "
         '"Best" names the verdict on the networks that were best on the validation split, where it is another.'
     )
-    if images:
+    if images := {step.ours.images for step in made if step.column == STRONGEST and step.ours}:
         counts = " or ".join(f"{count:,}" for count in sorted(images))
         text += (
             f" The last column is of the first {counts} test images, and of no others; the paper has no such numbers, "
             "and a step holds there if it goes as the paper's at PGD-100."
         )
     return "\n".join([f"{text}\n", *tables])
+
+
+def order_csv(found: Found, data: str, which: Which = "last") -> str:
+    """`order` of one of the paper's data sets and its copies as CSV, a line for each step and column; "" if empty."""
+    lines = []
+    for step in order(found, which):
+        if paper_name(step.data) == data:
+            theirs = "" if step.column == STRONGEST else f"{step.theirs:.2f}"
+            ours, numbers = step.ours, [""] * 6
+            if ours:
+                numbers = [f"{gain:.2f}" for gain in (mean(ours.gains), min(ours.gains), max(ours.gains))]
+                numbers += [str(len(ours.gains)), str(ours.images), f"{ours.p:.3g}"]
+            names = [step.data, step.pairing, step.first, step.second, attack_title(step.column)]
+            lines.append([*names, theirs, *numbers, step.verdict])
+    return csv_text(STEP_COLUMNS, lines) if lines else ""
 
 
 def _readings(found: Found, data: str) -> Iterator[tuple[str, dict[str, Group]]]:
@@ -457,19 +555,6 @@ def _apart(right: Sequence[Tensor | None]) -> str:
     shown = sum(two.p < 0.05 for two in made)
     span = f"{gaps[0]:.1f} to {gaps[-1]:.1f}" if len(made) > 1 else f"{gaps[0]:.1f}"
     return f"{span} points apart (p below 0.05 in {shown} of {len(made)} pair{'s' * (len(made) > 1)})"
-
-
-def _step(
-    first: str, second: str, name: str, ours: Comparison | None, data: str, best: Comparison | None = None
-) -> list[str]:
-    published = paper.TABLE_2[paper_name(data)]
-    theirs = published[second][name] - published[first][name]
-    if ours is None:
-        return [f"{theirs:+.1f}", UNMEASURED]
-    said = f"{ours}: {ours.way(theirs)}"
-    if best and best.standing != ours.standing and len(best.gains) == len(ours.gains):
-        said += f" (best: {best.way(theirs)})"
-    return [f"{theirs:+.1f}", said]
 
 
 # --- ablations -------------------------------------------------------------------------------------------------------

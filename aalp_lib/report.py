@@ -1,8 +1,6 @@
 """The paper's tables with ours beside them, lists of records, and RESULTS.md."""
 
-import csv
 import dataclasses
-import io
 import itertools
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +23,7 @@ from aalp_lib.collect import (
     Group,
     Which,
     changes,
+    csv_text,
     differences_from,
     grid,
     groups,
@@ -43,8 +42,10 @@ from aalp_lib.paired import (
     ablation_table,
     compare,
     headline,
+    mcnemar_csv,
     mcnemar_table,
     nearest,
+    order_csv,
     order_table,
 )
 from aalp_lib.results import Measurement, Record, label
@@ -65,6 +66,10 @@ IMAGES = {  # training and validation
     "cifar10-jpeg": (45_000, 5_000),
 }
 
+COLUMNS = (
+    *("table", "data", "row", "source", "model", "column", "paper", "ours", "low", "high", "span"),
+    *("seeds", "images", "verdict"),
+)
 _HEADINGS = HEADINGS | {
     "mean_clean_confidence": "Clean confidence",
     "mean_adversarial_confidence": "Adversarial confidence",
@@ -366,10 +371,7 @@ def _row_label(name: str) -> str:
 
 def _csv(number: int, which: str, rows: Iterable[Row]) -> str:
     """A line for each number: the paper's, ours, what its span is, and the verdict on its row."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    heads = "table data row source model column paper ours low high span seeds images verdict"
-    writer.writerow(heads.split())
+    lines: list[list[object]] = []
     for row in rows:
         for name, published in row.published.items():
             cell = row.ours.get(name)
@@ -378,8 +380,8 @@ def _csv(number: int, which: str, rows: Iterable[Row]) -> str:
                 span = "" if cell.low is None else "wilson95" if cell.seeds == 1 else "range"
                 numbers = ["" if v is None else f"{v:.{cell.digits + 1}f}" for v in (cell.value, cell.low, cell.high)]
                 ours = [*numbers, span, str(cell.seeds), str(cell.images)]
-            writer.writerow([number, row.data, row.name, row.source, which, name, published, *ours, row.verdict])
-    return text.getvalue()
+            lines.append([number, row.data, row.name, row.source, which, name, published, *ours, row.verdict])
+    return csv_text(COLUMNS, lines)
 
 
 # --- what was tried to explain a row ----------------------------------------------------------------------------------
@@ -547,8 +549,10 @@ def files(found: Found) -> dict[str, str]:
                 made[f"{data}/table{number}.md"] = "\n".join(both)
                 both = [table(found, number, data=data, which=which, form="csv") for which in ("last", "best")]
                 made[f"{data}/table{number}.csv"] = both[0] + both[1].split("\n", 1)[1]
-        for kind, text in measured_csv(found, data).items():
-            made[f"{data}/{kind}.csv"] = text
+        compared = {"order": order_csv(found, data), "mcnemar": mcnemar_csv(found, data)}
+        for kind, text in (measured_csv(found, data) | compared).items():
+            if text:
+                made[f"{data}/{kind}.csv"] = text
     if found.ablations:
         made[f"{ABLATIONS}/ablations.md"] = ablation_table(found)
         made[f"{ABLATIONS}/ablations.csv"] = results.table(

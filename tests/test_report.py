@@ -383,6 +383,12 @@ def test_mcnemar_table_has_the_counts_that_unpacking_gives():
     alp, other = record("alp", cw100=right(10)), record("aalp", cw100=right(12, 3))
     (line,) = [line for line in report.mcnemar_table(found(alp, other)).splitlines() if "CW-100" in line]
     assert line == "| MNIST | fast | 0 | CW-100 | – | 1000 | 1.0 | 1.2 | +0.2 | 3 | 5 | 0.727 |"
+    made = report.files(found(alp, other, record("alp", data_set="cifar10-jpeg", cw100=right(10))))
+    (line,) = csv.DictReader(io.StringIO(made["mnist/mcnemar.csv"]))
+    assert [line[name] for name in ("attack", "gain", "only_alp", "only_aalp", "p")] == [
+        *("CW-100", "0.20", "3", "5", "0.727")
+    ]
+    assert "cifar10/mcnemar.csv" not in made  # where nothing is paired there is no file
 
 
 # --- ablations and cost
@@ -878,6 +884,18 @@ def test_beside_the_steps_stand_seeds_autoattack_and_other_recipes_rows_and_data
     assert ["MNIST, pairing averaged", "Madry → TRADES"] not in steps  # which have none
     colour = [step for heading, step in steps if heading == "CIFAR-10, JPEG, pairing as in Eq. 1"]
     assert colour == ["Madry → ALP", "Madry → AALP", "ALP → AALP"]
+
+
+def test_each_step_of_the_order_is_a_line_of_csv_too():
+    kept = found(record("alp", pgd100=800), record("aalp", pgd100=830), record("alp", 1, pgd100=800))
+    kept.records.append(record("aalp", 1, pgd100=810))
+    kept.measurements.extend(strong(name, square=right(count, of=100)) for name, count in (("alp", 60), ("aalp", 75)))
+    pgd, cw, strongest = csv.DictReader(io.StringIO(report.files(kept)["mnist/order.csv"]))
+    assert [pgd[name] for name in ("paper", "gain", "low", "high", "seeds", "images", "verdict")] == [
+        *("1.82", "2.00", "1.00", "3.00", "2", "1000", "holds")
+    ]
+    assert (cw["attack"], cw["gain"], cw["verdict"]) == ("CW-100", "", "not measured yet")
+    assert (strongest["paper"], strongest["gain"], strongest["verdict"]) == ("", "15.00", "holds on one seed")
 
 
 def test_a_variant_that_lies_between_two_rows_is_compared_with_its_namesake():
