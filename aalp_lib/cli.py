@@ -191,7 +191,8 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _reproduce(options: argparse.Namespace) -> None:
     jobs = _grid(options)
     todo = [job for job in jobs if finished(job) is None]
-    console.print(f"{len(jobs)} runs into {jobs[0].out}, {len(jobs) - len(todo)} of them done already", highlight=False)
+    runs = f"{len(jobs)} run" + "s" * (len(jobs) != 1)
+    console.print(f"{runs} into {jobs[0].out}, {len(jobs) - len(todo)} of them done already", highlight=False)
     if options.dry_run:
         for job in todo:
             state = "under way" if job.run.exists() else "to do"
@@ -444,7 +445,7 @@ def _set_threads(threads: int | None) -> None:
 
 
 def _run_jobs(jobs: list[Job], workers: int, executor: Executor | None = None) -> list[results.Record]:
-    """Run jobs with a bar for each that is under way and one over all; on no terminal, a line for each that is done."""
+    """Run jobs with a bar for each that is under way and one over all, and a line for each that is done."""
     records: list[results.Record] = []
     with bars(console) as progress:
         for record in run_jobs(jobs, workers, _JobBars(progress, len(jobs)).watch, executor):

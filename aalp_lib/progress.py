@@ -1,18 +1,45 @@
-"""Progress bars with the time left, for whoever wants them; on no terminal they stay silent."""
+"""Progress with the time left, for whoever wants it: bars, or where there is no terminal a line now and then."""
 
 import itertools
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 Tell = Callable[[int, int, str], None]  # done, in all, and a word on what is going on
+EVERY = 300.0  # seconds between lines
+
+
+class _Display(Progress):
+    """Bars; on no terminal, such as the log of a batch job, a line on each of them every five minutes instead."""
+
+    _written: float | None = None
+
+    def update(self, task_id: TaskID, **changes: Any) -> None:
+        super().update(task_id, **changes)
+        now = time.monotonic()
+        if self._written is None:
+            self._written = now
+        if self.disable and now - self._written >= EVERY:
+            self._written = now
+            for task in self.tasks:
+                if task.visible and task.total:
+                    so_far, left = (_clock(seconds) for seconds in (task.elapsed, task.time_remaining))
+                    line = f"{task.description}: {task.percentage:.0f} %, {so_far} so far, {left} left"
+                    self.console.print(f"{line}  {task.fields['text']}".rstrip(), highlight=False, markup=False)
+
+
+def _clock(seconds: float | None) -> str:
+    return "?" if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
 def bars(console: Console) -> Progress:
-    """An empty display of bars, which needs a `text` field for each of its tasks."""
-    return Progress(
+    """An empty display, which needs a `text` field for each of its tasks."""
+    return _Display(
         TextColumn("{task.description}"),
         BarColumn(),
         TextColumn("{task.percentage:>3.0f} %"),
@@ -22,6 +49,7 @@ def bars(console: Console) -> Progress:
         TextColumn("left"),
         TextColumn("{task.fields[text]}"),
         console=console,
+        speed_estimate_period=EVERY,
         disable=not console.is_terminal,
     )
 

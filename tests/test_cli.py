@@ -236,7 +236,7 @@ def test_a_command_is_shown_with_what_it_says_and_no_colours(capsys, tmp_path, m
     monkeypatch.setenv("FORCE_COLOR", "1")
     chapter.shell("aalp reproduce mnist --methods alp --out here --dry-run", tmp_path)
     said = capsys.readouterr().out
-    assert said.startswith("$ aalp reproduce mnist --methods alp --out here --dry-run\n1 runs into here/mnist")
+    assert said.startswith("$ aalp reproduce mnist --methods alp --out here --dry-run\n1 run into here/mnist")
     assert "\x1b" not in said
     with pytest.raises(aalp.InputError, match="unknown method 'nothing'"):
         chapter.shell("aalp reproduce mnist --methods nothing --dry-run", tmp_path)
