@@ -1,0 +1,350 @@
+"""What RESULTS.md says in words, on the records: it names no number, so should further ones take the ground away from a
+sentence, a test here says so. A test for each point of "What surprised", in their order, and for what stands elsewhere.
+"""
+
+import dataclasses
+import itertools
+import statistics
+from pathlib import Path
+
+import pytest
+
+from aalp_lib import collect, paired, paper, report
+from aalp_lib.diagnose import NOISE
+from aalp_lib.methods import TABLE_2
+
+ROBUST = ("adv", "alp", "trades", "aalp_gd", "aalp_sw", "aalp")
+PUBLISHED = paper.TABLE_2["mnist"]
+
+
+@pytest.fixture(scope="module")
+def kept():
+    return collect.read(Path(__file__).resolve().parents[1] / "results")
+
+
+@pytest.fixture(scope="module")
+def rows(kept):
+    """The recipe "fast" on MNIST: runs by method."""
+    return {g.method: g.records for g in collect.of_the_paper(kept.records, "mnist") if g.protocol == "fast"}
+
+
+@pytest.fixture(scope="module")
+def slow(kept):
+    """The recipe "paper" on MNIST: its run by method."""
+    return {r.method: r for r in kept.records if (r.data, collect.protocol(r)) == ("mnist", "paper")}
+
+
+@pytest.fixture(scope="module")
+def full(kept):
+    """Variants on the whole of MNIST, such as "alp_averaged"."""
+    return {g.method: g.records for g in collect.groups(kept.ablations) if (g.data, g.protocol) == ("mnist", "fast")}
+
+
+@pytest.fixture(scope="module")
+def small(kept):
+    """Variants on the bundled sample."""
+    return {g.method: g.records for g in collect.groups(kept.ablations) if g.data == "mnist-sample"}
+
+
+@pytest.fixture(scope="module")
+def colour(kept):
+    """The recipe "fast" on CIFAR-10: runs by method, one each."""
+    made = (g for g in collect.groups(kept.records) if (g.data, g.protocol) == ("cifar10-jpeg", "fast"))
+    return {g.method: g.records for g in made}
+
+
+def at_last(run, column):
+    """Percent right of the network after the last epoch."""
+    return 100 * run.accuracy["last"][column]["accuracy"]
+
+
+def dead_shares(kept, method, protocol):
+    """Shares of MNIST's features that attacked images leave at 0."""
+    return [
+        m.values["adversarial"]["scores"]["dead_share"]
+        for m in report.about(kept, "contributions", "last")
+        if (m.subject["data"], m.subject["method"], collect.measured_protocol(m)) == ("mnist", method, protocol)
+    ]
+
+
+# --- what surprised, on MNIST
+
+
+def test_seeds_of_one_method_lie_as_far_apart_as_steps_of_the_paper(rows):
+    for name in ROBUST:
+        at = {r.seed: at_last(r, "pgd100") for r in rows[name]}
+        far = max(at.values()) - min(at.values())
+        pgd = {other: PUBLISHED[other]["pgd100"] for other in ROBUST}
+        small_steps = (pgd["trades"] - pgd["alp"], pgd["aalp"] - pgd["trades"])
+        assert far < min(small_steps) if name == "trades" else far > max(small_steps)
+        assert min(at, key=at.get) == 0
+        assert {r.seed for r in rows[name] if r.environment["device"] == "cpu"} == ({0, 1} if name == "adv" else {0})
+
+
+def test_under_autoattack_alp_and_aalp_fall_behind_madry(kept, rows):
+    for name in ("alp", "aalp"):
+        square = paired.compare_strong(kept, rows["adv"], rows[name])
+        assert (square.standing, len(square.gains)) == (-1, 4)
+        alone = [paired.compare_strong(kept, rows["adv"], [r]).standing for r in rows[name]]
+        assert 0 in alone  # not every seed shows it by itself
+        assert all(PUBLISHED[name][column] > PUBLISHED["adv"][column] for column in ("pgd100", "cw100"))
+    for column in ("pgd100x20", "cw100x20", "apgd-ce", "apgd-t", "fab-t"):
+        for pair in (("adv", "alp"), ("adv", "aalp"), ("alp", "aalp")):
+            gradient = paired.compare_strong(kept, *(rows[name] for name in pair), column)
+            assert (gradient.standing, len(gradient.gains)) == (0, 4)
+            assert gradient.p > 0.05
+    for column in ("pgd100x20", "cw100x20", "apgd-ce", "apgd-t", "fab-t", "square"):
+        late = column in ("fab-t", "square")
+        guided, weighted = (paired.compare_strong(kept, rows["adv"], rows[n], column) for n in ("aalp_gd", "aalp_sw"))
+        assert (guided.standing, weighted.standing) == (-1 if late else 0, 0)
+
+
+def test_trades_is_ahead_of_every_other_row_under_autoattack(kept, rows):
+    for name in ("adv", "alp", "aalp_gd", "aalp_sw", "aalp"):
+        beyond = paired.compare_strong(kept, rows[name], rows["trades"])
+        assert (beyond.standing, len(beyond.gains)) == (1, 3)
+    for column in ("pgd100", "cw100"):
+        assert paired.compare(rows["trades"], rows["aalp"], column).standing == -1
+        assert PUBLISHED["aalp"][column] > PUBLISHED["trades"][column]
+    drops = {}
+    for m in report.about(kept, "strong", "last"):
+        if (m.subject["data"], collect.measured_protocol(m)) == ("mnist", "fast") and "raw" not in m.subject["method"]:
+            columns = m.values["columns"]
+            drop = columns["pgd100x20"]["accuracy"] - columns["square"]["accuracy"]
+            drops.setdefault(m.subject["seed"], {})[m.subject["method"]] = drop
+    assert all(min(drops[seed], key=drops[seed].get) == "trades" for seed in range(3))
+
+
+def test_square_finds_what_pgd_misses_in_every_network_of_mnist_trained_on_attacked_images(kept):
+    diagnosed = [m for m in report.about(kept, "diagnosis", "last") if m.subject["data"] == "mnist"]
+    assert all("Square" in "".join(m.values["signs"]) for m in diagnosed if "raw" not in m.subject["method"])
+    assert set(ROBUST) <= {m.subject["method"] for m in diagnosed}
+    only = {
+        (m.subject["method"], m.subject["seed"]): m.values["black_box"]["square"]["only"]
+        for m in diagnosed
+        if collect.measured_protocol(m) == "fast"
+    }
+    more = [only[name, seed] > only["adv", seed] for name, seed in only if name in ("alp", "aalp_gd", "aalp")]
+    fewer = [only["trades", seed] < only["adv", seed] for seed in range(3)]
+    assert (all(more), len(more), all(fewer)) == (True, 11, True)
+
+
+def test_the_weights_help_under_autoattack_and_guided_dropout_takes_part_of_it_back(kept, rows):
+    hard = {name: paired.compare_strong(kept, rows["alp"], rows[name]) for name in ("aalp_sw", "aalp_gd", "aalp")}
+    assert {name: (step.standing, len(step.gains)) for name, step in hard.items()} == {
+        "aalp_sw": (1, 3), "aalp_gd": (0, 3), "aalp": (0, 4),
+    }  # fmt: skip
+    assert hard["aalp_gd"].p > 0.5
+    assert sum(gain > 0 for gain in hard["aalp"].gains) == 3
+    behind = paired.compare(rows["alp"], rows["aalp_gd"], "pgd100")
+    assert (behind.standing, len(behind.gains)) == (-1, 3)
+    assert paired.compare_strong(kept, rows["aalp_sw"], rows["aalp"]).standing == -1
+    assert paired.compare(rows["aalp_sw"], rows["aalp"], "clean").standing == -1
+    for column in ("pgd100x20", "cw100x20", "apgd-ce", "apgd-t", "fab-t", "square"):
+        gained = paired.compare_strong(kept, rows["alp"], rows["aalp_sw"], column)
+        late = column in ("fab-t", "square")
+        assert (gained.standing, gained.p > 0.5) == ((1, False) if late else (0, True))
+
+
+def test_guided_dropout_is_ahead_only_with_madrys_method(kept, rows):
+    for column in ("pgd40", "pgd100", "cw100"):
+        ahead = paired.compare(rows["adv"], rows["adv_gd"], column)
+        assert (ahead.standing, len(ahead.gains), max(ahead.gains) < 1) == (1, 2, True)
+        for plain, guided in (("raw", "raw_gd"), ("alp", "aalp_gd"), ("aalp_sw", "aalp")):
+            assert paired.compare(rows[plain], rows[guided], column).standing < 1
+    assert paired.compare_strong(kept, rows["adv"], rows["adv_gd"]).p > 0.5
+    assert {r.environment["device"] for r in rows["adv"] if r.seed in (1, 2)} > {"cpu"}
+    assert all(r.environment["device"] != "cpu" for r in rows["adv_gd"])
+
+
+def test_aalp_has_more_clean_images_right_than_alp(rows, full):
+    assert paired.compare(rows["alp"], rows["aalp"], "clean").standing == 1
+    assert PUBLISHED["aalp"]["clean"] < PUBLISHED["alp"]["clean"]
+    assert paired.compare(rows["alp"], rows["aalp_sw"], "clean").standing == 1
+    assert paired.compare(rows["alp"], rows["aalp_gd"], "clean").standing == 0
+    averaged = paired.compare(full["alp_averaged"], full["aalp_averaged"], "clean")
+    assert (averaged.standing, averaged.p > 0.5) == (0, True)
+
+
+def test_the_scale_of_the_pairing_moves_more_than_what_aalp_adds(kept, rows, full):
+    for name in ("alp", "aalp"):
+        assert paired.compare(rows["adv"], full[f"{name}_averaged"], "pgd100").standing == 1
+        summed = max(at_last(r, "pgd100") for r in rows[name])
+        averaged = [at_last(r, "pgd100") for r in full[f"{name}_averaged"]]
+        assert summed < min(averaged) < PUBLISHED[name]["pgd100"]
+    weaker = paired.compare_strong(kept, rows["alp"], full["alp_averaged"])
+    assert weaker.standing == 1
+    assert min(weaker.gains) > max(paired.compare_strong(kept, rows["alp"], rows["aalp_sw"]).gains)
+    averaged = paired.compare_strong(kept, rows["adv"], full["alp_averaged"])
+    assert (averaged.standing, len(averaged.gains)) == (1, 2)
+    assert paired.compare(rows["trades"], full["alp_averaged"], "pgd100").standing == 1
+    assert paired.compare_strong(kept, rows["trades"], full["alp_averaged"]).standing == 0
+    lost = statistics.mean(paired.compare(rows["adv"], rows["alp"], "clean").gains)
+    assert lost < 4 * (PUBLISHED["alp"]["clean"] - PUBLISHED["adv"]["clean"]) < 0
+
+
+def test_with_the_pairing_averaged_aalp_is_not_ahead_either(kept, rows, full):
+    for runs, others in ((rows["alp"], rows["aalp"]), (full["alp_averaged"], full["aalp_averaged"])):
+        assert paired.compare(runs, others, "pgd100").standing == 0
+    strong = paired.compare_strong(kept, full["alp_averaged"], full["aalp_averaged"])
+    assert (strong.standing, len(strong.gains)) == (-1, 2)
+    assert paired.compare_strong(kept, rows["trades"], full["aalp_averaged"]).standing == -1
+    for r in full["aalp_averaged"]:
+        (other,) = (of for of in full["alp_averaged"] if of.seed == r.seed)
+        standings = [paired.compare([other], [r], column).standing for column in ("pgd100", "cw100")]
+        assert (standings, r.environment["device"] == "cpu") == (([0, 1], True) if r.seed == 0 else ([-1, -1], False))
+
+
+# --- on CIFAR-10
+
+
+def test_on_cifar10_guided_dropout_makes_networks_less_robust(kept, colour):
+    published = paper.TABLE_2["cifar10"]
+    assert {name: len(runs) for name, runs in colour.items()} == dict.fromkeys((*TABLE_2, "raw_gd", "adv_gd"), 1)
+    for name, (run,) in colour.items():
+        robust = [epoch["robust"] for epoch in run.history["epochs"]]
+        assert "raw" in name or (len(robust), sum(robust[-5:]) > sum(robust[-10:-5]) + 0.03) == (30, True)
+    for column in ("clean", "pgd100", "cw100"):
+        for alone, both in (("alp", "aalp_gd"), ("aalp_sw", "aalp"), ("adv", "adv_gd")):
+            lost = paired.compare(colour[alone], colour[both], column)
+            assert lost.standing == (0 if (both, column) == ("adv_gd", "cw100") else -1)
+            assert both != "adv_gd" or column == "clean" or lost.gains[0] > -1
+        assert paired.compare(colour["alp"], colour["aalp_sw"], column).standing == (1 if column == "clean" else 0)
+        assert paired.compare(colour["alp"], colour["aalp"], column).standing == (1 if column == "clean" else -1)
+    for column in ("pgd100", "cw100"):
+        gain = published["aalp"][column] - published["alp"][column]
+        assert published["aalp_gd"][column] - published["alp"][column] > gain / 2 > 0
+    assert all(paper.TABLE_3["adv_gd"][c] - paper.TABLE_3["adv"][c] > 3 for c in ("clean", "pgd10", "cw10"))
+    for name in ("aalp", "aalp_gd"):
+        assert colour[name][0].history["epochs"][-1]["kept"] == pytest.approx(0.5, abs=0.05)
+    spread = report.by_method(kept, "contributions", "cifar10-jpeg")
+    for name in ("alp", "aalp_gd", "aalp_sw", "aalp"):
+        assert all(spread[name].values[kind]["scores"]["dead_share"] == 0 for kind in ("clean", "adversarial"))
+    assert report.by_method(kept, "contributions")["aalp"].values["clean"]["scores"]["dead_share"] == 0.5
+
+
+def test_on_cifar10_autoattack_does_not_tell_aalp_from_alp(kept, colour):
+    hard = {name: paired.compare_strong(kept, colour["alp"], colour[name]) for name in ("aalp", "aalp_gd", "aalp_sw")}
+    assert {name: step.standing for name, step in hard.items()} == {"aalp": 0, "aalp_gd": -1, "aalp_sw": 0}
+    for name in ("alp", "aalp", "aalp_sw", "trades"):
+        assert paired.compare_strong(kept, colour["adv"], colour[name]).standing == 0
+    assert paired.compare_strong(kept, colour["alp"], colour["trades"]).standing == -1
+    assert paired.compare_strong(kept, colour["trades"], colour["aalp"]).standing == 0
+    assert hard["aalp"].gains[0] == pytest.approx(paired.compare(colour["alp"], colour["aalp"]).gains[0], abs=0.5)
+    for m in report.about(kept, "strong", "last"):
+        left = m.values["columns"]
+        if m.subject["data"] == "cifar10-jpeg" and "raw" not in m.subject["method"]:
+            assert left["apgd-t"] == left["fab-t"] == left["square"]
+            assert 2 * left["cw100x20"]["correct"] < left["pgd100x20"]["correct"] + left["square"]["correct"]
+    diagnosed = report.by_method(kept, "diagnosis", "cifar10-jpeg")
+    assert set(diagnosed) >= set(TABLE_2)
+    signs = {name: found.values["signs"] for name, found in diagnosed.items() if found.values["signs"]}
+    assert (list(signs), len(signs["alp"])) == (["alp"], 1)
+    assert NOISE < diagnosed["alp"].values["black_box"]["square"]["only"] / 1000 < 1.5 * NOISE
+
+
+def test_on_cifar10_the_stronger_column_is_cw(colour):
+    published = paper.TABLE_2["cifar10"]
+    for steps in (10, 20, 40, 100):
+        pgd, cw = f"pgd{steps}", f"cw{steps}"
+        for name, (run,) in colour.items():
+            assert "raw" in name or run.accuracy["last"][cw]["correct"] < run.accuracy["last"][pgd]["correct"]
+        assert all(published[name][cw] > published[name][pgd] for name in ("alp", "trades", "aalp_gd", "aalp"))
+        lead = {column: published["aalp"][column] - published["adv"][column] for column in (pgd, cw)}
+        assert lead[cw] > lead[pgd]
+
+
+def test_on_cifar10_rows_trained_on_attacked_images_lie_furthest_below_the_papers(colour):
+    published = paper.TABLE_2["cifar10"]
+    below = {name: published[name]["clean"] - at_last(colour[name][0], "clean") for name in published}
+    assert 2 * below["raw"] < min(gap for name, gap in below.items() if name != "raw")
+    assert below["raw"] > 0
+
+
+# --- what keeps MNIST's rows from the paper's, and what the mask does
+
+
+def test_what_keeps_alps_row_from_the_papers_is_the_scale_above_all(kept):
+    (plain,) = (g for g in collect.of_the_paper(kept.records, "mnist") if (g.method, g.protocol) == ("alp", "fast"))
+    tried = {(g.method, g.protocol): g for g in collect.groups(kept.ablations) if g.data == "mnist"}
+    width, steps = "fast, model width [32, 64, 1024]", "fast, attack step 0.05, attack steps 10"
+    published = PUBLISHED["alp"]
+    averaged, both = (tried["alp_averaged", protocol].records for protocol in ("fast", steps))
+    for runs, near in ((averaged, [False, False, True]), (both, [False])):
+        made = [{column: at_last(r, column) for column in r.accuracy["last"]} for r in runs]
+        assert all(abs(one[c] - published[c]) < 2 for one in made for c in ("clean", "pgd40", "pgd100"))
+        assert sorted(abs(one["cw100"] - published["cw100"]) < 2 for one in made) == near
+        assert all(abs(one["cw100"] - one["pgd100"]) < 0.25 for one in made)
+    assert published["cw100"] > published["pgd100"] + 1
+    for column in ("pgd40", "pgd100", "cw100"):
+        more = paired.compare(averaged, both, column)
+        assert (more.standing, len(more.gains), more.gains[0] < 1) == (1, 1, True)
+        assert tried["aalp_averaged", "fast"].cell(column, "last").value < PUBLISHED["aalp"][column] - 2
+        for key, group in tried.items():  # what leaves the pairing summed
+            if "averaged" not in key[0]:
+                assert group.cell(column, "last").value < tried["alp_averaged", "fast"].cell(column, "last").value
+    at = {r.seed: at_last(r, "pgd100") for r in plain.records}
+    assert len(at) == 4
+    assert min(at, key=at.get) == 0
+    twos = itertools.combinations(plain.records, 2)
+    apart = max(abs(paired.compare([a], [dataclasses.replace(b, seed=a.seed)]).gains[0]) for a, b in twos)
+    ways = {
+        ("alp", "fast, recipe ramp 0.6"): 0,
+        ("alp", width): 1,
+        ("alp", steps): 1,
+        ("alp", "fast, recipe epochs 32"): 1,
+        ("alp_ce_adversarial", "fast"): -1,
+    }
+    for key, way in ways.items():
+        beside = paired.compare(plain.records, tried[key].records)
+        assert (beside.standing, len(beside.gains)) == (way, 1)
+        assert abs(beside.gains[0]) < apart + 0.5
+        (run,) = tried[key].records
+        above = at_last(run, "pgd100") - max(at.values())
+        assert 0 < above < 0.5 if key[1] == width else above < 0
+
+
+def test_with_the_papers_learning_rate_networks_were_still_improving(rows, slow):
+    late = [paired.compare([slow["alp"]], [slow["aalp"]], "cw100", which) for which in ("last", "best")]
+    assert [found.standing for found in late] == [1, 0]
+    for name in ("alp", "aalp"):
+        for column, published in PUBLISHED[name].items():
+            ours = at_last(slow[name], column)
+            assert ours < published
+            assert ours < min(at_last(r, column) for r in rows[name])
+        (quick,) = (r for r in rows[name] if r.seed == slow[name].seed)
+        assert paired.compare([quick], [slow[name]], "pgd100").gains[0] < -2
+        watched = [epoch["robust"] for epoch in slow[name].history["epochs"]]
+        assert sum(watched[-10:-5]) / 5 + 0.01 < sum(watched[-5:]) / 5
+
+
+def test_the_mask_soon_has_nothing_to_do_on_the_bundled_sample(kept, rows, slow, small):
+    pairs = zip(small["aalp"], small["aalp_half"], strict=True)
+    assert all(one.outcomes == other.outcomes for one, other in pairs)
+    assert all(r.history["epochs"][-1]["kept"] > 0.9 for r in small["aalp"])  # the median rule drops no more
+    assert all(r.history["epochs"][-1]["kept"] == pytest.approx(0.5, abs=0.01) for r in rows["aalp"])
+    assert sorted(r.history["epochs"][-1]["kept"] > 0.9 for r in rows["aalp_gd"]) == [False, False, True]
+    assert dead_shares(kept, "aalp", "fast") == pytest.approx([0.5, 0.5], abs=0.03)
+    (dead,) = dead_shares(kept, "aalp", "paper")
+    assert dead < slow["aalp"].history["epochs"][-1]["kept"] - 0.1 == 0.4
+
+
+def test_that_choosing_by_contribution_helps_is_not_shown(small):
+    for name in ("random", "low"):
+        assert paired.compare(small["aalp"], small[f"aalp_{name}"], "pgd100").standing == -1
+    assert paired.compare(small["aalp"], small["aalp_no_dropout"], "pgd100").standing == 0
+    assert paired.compare(small["aalp"], small["aalp_no_dropout"], "pgd40").standing == 1
+
+
+# --- Tables 1 and 4
+
+
+def test_what_is_said_of_tables_1_and_4(kept, rows, colour):
+    for m in report.about(kept, "samples", "last"):
+        if m.subject["method"] == "alp" and m.tier == "full":
+            held, lost = (m.values[name] for name in ("consistent", "inconsistent"))
+            assert min(held[c] - lost[c] for c in ("mean_clean_confidence", "mean_adversarial_confidence")) > 0
+            assert max(held[c] - lost[c] for c in ("classification_loss", "alp_loss")) < 0
+    assert paired.compare(rows["alp"], rows["aalp"], "pgd40").standing == 0
+    assert paired.compare(colour["alp"], colour["aalp"], "pgd10").standing == -1
+    assert all(paper.TABLE_4[data]["aalp"] > paper.TABLE_4[data]["alp"] for data in ("mnist", "cifar10"))
