@@ -18,13 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aalp_lib import contributions, losses, results, seeds
+from aalp_lib import contributions, jobs, losses, results, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
 from aalp_lib.data import Dataset, Split, load, to_float
 from aalp_lib.experiments import setting_for
 from aalp_lib.fast import without_tf32
-from aalp_lib.jobs import tier
 from aalp_lib.models import Classifier, evaluating
 from aalp_lib.results import Measurement
 
@@ -391,6 +390,7 @@ def measure_model(
     attack: Attack | None = None,
     shown: Split | None = None,
     seed: int = 0,
+    tier: str | None = None,
 ) -> list[Path]:
     """Write `samples`, `contributions`, `activation` and `examples` of a trained model, unless they are there.
 
@@ -414,6 +414,8 @@ def measure_model(
         digits. Without any there are no `examples`, and no pictures in `activation`.
     seed : int
         Of the attack's starts.
+    tier : "full" or "quick", optional
+        Of the numbers; by default the data set's.
 
     Returns
     -------
@@ -441,7 +443,7 @@ def measure_model(
         for kind in missing:
             began = time.perf_counter()
             values = make[kind](model, found)
-            keep(kind, subject, config, values, time.perf_counter() - began, found.y.device, paths[kind])
+            keep(kind, subject, config, values, time.perf_counter() - began, found.y.device, paths[kind], tier)
     return list(paths.values())
 
 
@@ -464,8 +466,15 @@ def _few(model: Classifier, shown: Split | None, attack: Attack, seed: int) -> A
 
 
 def keep(
-    kind: str, subject: Values, config: Values, values: Values, seconds: float, device: torch.device, path: Path
+    kind: str,
+    subject: Values,
+    config: Values,
+    values: Values,
+    seconds: float,
+    device: torch.device,
+    path: Path,
+    tier: str | None = None,
 ) -> None:
     """Write a measurement; `seconds` is its own time, without the attack that several share."""
-    measured_tier, environment = tier(subject["data"]), results.environment(device)
-    Measurement(kind, subject, measured_tier, config, environment, values, round(seconds, 2)).save(path)
+    tier, environment = tier or jobs.tier(subject["data"]), results.environment(device)
+    Measurement(kind, subject, tier, config, environment, values, round(seconds, 2)).save(path)

@@ -68,8 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     "under torchrun on several processes there is only 'train'; start the others as 'aalp'"
                 )
             options.run(options)
-        except (InputError, OSError, FloatingPointError) as error:
+        except (InputError, OSError, FloatingPointError, torch.OutOfMemoryError) as error:
             print(f"aalp{f', rank {rank}' if rank else ''}: {error}", file=sys.stderr)
+            for note in getattr(error, "__notes__", ()):  # of a grid: which run it was, and which failed too
+                print(f"  {note}", file=sys.stderr)
             return 1
         except KeyboardInterrupt as error:
             if not rank:  # all of torchrun's processes stop together
@@ -212,15 +214,17 @@ def _grid(options: argparse.Namespace) -> list[Job]:
         for name in ("out", "folder", "root"):
             setattr(options, name, getattr(options, name) and getattr(options, name).resolve())
     device = options.device if options.scheduler else str(_checks.device(options.device))
+    options.jobs = options.jobs or (cores() if device == "cpu" else 1)
+    options.seeds = options.seeds or (experiments.SEEDS if options.grid == "ablations" else (0,))
     folder = options.out / (options.grid + ("-quick" if options.quick else ""))
     if options.grid == "ablations":
         _refuse(options, "methods", "seeds", "quick")
-        return _chosen(experiments.ablations(folder, options.seeds, options.quick), options.methods)
+        return _chosen(experiments.ablations(folder, options.seeds, options.quick, device), options.methods)
     if options.grid == "reasons":
         _refuse(options, "methods", "seeds", "root")
         folder = options.out / "mnist" / "ablations"
         return _chosen(experiments.reasons(folder, options.root, device, options.seeds), options.methods)
-    reduced = {"epochs": 1, "test_images": 100} if options.quick else {}
+    reduced = experiments.QUICK if options.quick else {}
     given = {key: getattr(options, key) for key in ("epochs", "train_images", "test_images")}
     grid = experiments.Grid(
         options.grid,
@@ -310,6 +314,12 @@ def _results(options: argparse.Namespace) -> None:
         for path in itertools.chain(written, *drawn):
             console.print(f"wrote {path}", highlight=False)
         return
+    if everything.beside_checkpoints and not (everything.records or everything.ablations):
+        print(
+            f"aalp: passed over {everything.beside_checkpoints} records beside checkpoints; to see them, name the "
+            "folder 'runs' that they are in",
+            file=sys.stderr,
+        )
     found = collect.select(everything, **asked)
     if options.table:
         of_runs = any(value is not None for key, value in asked.items() if key != "data")
@@ -669,11 +679,17 @@ def _add_reproduce(commands: Any) -> None:
     parser.add_argument("grid", choices=grids, help=what)
     what = "names, with commas between them (default: Table 2's; of ablations and reasons all that --dry-run lists)"
     parser.add_argument("--methods", help=what)
-    parser.add_argument("--seeds", type=_numbers, default="0", help="numbers, with commas between them")
+    parser.add_argument(
+        "--seeds", type=_numbers, help="numbers, with commas between them (default: 0; of ablations 0,1,2)"
+    )
     parser.add_argument("--recipe", default="fast", help="paper (as section 4.1 gives it) or fast (ours)")
-    parser.add_argument("--out", type=Path, default=Path("results"), help="folder for a folder of records a grid")
-    parser.add_argument("--jobs", type=int, default=cores(), help="runs at a time on this machine")
-    parser.add_argument("--scheduler", metavar="ADDRESS", help="run on this Dask cluster, whose workers see --out")
+    parser.add_argument("--out", type=Path, default=Path("results"), help="the records go to OUT/GRID")
+    parser.add_argument(
+        "--jobs", type=int, help="runs at a time on this machine (default: one a core, or one on a GPU)"
+    )
+    parser.add_argument(
+        "--scheduler", metavar="ADDRESS", help="of a Dask scheduler; its workers must see the folder --out"
+    )
     parser.add_argument("--folder", type=Path, help="take the images from here: train/CLASS/*, test/CLASS/*")
     parser.add_argument("--root", type=Path, help="folder with the files in torchvision's layout (default: the cache)")
     parser.add_argument("--epochs", type=int, help="a reduced protocol: fewer epochs; the records say so")
@@ -719,7 +735,7 @@ def _add_results(commands: Any) -> None:
     parser.add_argument("--seed", type=int, help="only that seed")
     parser.add_argument("--recipe", help="only that recipe: paper or fast")
     parser.add_argument("--which", default="last", choices=("last", "best"), help="last epoch, or best on validation")
-    parser.add_argument("--form", default="markdown", choices=("markdown", "csv"), help="of what is printed")
+    parser.add_argument("--form", default="markdown", choices=("markdown", "csv"), help="what it is printed as")
     parser.add_argument(
         "--write", action="store_true", help="remake tables and figures in FOLDER and the RESULTS.md beside it"
     )
@@ -742,7 +758,7 @@ def _add_diagnose(commands: Any) -> None:
     _add_precision(parser)
     parser.add_argument("--images", type=int, default=1000, help="that many test images")
     parser.add_argument(
-        "--queries", type=int, default=QUERIES, help="of the Square attack on each image (needs the extra [autoattack])"
+        "--queries", type=int, default=QUERIES, help="queries of Square an image (needs the extra [autoattack])"
     )
     parser.add_argument("--batch-size", type=int, default=500, help="images attacked at a time")
     parser.add_argument("--seed", type=int, default=0, help="fixes the random starts")

@@ -49,12 +49,15 @@ class Found:
     measurements : list of Measurement
     left_out : list of str
         A sentence for each file that is no readable record.
+    beside_checkpoints : int
+        How many files in folders `runs` were passed over.
     """
 
     records: list[Record] = field(default_factory=list)
     ablations: list[Record] = field(default_factory=list)
     measurements: list[Measurement] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    beside_checkpoints: int = 0
 
 
 def read(folder: str | Path) -> Found:
@@ -66,11 +69,15 @@ def read(folder: str | Path) -> Found:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"there is no folder {folder}; `aalp train` and `aalp demo` write records")
+        raise InputError(f"there is no folder {folder}; `aalp reproduce`, `demo` and `evaluate` write records")
     found = Found()
     seen: dict[tuple[Any, ...], Path] = {}
+    passed_over = 0
     for path in sorted(folder.rglob("*.json")):
-        if path.name in _NO_RECORDS or "runs" in path.relative_to(folder).parts:
+        if path.name in _NO_RECORDS:
+            continue
+        if "runs" in path.relative_to(folder).parts:
+            passed_over += 1
             continue
         try:
             kept = _read(path)
@@ -90,7 +97,7 @@ def read(folder: str | Path) -> Found:
     records, ablations = (
         in_table_order(sorted(runs, key=lambda r: recipe(r) != "fast")) for runs in (found.records, found.ablations)
     )
-    return dataclasses.replace(found, records=records, ablations=ablations)
+    return dataclasses.replace(found, records=records, ablations=ablations, beside_checkpoints=passed_over)
 
 
 def _read(path: Path) -> Record | Measurement:

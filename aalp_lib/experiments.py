@@ -160,6 +160,10 @@ def reasons(out: Path, root: Path | None = None, device: str = "cpu", seeds: Seq
     ]  # fmt: skip
 
 
+QUICK = {"epochs": 1, "test_images": 100, "quick": True}  # of a grid that shows that it runs
+SEEDS = (0, 1, 2)  # of the ablations
+
+
 # --- grids -----------------------------------------------------------------------------------------------------------
 
 
@@ -184,6 +188,8 @@ class Grid:
         A reduced protocol, for want of time; every record says so.
     test_images : int, optional
         Attack that many images from the front of the test split.
+    quick : bool
+        Shows that it runs, no more: the records are of the tier "quick" and enter no table of the paper.
     columns : tuple of str, optional
         Columns of Table 2 to measure; by default all.
     device : str
@@ -204,6 +210,7 @@ class Grid:
     epochs: int | None = None
     train_images: int | None = None
     test_images: int | None = None
+    quick: bool = False
     columns: tuple[str, ...] | None = None
     device: str = "cpu"
 
@@ -226,7 +233,8 @@ class Grid:
             Job(
                 str(self.folder or self.data), method, setting, self.out, seed, self.root,
                 columns=self.columns, test_images=self.test_images, train_images=self.train_images,
-                reduced=self._reduced(whole), variant="" if self.recipe == "fast" else self.recipe, device=self.device,
+                reduced=self._reduced(whole), quick=self.quick, variant="" if self.recipe == "fast" else self.recipe,
+                device=self.device,
             )
             for seed in self.seeds
             for method in self.methods
@@ -238,12 +246,12 @@ class Grid:
         return ", ".join(said) or None
 
 
-def ablations(out: Path, seeds: Sequence[int] = (0, 1, 2), quick: bool = False) -> list[Job]:
+def ablations(out: Path, seeds: Sequence[int] = SEEDS, quick: bool = False, device: str = "cpu") -> list[Job]:
     """The grid of ablations and of figure 6, on the bundled digits."""
     columns = ("pgd40", "pgd100", "cw100")
     methods = (*ABLATIONS.values(), *ALPHAS.values())
-    changes: dict[str, Any] = {"epochs": 1, "test_images": 100} if quick else {}
-    return Grid("mnist-sample", out, methods, tuple(seeds), columns=columns, **changes).jobs()
+    changes: dict[str, Any] = QUICK if quick else {}
+    return Grid("mnist-sample", out, methods, tuple(seeds), columns=columns, device=device, **changes).jobs()
 
 
 def reproduce(

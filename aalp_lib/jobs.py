@@ -66,6 +66,8 @@ class Job:
         Train on that many images, the same share of every class; by default all. `reduced` must say so.
     reduced : str, optional
         In words, how this run falls short of the full protocol; goes into the record and beside every number of it.
+    quick : bool
+        Shows that it runs, no more: its numbers enter no table of the paper.
     variant : str
         Goes into the name, to keep runs apart that differ in settings alone.
     device : str
@@ -86,6 +88,7 @@ class Job:
     test_images: int | None = None
     train_images: int | None = None
     reduced: str | None = None
+    quick: bool = False
     variant: str = ""
     device: str = "cpu"
     observer: "Callable[[Job, Dataset, Tell | None], object] | None" = None
@@ -120,6 +123,11 @@ class Job:
         """What a measurement's subject says of the run beyond data, method and seed."""
         said = {"recipe": self.variant, "reduced": self.reduced}
         return {key: words for key, words in said.items() if words}
+
+    @property
+    def tier(self) -> str:
+        """Which tier its numbers belong to."""
+        return "quick" if self.quick else tier(Path(self.data).name)
 
     @property
     def observed(self) -> Path:
@@ -199,7 +207,7 @@ def run_job(job: Job, progress: Tell | None = None) -> Record:
         data=dataset.name,
         method=job.row.name,
         seed=job.seed,
-        tier=tier(dataset.name),
+        tier=job.tier,
         config=job.config(),
         environment=environment,
         accuracy={which: results.accuracies(report) for which, report in reports.items()},
@@ -290,7 +298,8 @@ def run_jobs(
 ) -> Iterator[Record]:
     """Run jobs in processes of their own and yield their records as they come.
 
-    A job that fails does not stop the others; its error is raised when all are done. A job whose process is killed
+    A job that fails does not stop the others. When all are done the first one's error is raised; its notes name the
+    job, and those that failed too. A job whose process is killed
     leaves its checkpoint: the same call goes on from there. On this machine those that run beside it end with it, and
     those that have not begun go on in new processes.
 
@@ -306,10 +315,15 @@ def run_jobs(
 
     Raises
     ------
+    InputError
+        If two of the jobs have one name.
     Interrupted
         After Ctrl-C, once the running jobs have saved their state; an `executor` of the caller's is told to begin
         nothing more, and what it is running there runs to its end.
     """
+    names = [job.name for job in jobs]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        raise InputError(f"two of the runs are {twice}; each method and seed can be there once")
     failed: dict[str, BaseException] = {}
     if executor is not None:
         yield from _collect(executor, jobs, watch, failed)
@@ -320,7 +334,10 @@ def run_jobs(
             yield from _collect_here(left, workers, watch, failed)
             left = _not_begun(left, failed)
     if failed:
-        raise next(iter(failed.values()))
+        (_, first), *others = failed.items()
+        for name, error in others:
+            first.add_note(f"{name} failed too: {error}")
+        raise first
 
 
 def _collect_here(

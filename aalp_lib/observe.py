@@ -213,7 +213,7 @@ def job(found: Job, dataset: Dataset, progress: Tell | None = None) -> Path:
     """Train a job and write its `over_training` to `found.observed`: a `Job`'s `observer`."""
     return measure(
         dataset, found.row, found.setting, found.run, found.observed, seed=found.seed, about=found.about,
-        progress=progress,
+        tier=found.tier, progress=progress,
     )  # fmt: skip
 
 
@@ -227,12 +227,13 @@ def measure(
     seed: int = 0,
     images: int = 2000,
     about: Mapping[str, str] = MappingProxyType({}),
+    tier: str | None = None,
     progress: Tell | None = None,
 ) -> Path:
     """Write `over_training` of one run to `path`, unless it is there.
 
-    Arguments are those of `over_training`, and `about`, what else the subject says; the pictures are of the first four
-    classes of `storable`.
+    Arguments are those of `over_training`, `about`, what else the subject says, and `tier`, by default the data set's;
+    the pictures are of the first four classes of `storable`.
     """
     chosen, shown, attack = method(name), analyses.storable(dataset), analyses.paper_attack(dataset)
     subject = {"data": dataset.name, "method": chosen.name, "seed": seed, **about}
@@ -251,6 +252,6 @@ def measure(
     began = time.perf_counter()
     values = over_training(dataset, chosen, setting, Path(run), seed=seed, images=images, shown=few, progress=progress)
     analyses.keep(
-        "over_training", subject, config, values, time.perf_counter() - began, dataset.test.labels.device, path
+        "over_training", subject, config, values, time.perf_counter() - began, dataset.test.labels.device, path, tier
     )
     return path

@@ -599,13 +599,31 @@ def _between(part: str) -> Callable[[re.Match[str]], str]:
     return lambda found: f"{found[1]}{part}{found[2]}"
 
 
+def _of_the_full_tier(path: Path) -> bool:
+    try:
+        return Record.load(path).tier == "full"
+    except (InputError, OSError):
+        return False
+
+
 def write(folder: str | Path, found: Found) -> list[Path]:
-    """Remake the tables of `folder`, and the generated parts of the RESULTS.md beside it; returns what was written."""
+    """Remake the tables of `folder`, and the generated parts of the RESULTS.md beside it; returns what was written.
+
+    The page is that of `folder` if it says so, in a comment: `<!-- records: NAME -->` with the folder's name.
+
+    Raises
+    ------
+    InputError
+        If the records lie in `folder` itself instead of in a folder a grid, or the page is damaged.
+    """
     folder = Path(folder)
+    if any(_of_the_full_tier(path) for path in folder.glob("*.json")):
+        raise InputError(f"{folder} holds the records of one grid; name the folder above it, {folder.resolve().parent}")
     texts = {folder / name: text for name, text in files(found).items()}
     page = folder.resolve().parent / "RESULTS.md"
-    if page.exists():
-        texts[page] = refreshed(page.read_text(encoding="utf-8"), blocks(found))
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
+    if f"<!-- records: {folder.resolve().name} -->" in text:
+        texts[page] = refreshed(text, blocks(found))
     for path, text in texts.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoints.write_atomically(path, text.encode())

@@ -19,7 +19,6 @@ from aalp_lib.diagnose import installed
 from aalp_lib.diagnose import measure as measured
 from aalp_lib.evaluate import suite_for
 from aalp_lib.fast import Precision
-from aalp_lib.jobs import tier
 from aalp_lib.methods import METHODS
 from aalp_lib.models import Classifier
 from aalp_lib.pretrained import kept, packaged, weights
@@ -153,7 +152,9 @@ def measure(
             tell = tells[f"{one.run.name} {kind}"]
             if kind == "samples":
                 model = _model(one, dataset.test.images.device)
-                paths += analyses.measure_model(model, one.run.name, one.subject, dataset, folder, seed=seed)
+                paths += analyses.measure_model(
+                    model, one.run.name, one.subject, dataset, folder, seed=seed, tier=one.record.tier
+                )
             else:
                 paths.append(_measure(one, runs, dataset, folder, kind, images, seed, precision, tell))
             if tell:
@@ -197,7 +198,7 @@ def _measure(
     with resume.resumable(parts, json.dumps(around).encode(), *tensors, *weights) as earlier:
         found = measured(
             _model(one, device), test, attack, kind=kind,
-            subject=one.subject, tier=tier(dataset.name), seed=seed, precision=precision, progress=tell,
+            subject=one.subject, tier=one.record.tier, seed=seed, precision=precision, progress=tell,
             source=_model(source, device) if source else None,
             source_subject=source.subject if source else None,
         )  # fmt: skip

@@ -10,7 +10,7 @@ import aalp_lib as aalp
 from aalp_lib import cli, demo, experiments, results
 from aalp_lib.cli import main
 from aalp_lib.experiments import ABLATIONS, ALPHAS, SETTINGS, Grid, reproduce, setting_for
-from aalp_lib.jobs import run_job
+from aalp_lib.jobs import cores, run_job
 from aalp_lib.methods import METHODS, TABLE_2
 
 
@@ -57,6 +57,28 @@ def test_a_grid_names_what_is_wrong():
         Grid("mnist", Path("r"), recipe="slow")
     with pytest.raises(aalp.InputError, match="a seed"):
         Grid("mnist", Path("r"), seeds=(-1,))
+
+
+def test_ablations_run_where_and_as_often_as_asked(capsys, tmp_path, monkeypatch):
+    assert {job.device for job in experiments.ablations(tmp_path, device="cuda:1")} == {"cuda:1"}
+    arguments = ["reproduce", "ablations", "--methods", "alp", "--dry-run", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.startswith("3 runs")  # three seeds, where other grids have one
+    assert main([*arguments, "--seeds", "7"]) == 0
+    assert "mnist-sample-alp-seed7" in capsys.readouterr().out
+    seen = []
+    monkeypatch.setattr(cli, "_run_jobs", lambda jobs, workers, executor: seen.append((jobs[0].device, workers)))
+    for device, asked in (("cpu", []), ("cuda", []), ("cuda", ["--jobs", "5"])):
+        monkeypatch.setattr(cli._checks, "device", lambda _, device=device: torch.device(device))
+        assert main([*arguments[:4], *arguments[5:], *asked]) == 0
+    assert seen == [("cpu", cores()), ("cuda", 1), ("cuda", 5)]
+
+
+def test_quick_runs_enter_no_table(tmp_path):
+    (job,) = Grid("mnist", tmp_path, ("alp",), **experiments.QUICK).jobs()
+    assert (job.tier, job.reduced, job.test_images) == ("quick", "1 of 16 epochs", 100)
+    (whole,) = Grid("mnist", tmp_path, ("alp",)).jobs()
+    assert whole.tier == "full"
 
 
 def test_ablations_refuse_what_they_would_pass_over(capsys, tmp_path):
@@ -168,7 +190,7 @@ def test_demo_writes_table_and_figures(tmp_path):
 
 @pytest.mark.slow
 def test_svhn_is_one_command_on_its_own_files(tmp_path, capsys):
-    """Thirty images in SVHN's own layout; the rows of Table 2 stay unmeasured, since such a run is reduced."""
+    """Thirty images in SVHN's own layout; the rows of Table 2 stay unmeasured, since such a run is a quick one."""
     write_svhn(tmp_path)
     arguments = ["reproduce", "svhn", "--root", str(tmp_path), "--methods", "alp", "--quick", "--jobs", "1"]
     arguments += ["--device", "cpu", "--out", str(tmp_path / "out")]
@@ -177,11 +199,9 @@ def test_svhn_is_one_command_on_its_own_files(tmp_path, capsys):
     assert main(arguments) == 0
     (path,) = tmp_path.rglob("svhn-alp-seed0.json")
     made = results.Record.load(path)
-    assert made.config["reduced"]
+    assert (made.tier, made.config["reduced"]) == ("quick", "1 of 20 epochs")
     assert made.config["model"]["name"] == "resnet9"
     assert made.accuracy["last"]["pgd100"]["count"] == 30
     capsys.readouterr()
     assert main(["results", str(tmp_path / "out"), "--table", "2", "--data", "svhn"]) == 0
-    said = capsys.readouterr().out
-    assert "reduced" in said
-    assert said.count("not measured yet") == len(TABLE_2) - 1
+    assert capsys.readouterr().out.count("not measured yet") == len(TABLE_2)

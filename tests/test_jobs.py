@@ -13,6 +13,7 @@ from conftest import heed_ctrl_c, tiny
 
 import aalp_lib as aalp
 from aalp_lib import checkpoints, observe, results
+from aalp_lib.cli import main
 from aalp_lib.jobs import Origin, Setting, run_job, run_jobs
 
 
@@ -140,10 +141,26 @@ def test_an_observed_job_gives_the_same_record_and_what_was_seen(tmp_path):
 
 
 def test_a_job_that_fails_does_not_stop_the_others(tmp_path):
-    jobs = [tiny("adv", tmp_path, train_images=10**6), tiny("raw", tmp_path)]
-    with pytest.raises(aalp.InputError, match="is no part of them"):
+    jobs = [tiny("adv", tmp_path, train_images=10**6), tiny("raw", tmp_path), tiny("alp", tmp_path, train_images=10**7)]
+    with pytest.raises(aalp.InputError, match="is no part of them") as caught:
         list(run_jobs(jobs, 1))
-    assert [job.record.exists() for job in jobs] == [False, True]
+    assert [job.record.exists() for job in jobs] == [False, True, False]
+    one, other = caught.value.__notes__
+    assert one == "in mnist-sample-adv-seed0"
+    assert other.startswith("mnist-sample-alp-seed0 failed too: mnist-sample has 3600 training images; 10000000")
+
+
+def test_two_jobs_of_one_name_would_write_one_folder(tmp_path):
+    with pytest.raises(aalp.InputError, match="two of the runs are mnist-sample-raw-seed0"):
+        list(run_jobs([tiny("raw", tmp_path), tiny("raw", tmp_path)]))
+
+
+def test_a_failed_run_is_named_on_the_command_line(capsys, tmp_path):
+    arguments = ["reproduce", "mnist-sample", "--methods", "raw", "--train-images", "9999999", "--jobs", "1"]
+    assert main([*arguments, "--device", "cpu", "--out", str(tmp_path)]) == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("aalp: mnist-sample has 3600 training images")
+    assert said[1] == "  in mnist-sample-raw-seed0"
 
 
 @pytest.fixture

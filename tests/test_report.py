@@ -443,6 +443,14 @@ def test_what_lies_beside_checkpoints_is_no_record_of_a_grid(tmp_path):
     assert [r.seed for r in collect.read(tmp_path / "mnist" / "runs").records] == [1]  # asked for, it is read
 
 
+def test_where_all_records_lie_beside_checkpoints_the_command_says_so(capsys, tmp_path):
+    record(pgd100=900).save(tmp_path / "runs" / "a" / "evaluations" / "mnist-last.json")
+    assert main(["results", str(tmp_path)]) == 0
+    assert "passed over 1 records beside checkpoints" in capsys.readouterr().err
+    assert main(["results", str(tmp_path / "runs")]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_what_is_damaged_is_named_and_left_out(tmp_path):
     good = record(pgd40=700)
     good.save(tmp_path / "mnist" / "good.json")
@@ -532,6 +540,18 @@ def test_write_makes_tables_and_refreshes_the_page_beside_the_folder(capsys, tmp
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()}
     assert main(["results", str(folder), "--write"]) == 0
     assert {path: path.read_bytes() for path in tmp_path.rglob("*.*") if path.is_file()} == before
+
+
+def test_a_page_is_refreshed_from_its_own_records_alone(capsys, tmp_path):
+    page = Path(shutil.copy(ROOT / "RESULTS.md", tmp_path))
+    before = page.read_bytes()
+    record(pgd100=900).save(tmp_path / "demo" / "mnist" / "a.json")
+    assert main(["results", str(tmp_path / "demo"), "--write"]) == 0
+    assert (tmp_path / "demo" / "mnist" / "table2.md").exists()
+    assert page.read_bytes() == before
+    capsys.readouterr()
+    assert main(["results", str(tmp_path / "demo" / "mnist"), "--write"]) == 1
+    assert "name the folder above it" in capsys.readouterr().err
 
 
 def test_results_page_has_every_generated_part():
