@@ -25,6 +25,7 @@ TITLES = {"mnist": "MNIST", "svhn": "SVHN", "cifar10": "CIFAR-10", "cifar10-jpeg
 ABLATIONS = "ablations"  # folder of the training records whose method differs from a row of the paper
 UNMEASURED = "not measured yet"
 
+APART = ("runs", "earlier")  # folders of what is beside checkpoints, and of runs that others have taken the place of
 _NO_RECORDS = (RUN, "data.json", "progress.json", INDEX)  # what else lies beside checkpoints and weights
 _CALLED = {  # in measurements: in tables
     "accuracy": "columns",
@@ -64,8 +65,8 @@ def read(folder: str | Path) -> Found:
     """Read every record and measurement in a folder and those below it.
 
     What is damaged or of another schema, and a second record of the same run, is named in `left_out`. InputError if
-    there is no such folder. What lies in a folder `runs` below it, beside checkpoints, is passed over: evaluations and
-    diagnoses there are of runs that have records of their own.
+    there is no such folder. What lies below it in a folder `runs`, beside checkpoints, is passed over: evaluations and
+    diagnoses there are of runs that have records of their own. So is a folder `earlier`: runs whose place others took.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -76,8 +77,8 @@ def read(folder: str | Path) -> Found:
     for path in sorted(folder.rglob("*.json")):
         if path.name in _NO_RECORDS:
             continue
-        if "runs" in path.relative_to(folder).parts:
-            passed_over += 1
+        if apart := {*APART} & {*path.relative_to(folder).parts}:
+            passed_over += "runs" in apart
             continue
         try:
             kept = _read(path)

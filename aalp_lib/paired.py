@@ -53,7 +53,7 @@ PAIR_COLUMNS = (
 )
 STEP_COLUMNS = (
     *("data", "pairing", "first", "second", "attack", "paper", "gain", "low", "high"),
-    *("seeds", "images", "p", "verdict"),
+    *("seeds", "images", "p", "p_seeds", "verdict"),
 )
 Correct = Mapping[int, Tensor | None]  # seed -> which images are right, bool (N,), where it was measured
 
@@ -180,6 +180,13 @@ def _together(leads: Sequence[Tensor]) -> float:
     return sign_flip_p(pad_sequence(list(leads), batch_first=True).sum(0))
 
 
+def _t_test(gains: Sequence[float]) -> float | None:
+    """Two-sided p of the t test on seeds' gains; None where there is no spread to test against."""
+    from scipy.stats import ttest_1samp  # slow to import
+
+    return float(ttest_1samp(gains, 0).pvalue) if max(gains) - min(gains) > 1e-9 else None
+
+
 def _shown(gains: Sequence[float], p: float) -> int:
     """1 or -1 if every seed's gain has that sign and p is below 0.05, else 0."""
     if p >= 0.05 or not (min(gains) > 0 or max(gains) < 0):
@@ -212,6 +219,11 @@ _STAGES = {
 _ENDS = {1: "AALP is ahead", 0: "neither is shown to be ahead", -1: "AALP is behind"}
 
 
+def _end(found: Sequence[Pair]) -> str:
+    way = standing(found)
+    return _ENDS[way] + " on one seed" * (way != 0 and len(found) == 1)
+
+
 def _judged(heading: str, found: Sequence[Pair]) -> str:
     images = max(pair.images for pair in found)
     weak = [p for p in found if p.attack == "pgd100" and p.images == images]
@@ -220,8 +232,7 @@ def _judged(heading: str, found: Sequence[Pair]) -> str:
         return f"**{heading}**: PGD-100 {UNMEASURED}.\n"
     if not columns:
         return (
-            f"**{heading}: at PGD-100 {_ENDS[standing(weak)]}; under stronger attacks {UNMEASURED}.** At PGD-100 "
-            f"{_lead(weak)}.\n"
+            f"**{heading}: at PGD-100 {_end(weak)}; under stronger attacks {UNMEASURED}.** At PGD-100 {_lead(weak)}.\n"
         )
     name = min(
         reversed(columns), key=lambda column: mean(p.alp + p.aalp for p in columns[column])
@@ -243,16 +254,19 @@ def _judged(heading: str, found: Sequence[Pair]) -> str:
 def _fate(weak: Sequence[Pair], same: Sequence[Pair], strong: Sequence[Pair]) -> str:
     before, after = standing(weak), standing(strong)
     some = f", on {len(strong)} of these {len(weak)} seeds," if len(strong) < len(weak) else ""
+    lone = " on one seed" * (len(weak) == 1)
     if before <= 0:
-        start = "no gain of AALP over ALP is shown at PGD-100" if before == 0 else "AALP is behind ALP at PGD-100"
-        return f"{start}; under the strongest attack{some} {_ENDS[after]}."
+        start = (
+            "no gain of AALP over ALP is shown at PGD-100" if before == 0 else f"AALP is behind ALP at PGD-100{lone}"
+        )
+        return f"{start}; under the strongest attack{some} {_end(strong)}."
     if after == 0 and standing(same) <= 0:
-        return f"AALP is ahead of ALP at PGD-100; on the images of the strongest attack{some} at neither."
+        return f"AALP is ahead of ALP at PGD-100{lone}; on the images of the strongest attack{some} at neither."
     if after > 0:
         word = "shrinks" if mean(p.gain for p in strong) < mean(p.gain for p in same) else "holds"
     else:
         word = "vanishes" if after == 0 else "turns over"
-    return f"AALP's gain over ALP {word} under the strongest attack{some.removesuffix(',')}."
+    return f"AALP's gain over ALP{lone} {word} under the strongest attack{some.removesuffix(',')}."
 
 
 def _lead(found: Sequence[Pair]) -> str:
@@ -262,6 +276,8 @@ def _lead(found: Sequence[Pair]) -> str:
     ps = ", ".join(shown_p(pair.p) for pair in found)
     if len(found) > 1:
         ps += f", by the sign-flip test together {shown_p(_together([pair.lead for pair in found]))}"
+        seeds = _t_test(gains)
+        ps += "" if seeds is None else f", over seeds {shown_p(seeds)}"
     return f"AALP stands at {mean(gains):+.1f} points against ALP ({count}{span}; McNemar's p {ps})"
 
 
@@ -323,7 +339,7 @@ class Comparison:
     ----------
     column : str
     images : int
-        Test images of each seed.
+        Test images of each seed; where they differ, of the one that has most.
     gains : tuple of float
         Points by which the second row leads the first, one a seed.
     only_first, only_second : int
@@ -338,6 +354,14 @@ class Comparison:
     only_first: int
     only_second: int
     p: float
+
+    @property
+    def p_seeds(self) -> float | None:
+        """p of the t test on the seeds' gains: whether such gains are of the methods and not of these networks alone.
+
+        None for one seed, or where all gains are the same.
+        """
+        return _t_test(self.gains)
 
     @property
     def standing(self) -> int:
@@ -390,7 +414,7 @@ def _compared(first: Correct, second: Correct, column: str) -> Comparison | None
         return None
     gains = tuple(100 * int(lead.sum()) / len(lead) for lead in leads)
     first_alone, second_alone = (sum(int((lead == way).sum()) for lead in leads) for way in (-1, 1))
-    return Comparison(column, len(leads[-1]), gains, first_alone, second_alone, _together(leads))
+    return Comparison(column, max(map(len, leads)), gains, first_alone, second_alone, _together(leads))
 
 
 @dataclass(frozen=True)
@@ -434,7 +458,11 @@ class Step:
         return said
 
     def __str__(self) -> str:
-        return f"{self.ours}: {self.verdict}" if self.ours else UNMEASURED
+        if self.ours is None:
+            return UNMEASURED
+        seeds = self.ours.p_seeds
+        over = "" if seeds is None else f", over seeds {shown_p(seeds)}"
+        return f"{str(self.ours).removesuffix(')')}{over}): {self.verdict}"
 
 
 def order(found: Found, which: Which = "last") -> list[Step]:
@@ -492,7 +520,8 @@ def order_table(found: Found, which: Which = "last") -> str:
     tests = sum(step.ours is not None for step in made)
     text = (
         "Gains in points on the same images; p of McNemar's exact test, or over several seeds of the sign-flip test on "
-        f"each image's sum, in which an image counts once. With {tests} comparisons, chance alone would bring about "
+        "each image's sum, in which an image counts once; \"over seeds\" that of the t test on the seeds' gains. "
+        f"With {tests} comparisons, chance alone would bring about "
         f"{max(1, round(0.05 * tests))} below 0.05 if no two networks differed. "
         '"Best" names the verdict on the networks that were best on the validation split, where it is another.'
     )
@@ -511,10 +540,11 @@ def order_csv(found: Found, data: str, which: Which = "last") -> str:
     for step in order(found, which):
         if paper_name(step.data) == data:
             theirs = "" if step.column == STRONGEST else f"{step.theirs:.2f}"
-            ours, numbers = step.ours, [""] * 6
+            ours, numbers = step.ours, [""] * 7
             if ours:
                 numbers = [f"{gain:.2f}" for gain in (mean(ours.gains), min(ours.gains), max(ours.gains))]
                 numbers += [str(len(ours.gains)), str(ours.images), f"{ours.p:.3g}"]
+                numbers.append("" if ours.p_seeds is None else f"{ours.p_seeds:.3g}")
             names = [step.data, step.pairing, step.first, step.second, attack_title(step.column)]
             lines.append([*names, theirs, *numbers, step.verdict])
     return csv_text(STEP_COLUMNS, lines) if lines else ""

@@ -275,8 +275,12 @@ def duel(alp, aalp_, name="pgd100", seed=0):
         ((700, 750), (500, 560), "holds"),
         ((700, 750), (500, 503), "vanishes"),
         ((700, 750), (540, 500), "turns over"),
-        ((700, 702), (540, 500), "no gain of AALP over ALP is shown at PGD-100; under the strongest attack AALP is"),
-        ((750, 700), (500, 501), "AALP is behind ALP at PGD-100; under the strongest attack neither is shown"),
+        (
+            (700, 702),
+            (540, 500),
+            "no gain of AALP over ALP is shown at PGD-100; under the strongest attack AALP is behind on one",
+        ),
+        ((750, 700), (500, 501), "AALP is behind ALP at PGD-100 on one seed; under the strongest attack neither is"),
     ],
 )
 def test_headline_says_what_becomes_of_the_gain(weak, tough, said):
@@ -660,6 +664,9 @@ def test_each_step_of_the_order_is_a_line_of_csv_too():
     assert [pgd[name] for name in ("paper", "gain", "low", "high", "seeds", "images", "verdict")] == [
         *("1.82", "2.00", "1.00", "3.00", "2", "1000", "holds")
     ]
+    assert float(pgd["p_seeds"]) == pytest.approx(0.295, abs=1e-3)  # of t = 2 with one degree of freedom
+    assert "+2.0 points (2 seeds, +1.0 to +3.0; p 2e-09, over seeds 0.295): holds |" in paired.order_table(kept)
+    assert "together 2e-09, over seeds 0.295)" in paired.headline(kept)
     assert (cw["attack"], cw["gain"], cw["verdict"]) == ("CW-100", "", "not measured yet")
     assert (strongest["paper"], strongest["gain"], strongest["verdict"]) == ("", "15.00", "holds on one seed")
 
