@@ -99,11 +99,12 @@ def signs_table(found: Found, which: Which = "last") -> str:
         return f"Signs of gradient masking: {UNMEASURED}.\n"
     lines = [["Data", "Method", "Protocol", "Seed", "Signs of gradient masking"]]
     return (
-        f"What counts as a sign, against PGD-100 from one start. By more than {NOISE:.0%} of the images: those that "
-        "transfer or Square fools and PGD-100 does not; what FGSM leaves below it; gradients of exactly 0; what stays "
-        f"right beyond what other images in the ball allow, or beyond a smaller ball. By more than {LARGE:.0%}: what "
-        "twenty starts or the margin loss take; probabilities of exactly 1; what another attack takes where more steps "
-        "no longer raise the loss.\n\n"
+        "What counts as a sign, against PGD-100 from one start. If it is more than "
+        f"{NOISE:.0%} of the images: those that transfer or Square fools and PGD-100 does not; by how many fewer FGSM "
+        "leaves right; those whose gradient is exactly 0; how many more are right than is possible at that ε, or than "
+        f"at a smaller ε. If it is more than {LARGE:.0%}: those that twenty starts or the margin loss fool besides; "
+        "those with a probability of exactly 1; where more steps no longer raise the loss, those that another attack "
+        "fools besides.\n\n"
     ) + grid(lines + [[*_subject(m, found), "; ".join(m.values["signs"]) or "none"] for m in made])
 
 

@@ -157,7 +157,7 @@ class Job:
         suites = self.suites()
         recipe, attack, row = self.setting.recipe, self.setting.attack, self.row
         return {
-            "training": train_images * recipe.epochs * (attack.steps * row.adversarial + row.samples),
+            "training": train_images * recipe.epochs * (attack.steps * attack.restarts * row.adversarial + row.samples),
             "last": test_images * gradients(suites["last"]),
             "best": test_images * gradients(suites["best"]),
         }

@@ -636,7 +636,8 @@ def nearest(group: Group, among: Sequence[Group]) -> Group | None:
 
 def _ablation_line(group: Group, base: Group | None, which: Which) -> list[str]:
     name = str(group.records[0].config["method"].get("label", label(group.method)))
-    differs = "a row of the paper" if not changes(group.records[0]) else f"base {UNMEASURED}"
+    row = "a row of the paper" if group.protocol == recipe(group.records[0]) else "a row of the paper, but the protocol"
+    differs = row if not changes(group.records[0]) else f"base {UNMEASURED}"
     if base is not None:
         differs = f"{label(base.method)}: {', '.join(differences_from(group.records[0], base.method))}"
     cells = [str(group.cell(column, which) or "–") for column in ABLATED]
@@ -646,14 +647,9 @@ def _ablation_line(group: Group, base: Group | None, which: Which) -> list[str]:
 
 def _against(group: Group, base: Group, which: Which) -> tuple[str, str]:
     """Difference in points at the deciding column, mean and range over shared seeds, and each seed's p."""
-    theirs = {record.seed: outcomes(record, which).get(DECIDING) for record in base.records}
-    made = []
-    for record in group.records:
-        a, b = theirs.get(record.seed), outcomes(record, which).get(DECIDING)
-        if a is not None and b is not None and len(a) == len(b):
-            made.append((100 * (int(b.sum()) - int(a.sum())) / len(a), mcnemar(a, b)[2]))
-    if not made:
+    whole = compare(base.records, group.records, DECIDING, which)
+    if whole is None:
         return "no seed in common", ""
-    gains = [gain for gain, _ in made]
+    gains, alone = whole.gains, (compare(base.records, [record], DECIDING, which) for record in group.records)
     span = f" [{min(gains):+.1f} to {max(gains):+.1f}]" if len(gains) > 1 else ""
-    return f"{mean(gains):+.1f}{span}", ", ".join(shown_p(p) for _, p in made)
+    return f"{mean(gains):+.1f}{span}", ", ".join(shown_p(one.p) for one in alone if one)

@@ -417,7 +417,7 @@ def _csv(number: int, which: str, rows: Iterable[Row]) -> str:
 
 def tried_table(found: Found, data: str, which: Which = "last") -> str:
     """Full-tier runs on a data set that depart from the plain recipes in one thing or several, each beside the plain
-    run that it departs from and beside the paper: what was tried to explain a row.
+    run that it departs from, which comes first, and beside the paper: what was tried to explain a row.
 
     Beside the plain run: on the same images, over the seeds that both have. Beside the paper: the mean over seeds.
     """
@@ -429,24 +429,33 @@ def tried_table(found: Found, data: str, which: Which = "last") -> str:
         return f"Runs that depart from the recipe on {title(data)}: {UNMEASURED}.\n"
     lines = [["Method", "What is changed", "Seeds", *(HEADINGS[name] for name in ABLATED)]]
     lines[0] += [f"Against the plain run, {HEADINGS[DECIDING]}", f"Against the paper, {HEADINGS[DECIDING]}"]
+    bases = [_plain_run(group, plain) for group in tried]
+    shown = [group for group in plain if any(group is base for base in bases)] + tried
     return (
         "Correct test images in percent, differences in points; p of McNemar's exact test, over several seeds of the "
-        "sign-flip test.\n\n" + grid(lines + [_tried_line(group, plain, data, which) for group in tried])
+        "sign-flip test.\n\n" + grid(lines + [_tried_line(group, plain, data, which) for group in shown])
     )
+
+
+def _plain_run(group: Group, plain: Sequence[Group]) -> Group | None:
+    return nearest(group, [other for other in plain if other.protocol == recipe(group.records[0])])
 
 
 def _tried_line(group: Group, plain: Sequence[Group], data: str, which: Which) -> list[str]:
     record = group.records[0]
-    alike = [other for other in plain if other.protocol == recipe(record)]
-    base = nearest(group, alike)
-    words = group.protocol.split(", ")[1:] + (differences_from(record, base.method) if base else [])
+    base = _plain_run(group, plain)
+    given = str(record.config["method"].get("label", group.method))
+    words = group.protocol.split(", ")[1:]
+    if base and differences_from(record, base.method):
+        words.append(given.removeprefix(f"{label(base.method)}, "))
     cells = [group.cell(name, which) for name in ABLATED]
     at = group.cell(DECIDING, which)
-    beside = compare(base.records, group.records, DECIDING, which) if base else None
+    beside = compare(base.records, group.records, DECIDING, which) if base and base is not group else None
     published = paper.TABLE_2[paper_name(data)].get(base.method if base else group.method, {}).get(DECIDING)
     differences = [str(beside or "–"), f"{at.value - published:+.1f}" if at and published is not None else "–"]
-    name = label(base.method) if base else str(record.config["method"].get("label", group.method))
-    return [name, ", ".join(words), str(len(group.records)), *(str(cell or "–") for cell in cells), *differences]
+    name = label(base.method) if base else given
+    changed, seeds = ", ".join(words) or "nothing: the plain run", str(len(group.records))
+    return [name, changed, seeds, *(str(cell or "–") for cell in cells), *differences]
 
 
 # --- cost ------------------------------------------------------------------------------------------------------------
@@ -527,7 +536,16 @@ def _hours(found: Found) -> str:
     said = [
         f"{len(of)} {what}{'s' * (len(of) > 1)}{where}, {sum(of) / 3600:.1f} hours" for what, where, of in spent if of
     ]
-    return f"In all: {'; '.join(said)}."
+    made: dict[str, list[Any]] = {"run": [*runs], "measurement": [*found.measurements]}
+    unsaved = [
+        f"{sum(str(one.environment.get('commit', '')).endswith('+') for one in of)} of {len(of)} {what}s"
+        for what, of in made.items()
+        if of
+    ]
+    return (
+        f"In all: {'; '.join(said)}. From a working tree with uncommitted changes, marked by a + behind the commit in "
+        f"the record: {', '.join(unsaved)}."
+    )
 
 
 def _device(record: Record) -> str:

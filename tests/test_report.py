@@ -719,7 +719,7 @@ def test_of_a_data_set_without_records_the_papers_rows_are_shown(capsys, tmp_pat
 
 def test_what_was_tried_stands_beside_the_plain_run_and_the_paper():
     recipe = dataclasses.asdict(experiments.SETTINGS["mnist"]["fast"].recipe)
-    averaged = dataclasses.replace(METHODS["alp"], name="alp_averaged", label="ALP averaged", weight=0.1)
+    averaged = dataclasses.replace(METHODS["alp"], name="alp_averaged", label="ALP, averaged", weight=0.1)
     runs = [
         record("adv", pgd100=100),
         record("aalp", pgd100=100),
@@ -734,8 +734,9 @@ def test_what_was_tried_stands_beside_the_plain_run_and_the_paper():
     assert "100" not in re.findall(r"\d+\.\d \(", said)
     lines = [[cell.strip() for cell in line.split("|")[1:-1]] for line in said.splitlines() if line.startswith("| ALP")]
     assert [(line[0], line[1], line[2]) for line in lines] == [
+        ("ALP", "nothing: the plain run", "2"),
         ("ALP", "recipe epochs 40", "1"),
-        ("ALP", "weight 0.1", "1"),
+        ("ALP", "averaged", "1"),
     ]
     assert [line[-2] for line in lines] == [  # the plain run of that seed has 90.0
         "+3.0 points (1 seed; p 2e-09)",
