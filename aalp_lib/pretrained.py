@@ -130,6 +130,15 @@ def kept(run: Path) -> Path:
     return run.parent.parent / "weights" / f"{run.name}.safetensors"
 
 
+def fingerprint(file: Path) -> str:
+    """What tells a network from others: the same for its checkpoint and for its weights in half precision.
+
+    The first 16 hexadecimal digits of the SHA-256 of its weights in half precision.
+    """
+    halves = sorted(_halved(checkpoints.read(file)).tensors.items())
+    return hashlib.sha256(b"".join(value.contiguous().numpy().tobytes() for _, value in halves)).hexdigest()[:16]
+
+
 def _halved(checkpoint: Checkpoint) -> Checkpoint:
     tensors = {
         f"model.{key}": value.half() if value.is_floating_point() else value

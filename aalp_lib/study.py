@@ -21,7 +21,7 @@ from aalp_lib.evaluate import suite_for
 from aalp_lib.fast import Precision
 from aalp_lib.methods import METHODS
 from aalp_lib.models import Classifier
-from aalp_lib.pretrained import kept, packaged, weights
+from aalp_lib.pretrained import fingerprint, kept, packaged, weights
 from aalp_lib.progress import Tell, stages
 from aalp_lib.results import Measurement, Record, named_records
 
@@ -31,6 +31,9 @@ KINDS: tuple[Kind, ...] = (
     "diagnosis",
     "strong",
 )  # "samples" brings contributions, activation and examples along
+PARTS = {
+    "samples": ("samples", "contributions", "activation", "examples")
+}  # folders, where they are not the kind's own
 SOURCES = ("alp", "aalp")  # whose adversarial images are tried on the others, where there are such
 
 
@@ -57,7 +60,7 @@ class Trained:
         found = {"data": self.record.data, "method": self.record.method, "seed": self.record.seed, "model": "last"}
         if self.half:
             found["weights"] = "in half precision" + ", as packaged" * self.weights.is_relative_to(weights())
-        return found | self.about
+        return found | self.about | {"network": fingerprint(self.weights)}
 
     @property
     def about(self) -> dict[str, str]:
@@ -131,7 +134,7 @@ def measure(
     ------
     InputError
         If no run on that data set is finished, or none of a method; a kind is unknown, or a measurement that is there
-        was made with other settings.
+        was made with other settings, or on another network of that name.
     """
     folder, runs = Path(folder), trained(folder)
     runs = [one for one in runs if one.record.data == dataset.name]
@@ -150,6 +153,8 @@ def measure(
     for one in chosen:
         for kind in kinds:
             tell = tells[f"{one.run.name} {kind}"]
+            for path in (folder / part / f"{one.run.name}.json" for part in PARTS.get(kind, (kind,))):
+                _of_this_network(path, one)
             if kind == "samples":
                 model = _model(one, dataset.test.images.device)
                 paths += analyses.measure_model(
@@ -160,6 +165,14 @@ def measure(
             if tell:
                 tell(1, 1, f"{one.run.name}, {kind} done")
     return paths
+
+
+def _of_this_network(path: Path, one: Trained) -> None:
+    """InputError if a measurement that is there is of weights that a later run has taken the place of."""
+    if path.exists():
+        measured_on, network = Measurement.load(path).subject.get("network"), one.subject["network"]
+        if measured_on not in (None, network):  # older measurements do not say
+            raise InputError(f"{path} is of another network than {one.weights}; move it away to measure this one")
 
 
 def _named(methods: Sequence[str] | None, runs: Sequence[Trained]) -> set[str]:

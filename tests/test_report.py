@@ -739,10 +739,11 @@ def test_what_was_tried_stands_beside_the_plain_run_and_the_paper():
         ("ALP", "averaged", "1"),
     ]
     assert [line[-2] for line in lines] == [  # the plain run of that seed has 90.0
+        "–",
         "+3.0 points (1 seed; p 2e-09)",
         "+4.5 points (1 seed; p 6e-14)",
     ]
-    assert [line[-1] for line in lines] == ["-1.5", "+0.0"]  # the paper has 94.50
+    assert [line[-1] for line in lines] == ["-4.0", "-1.5", "+0.0"]  # the paper has 94.50
 
 
 def test_nothing_tried_says_so():

@@ -17,7 +17,7 @@ from aalp_lib.cli import main
 from aalp_lib.data import load
 from aalp_lib.experiments import SETTINGS
 from aalp_lib.jobs import run_job
-from aalp_lib.pretrained import keep, packaged
+from aalp_lib.pretrained import fingerprint, keep, packaged
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -153,6 +153,24 @@ def test_what_is_measured_on_a_reduced_run_says_so(tmp_path):
     found = results.Measurement.load(path)
     assert found.subject["reduced"] == one.subject["reduced"] == "360 training images"
     assert collect.measured_protocol(found) == collect.protocol(one.record) == "fast, reduced: 360 training images"
+
+
+def test_a_measurement_belongs_to_the_weights_that_it_was_made_on(tmp_path):
+    job = tiny("raw", tmp_path)
+    run_job(job)
+    ask = {"kinds": ["samples", "diagnosis"], "images": 10}
+    digits = load("mnist-sample")
+    digits = dataclasses.replace(digits, test=digits.test[:30])
+    paths = study.measure(tmp_path, digits, **ask)
+    networks = {results.Measurement.load(path).subject["network"] for path in paths}
+    assert networks == {fingerprint(job.run / checkpoints.LAST)} == {fingerprint(keep(job.run))}
+    assert study.measure(tmp_path, digits, **ask) == paths
+    other = checkpoints.read(job.run / checkpoints.LAST)
+    next(iter(other.part("model").values())).add_(0.1)
+    checkpoints.write(job.run / checkpoints.LAST, other)
+    for kind in ask["kinds"]:
+        with pytest.raises(aalp.InputError, match=r"seed0.json is of another network than .*; move it away"):
+            study.measure(tmp_path, digits, **(ask | {"kinds": [kind]}))
 
 
 @pytest.mark.slow
