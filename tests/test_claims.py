@@ -7,9 +7,10 @@ import itertools
 import statistics
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from aalp_lib import collect, paired, paper, report
+from aalp_lib import analyses, collect, figures, paired, paper, report
 from aalp_lib.diagnose import NOISE
 from aalp_lib.methods import TABLE_2
 
@@ -404,3 +405,108 @@ def test_what_is_said_of_tables_1_and_4(kept, rows, colour):
     assert paired.compare(rows["alp"], rows["aalp"], "pgd40").standing == 0
     assert paired.compare(colour["alp"], colour["aalp"], "pgd10").standing == -1
     assert all(paper.TABLE_4[data]["aalp"] > paper.TABLE_4[data]["alp"] for data in ("mnist", "cifar10"))
+
+
+# --- the figures
+
+
+@pytest.fixture(scope="module")
+def observed(kept):
+    """The trainings of ALP and AALP that were looked at after every epoch, by method."""
+    return report.by_method(kept, "over_training")
+
+
+def epochs(found, key):
+    return [line[key] for line in found.values["epochs"]]
+
+
+def test_figures_1_and_7(kept):
+    spread = {
+        data: {
+            method: found.values["adversarial"]["loss_gradient"]["half_share"]
+            for method, found in report.by_method(kept, "contributions", data).items()
+        }
+        for data in ("mnist", "cifar10-jpeg")
+    }
+    assert all(abs(spread["mnist"][name] - spread["mnist"]["raw"]) < 0.03 for name in ("adv", "alp", "aalp"))
+    colour = spread["cifar10-jpeg"]
+    assert colour["aalp"] < min(colour["raw"], colour["adv"], colour["alp"]) - 0.05
+    assert abs(colour["alp"] - colour["adv"]) < 0.02
+    pairs = {}
+    for m in report.about(kept, "contributions", "last"):
+        if m.subject["data"] == "mnist" and m.subject["method"] in ("alp", "aalp"):
+            key = collect.measured_protocol(m), m.subject["seed"]
+            pairs.setdefault(key, {})[m.subject["method"]] = m.values["adversarial"]["loss_gradient"]["half_share"]
+    assert len(pairs) == 3
+    assert all(0 < pair["alp"] - pair["aalp"] < 0.05 for pair in pairs.values())
+
+
+def test_figures_2_and_8(kept):
+    tenth = {}
+    for m in report.about(kept, "activation", "last"):
+        if collect.measured_protocol(m) == "fast":
+            tenth.setdefault((m.subject["data"], m.subject["method"]), []).append(m.values["paper"]["top_tenth"])
+    (madry,) = tenth["mnist", "adv"]
+    low, high = sorted(tenth["mnist", "alp"])
+    assert high - low > max(abs(madry - low), abs(madry - high))
+    colour = {method: shares for (data, method), shares in tenth.items() if data == "cifar10-jpeg"}
+    assert min(colour, key=colour.get) == "aalp"
+
+
+def test_figure_3(kept):
+    sets = report.by_method(kept, "samples")["alp"].values
+    held, lost = (sets[name]["mean_clean_confidence"] for name in analyses.SETS)
+    assert held > lost
+
+
+def test_figure_4(kept, rows, observed):
+    assert {(m.subject["seed"], m.environment["device"]) for m in observed.values()} == {(1, "cpu")}
+    (there,) = (r for r in rows["alp"] if r.seed == 1)
+    assert there.environment["device"] != "cpu"
+    earlier = {r.method: r for r in collect.read(ROOT / "results" / "mnist" / "earlier").records if r.seed == 1}
+    for name in ("alp", "aalp"):  # it is their training that was looked at
+        assert epochs(observed[name], "clean")[-1] == pytest.approx(at_last(earlier[name], "clean") / 100, abs=0.01)
+    losses = [sets["inconsistent"] for sets in epochs(observed["alp"], "alp")]
+    assert losses[-1] > losses[figures._full_radius(observed["alp"])]
+
+
+def test_figure_6(kept):
+    weights = {}
+    for r in kept.ablations:
+        if r.data == "mnist-sample" and r.method in ("aalp", *figures.ALPHAS) and collect.protocol(r) == "fast":
+            weights.setdefault(figures._weight(r), []).append([at_last(r, column) for column in ("clean", "pgd40")])
+    clean, robust = zip(*(np.mean(of, 0) for _, of in sorted(weights.items())), strict=True)
+    assert list(clean) == sorted(clean, reverse=True)
+    assert sorted(weights) == [0, 0.25, 0.5, 1, 2, 5]
+    assert robust[0] < min(robust[1:]) - 3
+    assert max(robust[1:4]) - min(robust[1:4]) < 0.5
+    assert robust[3] > robust[4] > robust[5]
+
+
+def test_figures_9_and_10(observed):
+    shares = figures._half_shares(observed["aalp"], "loss_gradient")[1]
+    full = figures._full_radius(observed["aalp"])
+    assert abs(shares[-1] - shares[full]) < 1
+    maps = np.stack([analyses.unpack(m).numpy() for m in observed["aalp"].values["activation"]["maps"]])
+    assert figures._top_tenth(maps[-1]) > figures._top_tenth(maps[full]) + 0.05
+
+
+def test_figure_11(kept):
+    for data, seeds in (("mnist", [0, 1]), ("cifar10-jpeg", [0])):
+        gaps = {}
+        for m in report.about(kept, "samples", "last"):
+            if (m.subject["data"], collect.measured_protocol(m)) == (data, "fast"):
+                gaps.setdefault(m.subject["method"], {})[m.subject["seed"]] = m.values["both"]["confidence_gap"]
+        assert list(gaps["alp"]) == list(gaps["aalp"]) == seeds
+        assert all(gaps["aalp"][seed] > gaps["alp"][seed] + 0.003 for seed in gaps["alp"])
+
+
+def test_figure_12(observed):
+    robust = {name: epochs(observed[name], "robust") for name in ("alp", "aalp")}
+    assert 0 < 2000 * (robust["alp"][-1] - robust["aalp"][-1]) < 15  # images
+    assert epochs(observed["aalp"], "clean")[-1] > epochs(observed["alp"], "clean")[-1]
+    there = {  # the epoch from which on each stays above a threshold
+        goal: [max((i for i, share in enumerate(of) if share < goal), default=-1) for of in robust.values()]
+        for goal in (0.92, 0.925, 0.926, 0.93, 0.932)
+    }
+    assert {alp > aalp for alp, aalp in there.values()} == {True, False}

@@ -2,7 +2,6 @@ import dataclasses
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -205,88 +204,3 @@ def test_maps_over_training_claim_is_that_of_concentration():
     maps = torch.rand(3, 14, 14, generator=torch.Generator().manual_seed(0))
     expected = analyses.concentration(maps)["top_tenth"]
     assert figures._top_tenth(maps.numpy()) == pytest.approx(expected, rel=1e-4)
-
-
-def test_what_results_says_of_the_figures_stands_on_the_records():
-    """The table of RESULTS.md names no number; should further records take its ground away, this says so."""
-    root = Path(__file__).resolve().parents[1] / "results"
-    kept = {data: collect.read(root / data) for data in ("mnist", "cifar10")}
-    spread = {
-        name: {m: v.values["adversarial"]["loss_gradient"]["half_share"] for m, v in made.items()}
-        for name in ("mnist", "cifar10-jpeg")
-        for made in [report.by_method(kept[name.removesuffix("-jpeg")], "contributions", name)]
-    }
-    assert all(abs(spread["mnist"][name] - spread["mnist"]["raw"]) < 0.03 for name in ("adv", "alp", "aalp"))
-    colour = spread["cifar10-jpeg"]
-    assert colour["aalp"] < min(colour["raw"], colour["adv"], colour["alp"]) - 0.05
-    assert abs(colour["alp"] - colour["adv"]) < 0.02
-    pairs = {}
-    for m in report.about(kept["mnist"], "contributions", "last"):
-        if m.subject["method"] in ("alp", "aalp"):
-            key = collect.measured_protocol(m), m.subject["seed"]
-            pairs.setdefault(key, {})[m.subject["method"]] = m.values["adversarial"]["loss_gradient"]["half_share"]
-    assert len(pairs) == 3
-    assert all(0 < pair["alp"] - pair["aalp"] < 0.05 for pair in pairs.values())
-    tenth = {}
-    for data in kept:
-        for m in report.about(kept[data], "activation", "last"):
-            if collect.measured_protocol(m) == "fast":
-                tenth.setdefault((data, m.subject["method"]), []).append(m.values["paper"]["top_tenth"])
-    (madry,) = tenth["mnist", "adv"]
-    low, high = sorted(tenth["mnist", "alp"])
-    assert high - low > max(abs(madry - low), abs(madry - high))
-    colours = [(name, *shares) for (data, name), shares in tenth.items() if data == "cifar10"]
-    assert min(colours, key=lambda of: of[1])[0] == "aalp"
-    for data, found in (("mnist", kept["mnist"]), ("cifar10-jpeg", kept["cifar10"])):
-        gaps = {}
-        for m in report.about(found, "samples", "last"):
-            if (m.subject["data"], collect.measured_protocol(m)) == (data, "fast"):
-                gaps.setdefault(m.subject["method"], {})[m.subject["seed"]] = m.values["both"]["confidence_gap"]
-        assert list(gaps["alp"]) == list(gaps["aalp"]) == ([0, 1] if data == "mnist" else [0])
-        assert all(gaps["aalp"][seed] > gaps["alp"][seed] + 0.003 for seed in gaps["alp"])
-    sets = report.by_method(kept["mnist"], "samples")["alp"].values
-    sure = [sets[name]["mean_clean_confidence"] for name in analyses.SETS]
-    assert sure[0] > sure[1]
-    course = report.by_method(kept["mnist"], "over_training")
-    assert {(m.subject["seed"], m.environment["device"]) for m in course.values()} == {(1, "cpu")}
-    (there,) = (r for r in kept["mnist"].records if (r.method, r.seed, collect.protocol(r)) == ("alp", 1, "fast"))
-    assert there.environment["device"] != "cpu"
-    full, end = (
-        course["alp"].values["epochs"][i]["alp"]["inconsistent"] for i in (figures._full_radius(course["alp"]), -1)
-    )
-    assert end > full
-    shares = figures._half_shares(course["aalp"], "loss_gradient")[1]
-    assert abs(shares[-1] - shares[figures._full_radius(course["aalp"])]) < 1
-    tenth = [
-        figures._top_tenth(
-            np.stack([analyses.unpack(m).numpy() for m in course["aalp"].values["activation"]["maps"]])[i]
-        )
-        for i in (figures._full_radius(course["aalp"]), -1)
-    ]
-    assert tenth[1] > tenth[0] + 0.05
-    last = {name: course[name].values["epochs"][-1] for name in ("alp", "aalp")}
-    assert 0 < 2000 * (last["alp"]["robust"] - last["aalp"]["robust"]) < 15  # images
-    assert last["aalp"]["clean"] > last["alp"]["clean"]
-    robust = {name: [line["robust"] for line in course[name].values["epochs"]] for name in ("alp", "aalp")}
-    there = {  # the epoch from which on each stays above a threshold
-        goal: [max((i for i, share in enumerate(of) if share < goal), default=-1) for of in robust.values()]
-        for goal in (0.92, 0.925, 0.926, 0.93, 0.932)
-    }
-    assert {alp > aalp for alp, aalp in there.values()} == {True, False}
-    earlier = {(r.method, r.seed): r for r in collect.read(root / "mnist" / "earlier").records}
-    for name in robust:  # it is their training that was looked at
-        assert course[name].values["epochs"][-1]["clean"] == pytest.approx(
-            earlier[name, 1].accuracy["last"]["clean"]["accuracy"], abs=0.01
-        )
-    weights = {}
-    for r in collect.read(root / "ablations").ablations:
-        if r.data == "mnist-sample" and r.method in ("aalp", *figures.ALPHAS) and collect.protocol(r) == "fast":
-            weights.setdefault(figures._weight(r), []).append(
-                [r.accuracy["last"][c]["accuracy"] for c in ("clean", "pgd40")]
-            )
-    clean, robust = zip(*(np.mean(of, 0) for _, of in sorted(weights.items())), strict=True)
-    assert list(clean) == sorted(clean, reverse=True)
-    assert sorted(weights) == [0, 0.25, 0.5, 1, 2, 5]
-    assert robust[0] < min(robust[1:]) - 0.03
-    assert max(robust[1:4]) - min(robust[1:4]) < 0.005
-    assert robust[3] > robust[4] > robust[5]
