@@ -356,6 +356,11 @@ class Comparison:
     p: float
 
     @property
+    def gain(self) -> float:
+        """Mean of the gains in points, to one decimal."""
+        return round(mean(self.gains), 1) + 0.0  # never -0.0
+
+    @property
     def p_seeds(self) -> float | None:
         """p of the t test on the seeds' gains: whether such gains are of the methods and not of these networks alone.
 
@@ -376,8 +381,7 @@ class Comparison:
     def __str__(self) -> str:
         span = f", {min(self.gains):+.1f} to {max(self.gains):+.1f}" if len(self.gains) > 1 else ""
         seeds = f"{len(self.gains)} seed" + "s" * (len(self.gains) > 1)
-        gain = round(mean(self.gains), 1) + 0.0  # never -0.0
-        return f"{gain:+.1f} points ({seeds}{span}; p {shown_p(self.p)})"
+        return f"{self.gain:+.1f} points ({seeds}{span}; p {shown_p(self.p)})"
 
 
 def compare(
@@ -460,9 +464,14 @@ class Step:
     def __str__(self) -> str:
         if self.ours is None:
             return UNMEASURED
-        seeds = self.ours.p_seeds
-        over = "" if seeds is None else f", over seeds {shown_p(seeds)}"
-        return f"{str(self.ours).removesuffix(')')}{over}): {self.verdict}"
+        gains, over = self.ours.gains, self.ours.p_seeds
+        lines = [f"**{self.ours.gain:+.1f}** {self.verdict}"]
+        if len(gains) > 1:
+            lines.append(f"{len(gains)} seeds, {min(gains):+.1f} to {max(gains):+.1f}")
+        lines.append(f"p {shown_p(self.ours.p)}")
+        if over is not None:
+            lines.append(f"over seeds {shown_p(over)}")
+        return "<br>".join(lines)
 
 
 def order(found: Found, which: Which = "last") -> list[Step]:
@@ -519,9 +528,9 @@ def order_table(found: Found, which: Which = "last") -> str:
         return f"The order of the methods: {UNMEASURED}.\n"
     tests = sum(step.ours is not None for step in made)
     text = (
-        "Gains in points on the same images; p of McNemar's exact test, or over several seeds of the sign-flip test on "
-        "each image's sum, in which an image counts once; \"over seeds\" that of the t test on the seeds' gains. "
-        f"With {tests} comparisons, chance alone would bring about "
+        "Gains in points on the same images, and their range over seeds; p of McNemar's exact test, or of several "
+        'seeds that of the sign-flip test on each image\'s sum, in which an image counts once; "over seeds" that of '
+        f"the t test on the seeds' gains. With {tests} comparisons, chance alone would bring about "
         f"{max(1, round(0.05 * tests))} below 0.05 if no two networks differed. "
         '"Best" names the verdict on the networks that were best on the validation split, where it is another.'
     )

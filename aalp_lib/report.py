@@ -245,8 +245,7 @@ def _effect(row: Row, by: Mapping[tuple[str, str, str], Sequence[Record]], which
     for name in row.ours:
         ours, theirs = compare(without, of, name, which), row.published[name] - paper.TABLE_3[base][name]
         if ours:
-            gain = round(mean(ours.gains), 1) + 0.0  # never -0.0
-            words.append(f"{HEADINGS[name]} {gain:+.1f} ({theirs:+.1f}): {ours.way(theirs)}")
+            words.append(f"{HEADINGS[name]} {ours.gain:+.1f} ({theirs:+.1f}): {ours.way(theirs)}")
     if not words:
         return f"without it ({label(base)}): no seed in common"
     return f"effect of gd on the seeds with and without, ours (paper's): {'; '.join(words)}"

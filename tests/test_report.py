@@ -323,7 +323,7 @@ def test_what_the_headline_says_of_pgd_rests_on_seeds_without_strong_attacks_too
         "no gain of AALP over ALP is shown at PGD-100; under the strongest attack, on 2 of these 3 seeds, AALP is"
         in said
     )
-    assert ": not shown |" in paired.order_table(found(*runs))
+    assert "** not shown<br>" in paired.order_table(found(*runs))
 
 
 def test_a_lead_needs_every_seed():
@@ -363,7 +363,7 @@ def test_a_pair_says_what_each_was_attacked_in_and_the_order_what_the_best_model
         run.accuracy["best"], run.outcomes["best"] = dict(run.accuracy["last"]), dict(run.outcomes["last"])
     assert "best:" not in paired.order_table(found(*runs))
     runs[0].outcomes["best"] = runs[1].outcomes["last"]
-    assert ": holds on one seed (best: not shown) |" in paired.order_table(found(*runs))
+    assert " holds on one seed (best: not shown)<br>p " in paired.order_table(found(*runs))
     assert "With 1 comparisons, chance alone would bring about 1 below 0.05" in paired.order_table(found(*runs))
 
 
@@ -607,7 +607,7 @@ def test_each_step_of_the_papers_order_is_judged_for_both_readings():
     kept = found(record("adv", pgd100=900), record("alp", pgd100=800), record("aalp", pgd100=803))
     kept.ablations.extend([variant("alp", pgd100=940), variant("aalp", pgd100=950)])
     lines = order_of(kept)
-    assert [(line[0], line[1], line[3].split(": ")[-1]) for line in lines] == [
+    assert [(line[0], line[1], line[3].split("<br>")[0].split("** ")[1]) for line in lines] == [
         ("MNIST, pairing as in Eq. 1", "Madry → ALP", "the reverse on one seed"),
         ("MNIST, pairing as in Eq. 1", "Madry → AALP", "the reverse on one seed"),
         ("MNIST, pairing as in Eq. 1", "ALP → AALP", "not shown"),
@@ -616,7 +616,7 @@ def test_each_step_of_the_papers_order_is_judged_for_both_readings():
         ("MNIST, pairing averaged", "ALP → AALP", "holds on one seed"),
     ]
     # the paper has 92.49 and 94.50
-    assert lines[0][2:4] == ["+2.0", "-10.0 points (1 seed; p 2e-30): the reverse on one seed"]
+    assert lines[0][2:4] == ["+2.0", "**-10.0** the reverse on one seed<br>p 2e-30"]
     assert {line[5] for line in lines} == {line[6] for line in lines} == {"not measured yet"}  # CW-100, AutoAttack
     assert {p.protocol for p in paired.pairs(kept)} == {"fast", "fast, averaged"}
     assert "not measured yet" in paired.order_table(found(record("alp", pgd100=800)))
@@ -635,13 +635,13 @@ def test_beside_the_steps_stand_seeds_autoattack_and_other_recipes_rows_and_data
     assert order_of(kept)[-1][4] == "10.0 points apart (p below 0.05 in 1 of 1 pair)"
     assert "the first 100 test images" in paired.order_table(kept)
     said = [line[-1] for line in order_of(kept)]
-    assert said[0] == "-30.0 points (1 seed; p 2e-09): the reverse on one seed"
-    assert said[2] == "+15.0 points (1 seed; p 6e-05): holds on one seed"
+    assert said[0] == "**-30.0** the reverse on one seed<br>p 2e-09"
+    assert said[2] == "**+15.0** holds on one seed<br>p 6e-05"
     assert said[3] == "not measured yet"  # the variant is another network
     assert "no seed" not in paired.ablation_table(kept)
     kept.records.extend(record(name, recipe="paper", pgd100=count) for name, count in (("alp", 800), ("aalp", 830)))
     (line,) = (line for line in order_of(kept) if "recipe paper" in line[0])  # Madry was not trained so
-    assert line[1:4] == ["ALP → AALP", "+1.8", "+3.0 points (1 seed; p 2e-09): holds on one seed"]
+    assert line[1:4] == ["ALP → AALP", "+1.8", "**+3.0** holds on one seed<br>p 2e-09"]
     kept.records.extend(record(name, pgd100=count) for name, count in (("trades", 850), ("aalp_gd", 700)))
     kept.records.extend(
         record(name, data_set="cifar10-jpeg", pgd100=count)
@@ -665,7 +665,8 @@ def test_each_step_of_the_order_is_a_line_of_csv_too():
         *("1.82", "2.00", "1.00", "3.00", "2", "1000", "holds")
     ]
     assert float(pgd["p_seeds"]) == pytest.approx(0.295, abs=1e-3)  # of t = 2 with one degree of freedom
-    assert "+2.0 points (2 seeds, +1.0 to +3.0; p 2e-09, over seeds 0.295): holds |" in paired.order_table(kept)
+    shown = "**+2.0** holds<br>2 seeds, +1.0 to +3.0<br>p 2e-09<br>over seeds 0.295 |"
+    assert shown in paired.order_table(kept)
     assert "together 2e-09, over seeds 0.295)" in paired.headline(kept)
     assert (cw["attack"], cw["gain"], cw["verdict"]) == ("CW-100", "", "not measured yet")
     assert (strongest["paper"], strongest["gain"], strongest["verdict"]) == ("", "15.00", "holds on one seed")
