@@ -297,7 +297,7 @@ def _measure(options: argparse.Namespace) -> None:
             precision=options.precision, progress=tell,
             methods=options.methods.split(",") if options.methods else None,
         )  # fmt: skip
-    console.print(f"{len(paths)} measurements", highlight=False)
+    console.print(f"{len(paths)} measurement" + "s" * (len(paths) != 1), highlight=False)
     console.print(f"next: aalp results {options.out} --write", highlight=False)
 
 
