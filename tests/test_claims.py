@@ -407,6 +407,14 @@ def test_what_is_said_of_tables_1_and_4(kept, rows, colour):
     assert all(paper.TABLE_4[data]["aalp"] > paper.TABLE_4[data]["alp"] for data in ("mnist", "cifar10"))
 
 
+def test_what_is_said_of_gradients(kept):
+    used = {}
+    for m in report.about(kept, "strong", "last"):
+        used.setdefault(m.subject["data"], set()).add(collect.gradients(m))
+    assert used["mnist"] == {"float32"}
+    assert {"bfloat16", "TF32"} <= used["cifar10-jpeg"]
+
+
 # --- the figures
 
 
