@@ -214,7 +214,8 @@ def _grid(options: argparse.Namespace) -> list[Job]:
         for name in ("out", "folder", "root"):
             setattr(options, name, getattr(options, name) and getattr(options, name).resolve())
     device = options.device if options.scheduler else str(_checks.device(options.device))
-    options.jobs = options.jobs or (cores() if device == "cpu" else 1)
+    if options.jobs is None:
+        options.jobs = cores() if device == "cpu" else 1
     options.seeds = options.seeds or (experiments.SEEDS if options.grid == "ablations" else (0,))
     folder = options.out / (options.grid + ("-quick" if options.quick else ""))
     if options.grid == "ablations":
@@ -316,7 +317,7 @@ def _results(options: argparse.Namespace) -> None:
         return
     if everything.beside_checkpoints and not (everything.records or everything.ablations):
         print(
-            f"aalp: passed over {everything.beside_checkpoints} records beside checkpoints; to see them, name the "
+            f"aalp: no records but beside checkpoints, {everything.beside_checkpoints} in all; to see them, name the "
             "folder 'runs' that they are in",
             file=sys.stderr,
         )

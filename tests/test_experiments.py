@@ -71,7 +71,8 @@ def test_ablations_run_where_and_as_often_as_asked(capsys, tmp_path, monkeypatch
     for device, asked in (("cpu", []), ("cuda", []), ("cuda", ["--jobs", "5"])):
         monkeypatch.setattr(cli._checks, "device", lambda _, device=device: torch.device(device))
         assert main([*arguments[:4], *arguments[5:], *asked]) == 0
-    assert seen == [("cpu", cores()), ("cuda", 1), ("cuda", 5)]
+    assert main([*arguments[:4], *arguments[5:], "--jobs", "0"]) == 0  # which is refused where they are run
+    assert seen == [("cpu", cores()), ("cuda", 1), ("cuda", 5), ("cuda", 0)]
 
 
 def test_quick_runs_enter_no_table(tmp_path):

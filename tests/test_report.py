@@ -450,7 +450,7 @@ def test_what_lies_beside_checkpoints_is_no_record_of_a_grid(tmp_path):
 def test_where_all_records_lie_beside_checkpoints_the_command_says_so(capsys, tmp_path):
     record(pgd100=900).save(tmp_path / "runs" / "a" / "evaluations" / "mnist-last.json")
     assert main(["results", str(tmp_path)]) == 0
-    assert "passed over 1 records beside checkpoints" in capsys.readouterr().err
+    assert "no records but beside checkpoints, 1 in all; to see them" in capsys.readouterr().err
     assert main(["results", str(tmp_path / "runs")]) == 0
     assert capsys.readouterr().err == ""
 
