@@ -29,8 +29,9 @@ __all__ = [
     "training_loss",
 ]  # fmt: skip
 _LATER = (
-    "analyses", "bench", "chapter", "check", "checkpoints", "collect", "experiments", "figures", "graphs",
-    "interactive", "jobs", "lean", "observe", "paired", "paper", "plots", "report", "results", "study", "throughput",
+    "analyses", "bench", "beyond", "chapter", "check", "checkpoints", "collect", "demo", "experiments", "figures",
+    "graphs", "interactive", "jobs", "lean", "observe", "paired", "paper", "plots", "report", "results", "study",
+    "throughput",
 )  # fmt: skip
 
 

@@ -52,6 +52,13 @@ def positive(name: str, value: float) -> None:
         raise InputError(f"{name} must be above 0, got {value}")
 
 
+def radius(eps: float) -> None:
+    """Raise unless `eps` is the radius of a ball that images in [0, 1] may be in: above 0 and at most 1."""
+    positive("eps", eps)
+    if eps > 1:
+        raise InputError(f"eps must be at most 1, since images lie in [0, 1], got {eps}; write 8/255, not 8")
+
+
 def count(name: str, value: int, least: int = 1) -> None:
     """Raise unless `value` is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:

@@ -18,10 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aalp_lib import contributions, jobs, losses, results, seeds
+from aalp_lib import contributions, jobs, losses, results
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
 from aalp_lib.data import Dataset, Split, load, to_float
+from aalp_lib.evaluate import BALLS, paper_name, starts
 from aalp_lib.experiments import setting_for
 from aalp_lib.fast import without_tf32
 from aalp_lib.models import Classifier, evaluating
@@ -53,8 +54,7 @@ class Attacked:
 
 def attacked(model: Classifier, split: Split, attack: Attack, *, seed: int = 0) -> Attacked:
     """Attack every image of a split once and keep the last iterate; image i starts where `evaluate` would start it."""
-    generator = torch.Generator().manual_seed(seeds.derive(seed, attack.loss, 0))
-    split = split.to(next(model.parameters()).device)
+    (generator, *_), split = starts(attack, seed), split.to(next(model.parameters()).device)
     found = [attack(model, x, y, generator=generator) for x, y in split.batches(BATCH)]
     return Attacked(to_float(split.images), torch.cat(found), split.labels)
 
@@ -62,6 +62,11 @@ def attacked(model: Classifier, split: Split, attack: Attack, *, seed: int = 0) 
 def paper_attack(dataset: Dataset) -> Attack:
     """The attack of the paper's data analysis, which is the one it trains against: on MNIST PGD-40, steps of 0.01."""
     return setting_for(dataset, "paper").attack
+
+
+def attack_for(dataset: Dataset, trained_against: Attack) -> Attack:
+    """The attack to look at a network with: the paper's on its data sets, on any other that of its training."""
+    return paper_attack(dataset) if paper_name(dataset.name) in BALLS else trained_against
 
 
 def logits(model: Classifier, x: Tensor) -> Tensor:
@@ -439,11 +444,12 @@ def measure_model(
     config = {"attack": dataclasses.asdict(attack), "images": len(dataset.test), "seed": seed, "reading": "last"}
     missing = [kind for kind, path in paths.items() if not present(path, config)]
     if missing:
+        environment = results.environment(dataset.test.labels.device)
         found = attacked(model, dataset.test, attack, seed=seed)
         for kind in missing:
             began = time.perf_counter()
             values = make[kind](model, found)
-            keep(kind, subject, config, values, time.perf_counter() - began, found.y.device, paths[kind], tier)
+            keep(kind, subject, config, values, time.perf_counter() - began, environment, paths[kind], tier)
     return list(paths.values())
 
 
@@ -471,10 +477,10 @@ def keep(
     config: Values,
     values: Values,
     seconds: float,
-    device: torch.device,
+    environment: Values,
     path: Path,
     tier: str | None = None,
 ) -> None:
     """Write a measurement; `seconds` is its own time, without the attack that several share."""
-    tier, environment = tier or jobs.tier(subject["data"]), results.environment(device)
+    tier = tier or jobs.tier(subject["data"])
     Measurement(kind, subject, tier, config, environment, values, round(seconds, 2)).save(path)

@@ -74,10 +74,8 @@ class Attack:
     restarts: int = 1
 
     def __post_init__(self) -> None:
-        _checks.positive("eps", self.eps)
+        _checks.radius(self.eps)
         _checks.positive("step", self.step)
-        if self.eps > 1:
-            raise InputError(f"eps must be at most 1, since images lie in [0, 1], got {self.eps}; write 8/255, not 8")
         _checks.count("steps", self.steps)
         _checks.count("restarts", self.restarts)
         _checks.known("attack loss", self.loss, LOSSES)
@@ -114,9 +112,12 @@ class Attack:
         Raises
         ------
         InputError
-            If images leave [0, 1] or are not floating point, labels are out of range, or the model cannot take them.
+            If images leave [0, 1] or are not floating point, labels are out of range, the model cannot take them, or
+            `start` has another shape.
         """
         _checks.images(x)
+        if start is not None and start.shape != x.shape:
+            raise InputError(f"the start must have the images' shape {tuple(x.shape)}, got {tuple(start.shape)}")
         with evaluating(model), channels_last(model):
             if len(x):
                 _checks.labels(y, len(x), class_count(model, x))
@@ -349,12 +350,37 @@ def FGSM(eps: float) -> Attack:
 
 
 def PGD(eps: float, step: float, steps: int, *, restarts: int = 1) -> Attack:
-    """Projected gradient descent on the cross-entropy, uniform random start (Madry et al. 2018)."""
+    """Projected gradient descent on the cross-entropy, uniform random start (Madry et al. 2018).
+
+    x_0 = x + U(-eps, eps); x_{k+1} = the point of the ball nearest to x_k + step * sign(gradient of the loss at x_k),
+    the ball being all images in [0, 1] that differ from x by at most eps anywhere.
+
+    Parameters
+    ----------
+    eps, step : float
+        Radius of the ball, at most 1, and length of a step, both above 0, in units of [0, 1]: 8/255, not 8.
+    steps, restarts : int
+        At least 1; see `Attack`.
+
+    Raises
+    ------
+    InputError
+        If a number is out of range.
+
+    Examples
+    --------
+    >>> PGD(8 / 255, 2 / 255, 10).loss
+    'cross_entropy'
+    """
     return Attack(eps, step, steps, restarts=restarts)
 
 
 def CW(eps: float, step: float, steps: int, *, restarts: int = 1) -> Attack:
-    """The same loop on the margin loss of Carlini and Wagner (2017), as Madry et al. (2018) use it."""
+    """The same loop on the margin loss of Carlini and Wagner (2017), as Madry et al. (2018) use it.
+
+    The loss is the largest wrong logit minus that of the true class, see `losses.margin`. Arguments and what is raised
+    as for `PGD`.
+    """
     return Attack(eps, step, steps, loss="margin", restarts=restarts)
 
 

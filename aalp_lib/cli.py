@@ -152,7 +152,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         _checks.count("--images", options.images)
     test = dataset.test[: options.images]
     suite = suite_for(dataset.name, Attack(**run["watched"]) if run["watched"] else None)
-    began = time.perf_counter()
+    began, environment = time.perf_counter(), results.environment(device)
     options.precision = chosen(model, test, options.precision, options.batch_size)  # the record says which it was
     with shown(True, "attacking", console) as tell:
         report = evaluate(
@@ -178,7 +178,7 @@ def _evaluate(options: argparse.Namespace) -> None:
             "evaluation_seed": options.seed,
             "test_images": options.images,
         },
-        environment=results.environment(device),
+        environment=environment,
         accuracy={options.which: results.accuracies(report)},
         outcomes={options.which: results.outcomes(report)},
         history={},
@@ -281,7 +281,9 @@ def _measure(options: argparse.Namespace) -> None:
     device = _checks.device(options.device)
     folder = options.out / options.grid
     found = study.trained(folder)
-    if found and options.data is None:
+    if not found:
+        raise InputError(f"{folder} holds no finished run with its weights; aalp reproduce makes them")
+    if options.data is None:
         whole = next((one for one in found if not one.half), None)
         origin = Origin.read(whole.run) if whole else Origin(found[0].record.data)
         if whole is None and origin.data not in data.SOURCES:
@@ -359,7 +361,8 @@ def _diagnose(options: argparse.Namespace) -> None:
                 queries=options.queries, batch_size=options.batch_size, precision=options.precision, progress=tell,
             )  # fmt: skip
         _show_diagnosis(Diagnosis.of(found)) if kind == "diagnosis" else console.print(_accuracies(found.values))
-        name = f"{dataset.name}-{options.which}-{kind}-seed{options.seed}-first{options.images}.json"
+        precision = f"-{found.config['precision']}" if found.config["precision"] != "float32" else ""
+        name = f"{dataset.name}-{options.which}-{kind}-seed{options.seed}{precision}-first{options.images}.json"
         console.print(f"wrote {found.save(options.run_folder / 'measurements' / name)}", highlight=False)
 
 

@@ -13,6 +13,7 @@ from aalp_lib import _checks, paper
 from aalp_lib._checks import InputError
 from aalp_lib.evaluate import paper_name
 from aalp_lib.experiments import SETTINGS
+from aalp_lib.jobs import Setting
 from aalp_lib.methods import METHODS
 from aalp_lib.plots import in_table_order
 from aalp_lib.pretrained import INDEX
@@ -231,7 +232,8 @@ def training_protocol(record: Record) -> str:
 
 def _protocol_key(record: Record) -> tuple[str, ...]:
     method = changes(record) if record.method in METHODS else [str(record.config["method"])]
-    return (protocol(record), *_differences(record), *method)
+    setting = [] if _setting(record) else [str(record.config.get(part)) for part in ("model", "attack", "recipe")]
+    return (protocol(record), *_differences(record), *method, *setting)
 
 
 def _differences(record: Record) -> list[str]:
@@ -248,8 +250,7 @@ def _differences(record: Record) -> list[str]:
 
 def _training_differences(record: Record) -> list[str]:
     config, found = record.config, []
-    setting = SETTINGS.get(record.data) or SETTINGS.get(paper_name(record.data))
-    if setting:
+    if setting := _setting(record):
         usual = setting[recipe(record)]
         parts = (
             ("model", usual.model),
@@ -263,6 +264,11 @@ def _training_differences(record: Record) -> list[str]:
     if config.get("train_images"):
         found.append(f"{config['train_images']} train images")
     return found
+
+
+def _setting(record: Record) -> Mapping[str, Setting] | None:
+    """The settings for a record's data set by recipe; None where there are none, as for a reader's own images."""
+    return SETTINGS.get(record.data) or SETTINGS.get(paper_name(record.data))
 
 
 def title(data: str) -> str:

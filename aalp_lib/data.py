@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -189,19 +190,44 @@ def stratified(
     InputError
         If a class has fewer than two images.
     """
-    generator = torch.Generator().manual_seed(seed)
-    part = []
-    for label in labels.unique():
-        rows = torch.nonzero(labels == label)[:, 0]
-        if len(rows) < 2:
-            name = classes[int(label)] if classes else int(label)
-            raise InputError(f"class {name} has {len(rows)} training image; a validation split needs two")
-        count = max(1, round(fraction * len(rows)))
-        part.append(rows[torch.randperm(len(rows), generator=generator)[:count]])
-    chosen = torch.cat(part).sort().values
+    found, sizes = labels.unique(return_counts=True)
+    for label, size in zip(found.tolist(), sizes.tolist(), strict=True):
+        if size < 2:
+            name = classes[label] if classes else label
+            raise InputError(f"class {name} has {size} training image; a validation split needs two")
+    chosen = _drawn(labels, [max(1, round(fraction * size)) for size in sizes.tolist()], seed)
     rest = torch.ones(len(labels), dtype=torch.bool)
     rest[chosen] = False
     return torch.nonzero(rest)[:, 0], chosen
+
+
+def subset(labels: Tensor, count: int, seed: int = 0) -> Tensor:
+    """`count` rows, drawn from every class in its share, at least one image of each; sorted int64 (count,).
+
+    Raises
+    ------
+    InputError
+        If that is more than there are, or fewer than there are classes.
+    """
+    sizes = labels.unique(return_counts=True)[1].tolist()
+    if not len(sizes) <= count <= len(labels):
+        raise InputError(f"a part must have {len(sizes)} (one a class) to {len(labels)} images, got {count}")
+    shares = [count * size / len(labels) for size in sizes]
+    counts = [max(1, math.floor(share)) for share in shares]
+    while sum(counts) != count:  # the largest remainder gets one more; what the "at least one" took is given back
+        step = 1 if sum(counts) < count else -1
+        open_ = [i for i, n in enumerate(counts) if step > 0 or n > 1]
+        counts[max(open_, key=lambda i: step * (shares[i] - counts[i]))] += step
+    return _drawn(labels, counts, seed)
+
+
+def _drawn(labels: Tensor, counts: Sequence[int], seed: int) -> Tensor:
+    """So many rows of each class that there is, in the order of the classes; sorted int64."""
+    generator, part = torch.Generator().manual_seed(seed), []
+    for label, count in zip(labels.unique(), counts, strict=True):
+        rows = torch.nonzero(labels == label)[:, 0]
+        part.append(rows[torch.randperm(len(rows), generator=generator)[:count]])
+    return torch.cat(part).sort().values
 
 
 def random_crop(images: Tensor, padding: int, generator: torch.Generator | None = None) -> Tensor:
@@ -308,6 +334,14 @@ def _with_val(name: str, classes: tuple[str, ...], train: Split, test: Split) ->
 # --- a folder of images ----------------------------------------------------------------------------------------------
 
 
+def name_of(data: str | Path) -> str:
+    """The name of the data set that `load` would load: a known one, or that of a folder."""
+    if str(data) in SOURCES:
+        return str(data)
+    name = Path(data).resolve().name
+    return name + "-folder" * (name in SOURCES)  # the reader's own copy is not the official set
+
+
 def load_folder(folder: Path, image_size: int | tuple[int, int] | None = None) -> Dataset:
     """Load `train/CLASS/*`, `test/CLASS/*` and, where it exists, `val/CLASS/*`; see `load`.
 
@@ -329,8 +363,7 @@ def load_folder(folder: Path, image_size: int | tuple[int, int] | None = None) -
     labels = torch.tensor([label for of in samples.values() for _, label in of])
     sizes = [len(of) for of in samples.values()]
     splits = dict(zip(parts, map(Split, pixels.split(sizes), labels.split(sizes)), strict=True))
-    name = folder.resolve().name
-    name += "-folder" if name in SOURCES else ""  # the reader's own copy is not the official set
+    name = name_of(folder)
     if "val" not in splits:
         return _with_val(name, tuple(classes), splits["train"], splits["test"])
     return Dataset(name, tuple(classes), splits["train"], splits["val"], splits["test"])

@@ -8,14 +8,17 @@ import dataclasses
 import functools
 import importlib.util
 import itertools
+import json
 import logging
 import re
 import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -25,7 +28,7 @@ from aalp_lib import _checks, lean, losses, results, resume, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import FGSM, Attack, derived, laid_out, scaled
 from aalp_lib.data import Split
-from aalp_lib.evaluate import HEADINGS, Outcome, Report, chosen, evaluate, gradients, table2_suite
+from aalp_lib.evaluate import HEADINGS, Outcome, Report, chosen, evaluate, gradients, starts, table2_suite
 from aalp_lib.fast import Precision, without_tf32
 from aalp_lib.models import Classifier, channels_last, class_count, evaluating
 from aalp_lib.progress import Tell, shown, stages
@@ -182,8 +185,19 @@ def diagnose(
         report = evaluate(
             model, split, suite, batch_size=batch_size, seed=seed, precision=precision, progress=tells["suite"]
         )
-        walk = _Walk(**resume.once("steps", lambda: _walk(model, split, attack, seed, batch_size, tells["steps"])))
-        black_box = _black_box(model, source, split, attack, seed, square, batch_size, tells)
+        start = starts(attack, seed)[0]
+        walk = _Walk(**resume.once("steps", lambda: _walk(model, split, attack, start, batch_size, tells["steps"])))
+        black_box = {}
+        if source is not None:
+            transfer = functools.partial(
+                _transferred, model, source, split, attack, starts(attack, seed)[0], batch_size, tells["transfer"]
+            )
+            black_box["transfer"] = Outcome(resume.once("transfer", transfer)["right"])
+        if square:
+            black_box["square"] = auto_attack(
+                model, split, attack.eps, seed=seed, version="square", queries=square, batch_size=batch_size,
+                progress=tells["square"],
+            )["square"]  # fmt: skip
     plain = report["x1"].correct
     return Diagnosis(
         attack=dataclasses.asdict(attack),
@@ -271,15 +285,20 @@ class _Walk:
 
 
 def _walk(
-    model: Classifier, split: Split, attack: Attack, seed: int, batch_size: int, progress: Tell | None
+    model: Classifier,
+    split: Split,
+    attack: Attack,
+    start: torch.Generator,
+    batch_size: int,
+    progress: Tell | None,
 ) -> dict[str, Tensor]:
     """The fields of a `_Walk`."""
     split = split.to(next(model.parameters()).device)
-    generator, parts = _start(attack, seed), []
+    parts = []
     total = -(-len(split) // batch_size)
     with evaluating(model), channels_last(model), lean.network(model):
         for index, (x, y) in enumerate(split.batches(batch_size), 1):
-            parts.append(_walk_batch(model, laid_out(x), y, attack, generator))
+            parts.append(_walk_batch(model, laid_out(x), y, attack, start))
             if progress:
                 progress(index, total, "loss against steps done")
     clean, path, zero = zip(*parts, strict=True)
@@ -318,50 +337,22 @@ def _zero_gradient(model: Classifier, x: Tensor, y: Tensor) -> Tensor:
     return (gradient == 0).flatten(1).all(1)
 
 
-def _start(attack: Attack, seed: int) -> torch.Generator:
-    """The generator of the first run's starts, as `evaluate` has it."""
-    return torch.Generator().manual_seed(seeds.derive(seed, attack.loss, 0))
-
-
-def _black_box(
-    model: Classifier,
-    source: Classifier | None,
-    split: Split,
-    attack: Attack,
-    seed: int,
-    queries: int,
-    batch_size: int,
-    tells: Mapping[str, Tell | None],
-) -> dict[str, Outcome]:
-    """What attacks that see no gradient of `model` leave right: "transfer" from `source`, "square" with `queries`."""
-    found = {}
-    if source is not None:
-        transfer = functools.partial(_transferred, model, source, split, attack, seed, batch_size, tells["transfer"])
-        found["transfer"] = Outcome(resume.once("transfer", transfer)["right"])
-    if queries:
-        found["square"] = auto_attack(
-            model, split, attack.eps, seed=seed, version="square", queries=queries, batch_size=batch_size,
-            progress=tells["square"],
-        )["square"]  # fmt: skip
-    return found
-
-
 def _transferred(
     model: Classifier,
     source: Classifier,
     split: Split,
     attack: Attack,
-    seed: int,
+    start: torch.Generator,
     batch_size: int,
     progress: Tell | None,
 ) -> dict[str, Tensor]:
     """Which images stay "right" when `source`'s adversarial images are shown to `model`, bool (N,)."""
     device = next(model.parameters()).device
-    split, generator, right = split.to(device), _start(attack, seed), []
+    split, right = split.to(device), []
     total = -(-len(split) // batch_size)
     with evaluating(model):
         for index, (x, y) in enumerate(split.batches(batch_size), 1):
-            x_adv = attack(source, x, y, generator=generator)
+            x_adv = attack(source, x, y, generator=start)
             right.append((_logits(model, x).argmax(1) == y) & (_logits(model, x_adv).argmax(1) == y))
             if progress:
                 progress(index, total, "transfer done")
@@ -495,6 +486,7 @@ def strong_suite(ball: str | Attack, restarts: int = 20) -> dict[str, Attack]:
     Attack(eps=0.3, step=0.01, steps=100, loss='margin', start='uniform', restarts=20)
     """
     attack = _attack(ball)
+    _checks.count("the number of restarts", restarts)
     return {
         f"{name}{attack.steps}x{restarts}": derived(attack, loss=loss, start="uniform", restarts=restarts)
         for name, loss in (("pgd", "cross_entropy"), ("cw", "margin"))
@@ -540,7 +532,7 @@ def auto_attack(
     queries : int
         Of Square, on each image.
     batch_size : int
-        Images attacked at a time.
+        Images attacked at a time. Each batch draws from a seed of its own, so another size means other random starts.
     progress : True or callable, optional
         As in `evaluate`; counts gradients, two queries as one.
 
@@ -562,7 +554,7 @@ def auto_attack(
         What AutoAttack itself warns of, each thing once.
     """
     names = VERSIONS[_checks.known("version of AutoAttack", version, VERSIONS)]
-    _checks.positive("eps", eps)
+    _checks.radius(eps)
     _checks.count("the number of queries", queries)
     _checks.count("the batch size", batch_size)
     split = split.to(next(model.parameters()).device)
@@ -637,7 +629,7 @@ def _lent(model: Classifier) -> Iterator[None]:
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(heard)
     try:
-        with torch.random.fork_rng(), evaluating(model), channels_last(model), lean.network(model):
+        with seeds.kept(), evaluating(model), channels_last(model), lean.network(model):
             for weight in asking:
                 weight.requires_grad_(False)
             yield
@@ -680,6 +672,7 @@ def measure(
     queries: int = QUERIES,
     batch_size: int = 500,
     precision: Precision = "float32",
+    parts: Path | None = None,
     progress: bool | Tell | None = None,
 ) -> Measurement:
     """Diagnose a model or attack it strongly, as a measurement that can be saved.
@@ -698,30 +691,50 @@ def measure(
         As in a `Measurement`.
     source, source_subject
         Another model, for transfer, in a diagnosis; and what it is, for the record.
+    parts : path, optional
+        Folder for what is done so far: after a kill, the same call with the same package on the same device goes on
+        from there. It is deleted in the end.
     """
     _checks.known("measurement", kind, ("diagnosis", "strong"))
-    attack, device, began = _attack(ball), next(model.parameters()).device, time.perf_counter()
+    attack, began = _attack(ball), time.perf_counter()
+    environment = results.environment(next(model.parameters()).device)
+    source = source if kind == "diagnosis" else None
     precision = chosen(model, split, precision, batch_size)  # a record says which it was
-    settings: dict[str, Any] = {"seed": seed, "queries": queries, "batch_size": batch_size}
-    settings |= {"precision": precision, "progress": progress}
-    if kind == "diagnosis":
-        found = diagnose(model, split, attack, source=source, **settings)
-        values = dataclasses.asdict(found) | {"signs": found.signs}
-    else:
-        report = strong(model, split, attack, **settings)
-        values = {"accuracy": results.accuracies(report), "outcomes": results.outcomes(report)}
+    settings: dict[str, Any] = {"seed": seed, "queries": queries, "batch_size": batch_size, "precision": precision}
     config: dict[str, Any] = {
         "attack": dataclasses.asdict(attack),
         "images": len(split),
-        "seed": seed,
-        "queries": queries,
-        "precision": precision,
+        **settings,
         "pyautoattack": version("pyautoattack") if installed() else None,
+        **({"source": dict(source_subject)} if source is not None and source_subject is not None else {}),
     }
-    if source_subject is not None:
-        config["source"] = dict(source_subject)
-    seconds = time.perf_counter() - began
-    return Measurement(kind, dict(subject), tier, config, results.environment(device), values, seconds)
+    with _kept_in(parts, kind, config, environment, split, model, source) as earlier:
+        if kind == "diagnosis":
+            found = diagnose(model, split, attack, source=source, progress=progress, **settings)
+            values = dataclasses.asdict(found) | {"signs": found.signs}
+        else:
+            report = strong(model, split, attack, progress=progress, **settings)
+            values = {"accuracy": results.accuracies(report), "outcomes": results.outcomes(report)}
+    seconds = time.perf_counter() - began + (earlier.seconds if earlier else 0)
+    return Measurement(kind, dict(subject), tier, config, environment, values, seconds)
+
+
+def _kept_in(
+    parts: Path | None,
+    kind: str,
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    split: Split,
+    *models: Classifier | None,
+) -> AbstractContextManager[resume.Work | None]:
+    """Keep what is done of a measurement in a folder, for one that depends on all the same; None keeps nothing."""
+    if parts is None:
+        return contextlib.nullcontext()
+    around = {key: value for key, value in environment.items() if key != "commit"}  # "code" says more
+    states = [model.state_dict().values() for model in models if model is not None]
+    tensors = [split.images, split.labels, *itertools.chain.from_iterable(states)]
+    described = json.dumps([kind, config, around, len(states)]).encode()
+    return resume.resumable(parts, described, *(tensor.cpu().numpy().tobytes() for tensor in tensors))
 
 
 def strong(
@@ -737,7 +750,27 @@ def strong(
 ) -> Report:
     """The strong suite and, where the extra [autoattack] is installed, AutoAttack; one report of both.
 
-    `precision` is that of the suite's gradients, as in `evaluate`; AutoAttack is always float32's.
+    Parameters
+    ----------
+    model, split, seed, batch_size, progress
+        As in `evaluate`.
+    ball : str or Attack
+        As in `strong_suite`.
+    queries : int
+        Of AutoAttack's Square, on each image.
+    precision : "float32", "bfloat16" or "auto"
+        Of the suite's gradients, as in `evaluate`; AutoAttack is always float32's.
+
+    Returns
+    -------
+    Report
+        "clean", "pgd100x20", "cw100x20" (for a ball of 100 steps) and AutoAttack's stages, which start from all clean
+        images again.
+
+    Raises
+    ------
+    InputError
+        As `evaluate` and `auto_attack`.
     """
     attack = _attack(ball)
     suite = strong_suite(attack)

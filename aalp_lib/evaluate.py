@@ -1,7 +1,7 @@
 """Robust accuracy under a suite of attacks, with per-image outcomes and intervals."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -199,10 +199,13 @@ def evaluate(
         found = chosen(model, split, precision, batch_size)
         with torch.no_grad():
             right = torch.cat([model(laid_out(x)).argmax(1) == y for x, y in split.batches(batch_size)])
-        correct = {"clean": right}
+        correct, parts = {"clean": right}, right.split(batch_size)
         for (name, tell_it), (longest, steps) in zip(stages(tell, **costs).items(), trajectories, strict=True):
+            survivors = functools.partial(
+                longest.survivors, model, at=[*steps.values()], reading=reading, generators=starts(longest, seed)
+            )
             attack = functools.partial(
-                _attacked, model, split, longest, steps, right, batch_size, seed, reading, found, tell_it
+                _over_batches, survivors, split.batches(batch_size), parts, found, tell_it, next(reversed(steps))
             )
             alive = resume.once(f"{name} {found}", attack)["alive"]
             correct |= dict(zip(steps, alive, strict=True))
@@ -221,34 +224,25 @@ def chosen(model: Classifier, split: Split, precision: Precision, batch_size: in
         return faster(model, *next(split.batches(min(batch_size, 128)))) if precision == "auto" else precision
 
 
-def _attacked(
-    model: Classifier,
-    split: Split,
-    longest: Attack,
-    steps: dict[str, int],
-    right: Tensor,
-    batch_size: int,
-    seed: int,
-    reading: Reading,
+def _over_batches(
+    survivors: Callable[..., Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    right: Sequence[Tensor],
     precision: Precision,
     tell: Tell | None,
+    name: str,
 ) -> dict[str, Tensor]:
-    """Which of the images that are `right` one trajectory leaves "alive" at each number of steps: bool (S, N)."""
-    starts, alive, parts = _starts(longest, seed), [], right.split(batch_size)
-    for index, ((x, y), among) in enumerate(zip(split.batches(batch_size), parts, strict=True), 1):
+    """Which of the images that are `right`, batch by batch, one trajectory leaves "alive": bool (S, N)."""
+    alive = []
+    for index, ((x, y), among) in enumerate(zip(batches, right, strict=True), 1):
         with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            alive.append(
-                longest.survivors(
-                    model, laid_out(x), y, list(steps.values()), among=among, reading=reading, generators=starts
-                )
-            )
+            alive.append(survivors(laid_out(x), y, among=among))
         if tell:
-            name = next(reversed(steps))
-            tell(index, len(parts), f"{HEADINGS.get(name, name)} done")
+            tell(index, len(right), f"{HEADINGS.get(name, name)} done")
     return {"alive": torch.cat(alive, 1)}
 
 
-def _starts(attack: Attack, seed: int) -> list[torch.Generator]:
+def starts(attack: Attack, seed: int) -> list[torch.Generator]:
     """A generator for each restart, so that image i starts at the same place whatever the batches and the suite."""
     return [torch.Generator().manual_seed(seeds.derive(seed, attack.loss, run)) for run in range(attack.restarts)]
 

@@ -76,7 +76,8 @@ def setting_for(dataset: Dataset, recipe: str = "fast", model: str | None = None
         if height != width:
             raise InputError(f"lenet takes square images, got {height}×{width}; pass an image size or another model")
         config["image_size"] = height
-    pixels = dataset.train.images[:1000].double() / 255
+    step = max(1, len(dataset.train) // 1000)  # a folder's images stand class by class
+    pixels = dataset.train.images[::step].double() / 255
     config["mean"] = tuple(round(v, 4) for v in pixels.mean((0, 2, 3)).tolist())
     config["std"] = tuple(round(max(v, 0.01), 4) for v in pixels.std((0, 2, 3)).tolist())
     return dataclasses.replace(setting, model=config)

@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from aalp_lib import checkpoints, collect, results
-from aalp_lib.analyses import SETS, unpack
+from aalp_lib.analyses import SETS, concentration, unpack
 from aalp_lib.evaluate import HEADINGS
 from aalp_lib.experiments import ALPHAS
 from aalp_lib.methods import METHODS, TABLE_2
@@ -108,7 +109,7 @@ def contributions_over_training(found: Measurement) -> Figure:
 
 def _top(shares: np.ndarray) -> float:
     """Where the colours end: the many dead features of Eq. 7 must not drown the rest."""
-    return float(np.sort(shares[1:].ravel())[-1])
+    return float(shares[1:].max())
 
 
 def _half_shares(found: Measurement, equation: str) -> tuple[list[int], list[float]]:
@@ -164,7 +165,8 @@ def maps_over_training(found: Measurement, columns: int = 6, count: int | None =
         column[0].set_title(f"epoch {epoch + 1}", fontsize=9)
     _picture_row(panels[:, -1], unpack(kept["pictures"]).numpy()[:count])
     panels[0, -1].set_title("attacked at\nthe end", fontsize=9)
-    tenth = [_top_tenth(maps[epoch]) for epoch in (_full_radius(found), -1)]
+    ends = (torch.from_numpy(maps[epoch]) for epoch in (_full_radius(found), -1))
+    tenth = [concentration(end)["top_tenth"] or 0.0 for end in ends]
     figure.suptitle(
         f"{label(_name(found))}, Eq. 6: a tenth of the positions holds\n{100 * tenth[0]:.0f} % of these maps "
         f"at full radius, {100 * tenth[1]:.0f} % at the end",
@@ -201,12 +203,6 @@ def _map_row(panels: np.ndarray, maps: np.ndarray, title: str = "") -> None:
         panel.imshow(layer, cmap="inferno", vmin=0, vmax=1, interpolation="nearest")
         panel.set(xticks=[], yticks=[])
     panels[0].set_ylabel(title, fontsize=8)
-
-
-def _top_tenth(maps: np.ndarray) -> float:
-    flat = np.sort(maps.reshape(len(maps), -1), axis=1)[:, ::-1]
-    strongest = flat[:, : int(np.ceil(flat.shape[1] / 10))].sum(1)
-    return float(np.mean(strongest / flat.sum(1).clip(1e-12)))
 
 
 # --- Figures 3, 11: two kinds of samples -----------------------------------------------------------------------------
@@ -396,7 +392,7 @@ def beside_paper(rows: Sequence[Row], column: str) -> Figure:
     of these rows. The undefended row, far below the others, stands in words.
     """
     of: dict[str, Row] = {}
-    for row in sorted(rows, key=lambda row: row.source != "ours, fast"):
+    for row in sorted(rows, key=lambda row: not row.source.endswith(", fast")):
         of.setdefault(row.name, row)
     shown = [of[name] for name in TABLE_2 if name in of and METHODS[name].adversarial]
     figure, panel = plt.subplots(figsize=(7, 0.42 * len(shown) + 1.5))

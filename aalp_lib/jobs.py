@@ -20,13 +20,14 @@ import torch
 from aalp_lib import _checks, checkpoints, models, results, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
-from aalp_lib.data import Dataset, load, stratified
+from aalp_lib.data import SOURCES, Dataset, load, name_of, subset
 from aalp_lib.evaluate import Report, evaluate, gradients, suite_for
 from aalp_lib.methods import Method, method
 from aalp_lib.models import Classifier
+from aalp_lib.pretrained import fingerprint
 from aalp_lib.progress import Tell, stages
 from aalp_lib.results import Record
-from aalp_lib.train import Interrupted, Recipe, asked_to_stop, fit
+from aalp_lib.train import RUN, Interrupted, Recipe, asked_to_stop, fit
 
 NOTE = "progress.json"
 NOTE_EVERY = 0.5  # seconds
@@ -106,7 +107,7 @@ class Job:
     @property
     def name(self) -> str:
         """Data set, method, variant and seed."""
-        return f"{Path(self.data).name}-{self.label}-seed{self.seed}"
+        return f"{name_of(self.data)}-{self.label}-seed{self.seed}"
 
     @property
     def record(self) -> Path:
@@ -127,7 +128,7 @@ class Job:
     @property
     def tier(self) -> str:
         """Which tier its numbers belong to."""
-        return "quick" if self.quick else tier(Path(self.data).name)
+        return "quick" if self.quick else tier(name_of(self.data))
 
     @property
     def observed(self) -> Path:
@@ -157,14 +158,14 @@ class Job:
         suites = self.suites()
         recipe, attack, row = self.setting.recipe, self.setting.attack, self.row
         return {
-            "training": train_images * recipe.epochs * (attack.steps * attack.restarts * row.adversarial + row.samples),
+            "training": train_images * recipe.epochs * row.gradients(attack.steps * attack.restarts),
             "last": test_images * gradients(suites["last"]),
             "best": test_images * gradients(suites["best"]),
         }
 
     def suites(self) -> dict[str, dict[str, Attack]]:
         """The attacks on the last and on the best model."""
-        suite = suite_for(Path(self.data).name, self.setting.attack)
+        suite = suite_for(name_of(self.data), self.setting.attack)
         suite = {name: suite[name] for name in (self.columns or suite)}
         return {"last": suite, "best": {name: suite[name] for name in (self.best_columns or suite)}}
 
@@ -179,6 +180,9 @@ def run_job(job: Job, progress: Tell | None = None) -> Record:
     if found is not None:
         return found
     device = _checks.device(job.device)
+    environment = results.environment(device)
+    if "tf32" in environment:  # that is training's; `evaluate` switches it off
+        environment["evaluation_tf32"] = False
     dataset = _part(load(job.data, root=job.root, device=device), job.train_images)
     model = new_model(job.setting, job.seed).to(device)
     suites = job.suites()
@@ -200,9 +204,6 @@ def run_job(job: Job, progress: Tell | None = None) -> Record:
         best = evaluate(best_model, test, suites["best"], seed=job.seed, progress=tells["best"])
     reports = {"last": last, "best": best}
     seconds = {"training": history.seconds, "evaluation": time.perf_counter() - began}
-    environment = results.environment(device)
-    if "tf32" in environment:  # that is training's; `evaluate` switches it off
-        environment["evaluation_tf32"] = False
     record = Record(
         data=dataset.name,
         method=job.row.name,
@@ -214,6 +215,7 @@ def run_job(job: Job, progress: Tell | None = None) -> Record:
         outcomes={which: results.outcomes(report) for which, report in reports.items()},
         history={"epochs": [dataclasses.asdict(e) for e in history.epochs], "best": history.best},
         seconds=seconds,
+        network=fingerprint(job.run / checkpoints.LAST),
     )
     record.save(job.record)
     return record
@@ -226,7 +228,7 @@ def _part(dataset: Dataset, train_images: int | None) -> Dataset:
     _checks.count("the number of training images", train_images)
     if train_images >= len(dataset.train):
         raise InputError(f"{dataset.name} has {len(dataset.train)} training images; {train_images} is no part of them")
-    _, rows = stratified(dataset.train.labels.cpu(), train_images / len(dataset.train), classes=dataset.classes)
+    rows = subset(dataset.train.labels.cpu(), train_images)
     return dataclasses.replace(dataset, train=dataset.train[rows.to(dataset.train.labels.device)])
 
 
@@ -250,10 +252,24 @@ class Origin:
     root: Path | None = None
     image_size: int | None = None
 
-    def save(self, run: Path) -> None:
-        """Write `data.json` into the folder of a run, unless it is there."""
-        if (run / "data.json").exists():
+    def check(self, run: Path) -> None:
+        """InputError if the run in a folder is of other data."""
+        if not (run / RUN).exists() or not (run / "data.json").exists():
             return
+        there = Origin.read(run)
+        if (there._whereabouts, there.image_size) != (self._whereabouts, self.image_size):
+            raise InputError(
+                f"the run in {run} is of the images of {there.data}, not of {self.data}; name another folder"
+            )
+
+    @property
+    def _whereabouts(self) -> str:
+        """The data's name, or the whole path of its folder."""
+        return self.data if self.data in SOURCES else str(Path(self.data).resolve())
+
+    def save(self, run: Path) -> None:
+        """Write `data.json` into the folder of a run; InputError if the run there is of other data."""
+        self.check(run)
         try:
             run.mkdir(parents=True, exist_ok=True)
             values = {"data": self.data, "root": self.root and str(self.root), "image_size": self.image_size}
@@ -271,14 +287,21 @@ class Origin:
 
 
 def finished(job: Job) -> Record | None:
-    """The record of a job that is done; InputError if the one there was made with other settings, or not observed."""
+    """The record of a job that is done.
+
+    InputError if the one there was made with other settings or of other data, was not observed, or lacks columns.
+    """
     if not job.record.exists():
         return None
     if job.observer and not job.observed.exists():
         raise InputError(f"{job.record} is of a run that was not observed; name another folder, or move it away")
+    Origin(job.data, job.root).check(job.run)
     record = Record.load(job.record)
     if record.config != json.loads(json.dumps(job.config())):
         raise InputError(f"{job.record} was made with other settings; name another folder, or move it away")
+    for which, suite in job.suites().items():
+        if missing := suite.keys() - record.accuracy.get(which, {}).keys():
+            raise InputError(f"{job.record} lacks the columns {', '.join(sorted(missing))}; name another folder")
     return record
 
 

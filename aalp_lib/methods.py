@@ -45,11 +45,14 @@ class GuidedDropout:
         """What multiplies features (branches·N, F) with labels (branches·N,): shape (1 or branches·N, F)."""
         scores = sample_scores(model.head, features.float() if _is_half(features) else features, y)  # (branches·N, F)
         groups = {"batch": 1, "branch": branches, "sample": len(scores)}[self.scope]
-        averaged = scores
+        ranked, rule = scores, self.rule
         if self.scope != "sample":
-            means = torch.stack([part.mean(0) for part in scores.chunk(groups)])
-            averaged = distributed.mean(means, len(scores))
-        kept = guided_dropout_mask(averaged, self.rule).to(features.dtype)  # (groups, F)
+            ranked = torch.stack([part.mean(0) for part in scores.chunk(groups)])
+        if rule == "random":  # drawn here: the mean of all ranks' draws is the same on each of them
+            ranked, rule = torch.rand_like(ranked), "half"
+        if self.scope != "sample":
+            ranked = distributed.mean(ranked, len(scores))
+        kept = guided_dropout_mask(ranked, rule).to(features.dtype)  # (groups, F)
         if self.rescale:
             kept = kept / kept.mean(1, keepdim=True)
         return kept if groups == 1 else kept.repeat_interleave(len(scores) // groups, 0)
@@ -97,6 +100,10 @@ class Method:
     def samples(self) -> int:
         """How many samples of each image go through a training step: clean, adversarial, or both."""
         return 2 if self.classify == "joint" or self.pairing else 1
+
+    def gradients(self, attack_steps: int) -> int:
+        """Gradients of single images that a training step takes of each image: the attack's, and one for a sample."""
+        return attack_steps * self.adversarial + self.samples
 
     def training_attack(self, attack: Attack) -> Attack:
         """The attack that this method trains against: TRADES ascends its own loss."""

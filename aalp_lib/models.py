@@ -102,8 +102,8 @@ def class_count(model: Callable[[Tensor], Tensor], images: Tensor) -> int:
     try:
         with torch.no_grad():
             return int(model(images[:1]).shape[1])
-    except (RuntimeError, IndexError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (RuntimeError, IndexError, ValueError, AssertionError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(f"the model cannot take images of shape {tuple(images.shape[1:])}: {reason}") from error
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aalp_lib import _checks, analyses, checkpoints, losses
+from aalp_lib import _checks, analyses, checkpoints, losses, results
 from aalp_lib._checks import InputError
 from aalp_lib.analyses import EQUATIONS, Values, attacked, maps, mean, pack, rounded
 from aalp_lib.attacks import Attack
@@ -79,7 +79,7 @@ def over_training(
         If `run` was trained without being looked at, or with other settings; and whatever `fit` raises.
     """
     chosen = method(name)
-    watch = _Watch(dataset, setting, run, images, attack or analyses.paper_attack(dataset), shown)
+    watch = _Watch(dataset, setting, run, images, attack or analyses.attack_for(dataset, setting.attack), shown)
     watch.catch_up()
     model = new_model(setting, seed).to(dataset.test.images.device)
 
@@ -116,7 +116,7 @@ class _Watch:
         if not (self.run / LAST).is_file():
             return
         epoch, inside = divmod(checkpoints.read(self.run / LAST).meta["done"], self.per_epoch)
-        self._require(range(1, epoch))
+        self._require(range(1, epoch + (inside > 0)))
         if not inside and epoch and not self.file(epoch).exists():
             self.look(checkpoints.load_model(self.run).to(self.split.images.device), epoch)
 
@@ -160,10 +160,10 @@ def _summary(
 ) -> Values:
     last = seen[-1]
     rows = {"consistent": last["clean"] & last["robust"], "inconsistent": last["clean"] & ~last["robust"]}
-    lines = []
+    lines, an_image = [], chosen.gradients(setting.attack.steps * setting.attack.restarts)
     for line, now in zip(history.epochs, seen, strict=True):
         lines.append(
-            {"epoch": line.epoch, "gradients": line.epoch * train * _gradients_an_image(chosen, setting.attack)}
+            {"epoch": line.epoch, "gradients": line.epoch * train * an_image}
             | {"eps": line.eps}
             | {name: mean(now[name]) for name in ("clean", "robust", "loss_clean", "loss_adversarial")}
             | {"alp": {name: mean(now["alp"][which]) for name, which in rows.items()} | {"all": mean(now["alp"])}}
@@ -203,12 +203,6 @@ def _histograms(vectors: list[Tensor]) -> Values:
     return {"edges": [rounded(e) for e in edges], "counts": counts}
 
 
-def _gradients_an_image(chosen: Method, attack: Attack) -> int:
-    """Gradients that training takes of one image in an epoch: the attack's, and one for each image that is learned."""
-    clean = chosen.classify != "adversarial" or chosen.pairing is not None
-    return int(clean) + (int(chosen.adversarial) + attack.steps * attack.restarts if chosen.adversarial else 0)
-
-
 def job(found: Job, dataset: Dataset, progress: Tell | None = None) -> Path:
     """Train a job and write its `over_training` to `found.observed`: a `Job`'s `observer`."""
     return measure(
@@ -235,7 +229,7 @@ def measure(
     Arguments are those of `over_training`, `about`, what else the subject says, and `tier`, by default the data set's;
     the pictures are of the first four classes of `storable`.
     """
-    chosen, shown, attack = method(name), analyses.storable(dataset), analyses.paper_attack(dataset)
+    chosen, shown, attack = method(name), analyses.storable(dataset), analyses.attack_for(dataset, setting.attack)
     subject = {"data": dataset.name, "method": chosen.name, "seed": seed, **about}
     config = {
         "model": setting.model,
@@ -249,9 +243,7 @@ def measure(
     if analyses.present(path, json.loads(json.dumps(config))):  # as it comes back from disk: tuples are lists
         return path
     few = analyses.first_of_each_class(shown)[:4] if shown else None
-    began = time.perf_counter()
+    began, environment = time.perf_counter(), results.environment(dataset.test.labels.device)
     values = over_training(dataset, chosen, setting, Path(run), seed=seed, images=images, shown=few, progress=progress)
-    analyses.keep(
-        "over_training", subject, config, values, time.perf_counter() - began, dataset.test.labels.device, path, tier
-    )
+    analyses.keep("over_training", subject, config, values, time.perf_counter() - began, environment, path, tier)
     return path

@@ -154,7 +154,8 @@ def _attacked(found: Found, record: Record, which: str) -> Measurement | None:
     wanted = {"data": record.data, "method": record.method, "seed": record.seed, "model": which}
     for m in found.measurements:
         alike = measured_protocol(m) == training_protocol(record)
-        if m.kind == "strong" and alike and wanted.items() <= m.subject.items():
+        same = record.network in (None, m.subject.get("network", record.network))
+        if m.kind == "strong" and alike and same and wanted.items() <= m.subject.items():
             return m
     return None
 

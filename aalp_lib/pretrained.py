@@ -41,7 +41,7 @@ def pretrained(name: str, which: str = "last", *, folder: str | Path | None = No
     Parameters
     ----------
     name : str
-        Data set and method, "mnist/aalp" say; see `pretrained.index()`.
+        Data set and method, "mnist/aalp" say; see `aalp_lib.pretrained.index`.
     which : "last" or "best"
         After the last epoch, or the best on the validation split. The package has no room for the "best" of
         "mnist/aalp_gd" and "mnist/aalp_sw"; they lie in the folder `weights` of the repository.

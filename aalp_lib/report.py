@@ -38,7 +38,7 @@ from aalp_lib.collect import (
     training_protocol,
 )
 from aalp_lib.evaluate import HEADINGS, Outcome, Report, gradients, paper_name, suite_in_ball
-from aalp_lib.methods import METHODS
+from aalp_lib.methods import METHODS, Method
 from aalp_lib.paired import (
     ABLATED,
     DECIDING,
@@ -475,21 +475,16 @@ class Cost:
 
 def cost(record: Record) -> Cost:
     """Work out what a run took from its config."""
-    config, steps = record.config, _samples(record.config["method"])
-    epochs, attack = config["recipe"]["epochs"], config["attack"]
+    config, attack, method = record.config, record.config["attack"], record.config["method"]
+    attack_steps = attack["steps"] * attack["restarts"] if attack else 0
+    steps = Method("", "", method["classify"], method["pairing"]).gradients(attack_steps)
+    epochs = config["recipe"]["epochs"]
     train, val = IMAGES.get(record.data, (None, None))
     train = config.get("train_images") or train
-    if steps > 1 or config["method"]["classify"] == "adversarial":
-        steps += attack["steps"] * attack["restarts"]
     if train is None or val is None:
         return Cost(None, None)
     again = 0 if record.history.get("best") == len(record.history.get("epochs", ())) else _suite(record, "best")
     return Cost(train * epochs * steps, val * epochs * VAL_STEPS + _suite(record, "last") + again)
-
-
-def _samples(method: Mapping[str, Any]) -> int:
-    """How many samples of each image go through a training step: clean, adversarial, or both."""
-    return 2 if method["classify"] == "joint" or method["pairing"] else 1
 
 
 def _suite(record: Record, which: str) -> int:

@@ -4,6 +4,7 @@ import base64
 import csv
 import dataclasses
 import functools
+import hashlib
 import io
 import json
 import platform
@@ -41,8 +42,8 @@ class Record:
     config : dict
         Network, training attack, recipe, suite and reading.
     environment : dict
-        Device, processor, threads, versions and commit. On a GPU "tf32": whether convolutions in float32 were TF32 in
-        training, and "evaluation_tf32", whether they were in evaluation; without the second, the first is of both.
+        Device, processor, threads, versions, commit and code. On a GPU "tf32": whether convolutions in float32 were
+        TF32 in training, and "evaluation_tf32", whether in evaluation; without the second, the first is of both.
     accuracy : dict
         "last" and "best" (on the validation split), each {column: {accuracy, low, high, correct, count}}; accuracies
         are fractions, low and high the ends of the 95 % Wilson interval.
@@ -52,6 +53,8 @@ class Record:
         "epochs": one line each; "best": number of the best one.
     seconds : dict
         Wall time of "training" and "evaluation".
+    network : str, optional
+        `pretrained.fingerprint` of the last model's weights; None where nobody took it.
     schema : int
     """
 
@@ -65,6 +68,7 @@ class Record:
     outcomes: dict[str, dict[str, str]]
     history: dict[str, Any]
     seconds: dict[str, float]
+    network: str | None = None
     schema: int = field(default=SCHEMA)
 
     def save(self, path: str | Path) -> Path:
@@ -92,7 +96,7 @@ class Measurement:
     config : dict
         Settings of the measurement: attacks, number of images, seed.
     environment : dict
-        Device, processor, threads, versions and commit.
+        Device, processor, threads, versions, commit and code.
     values : dict
         The result; what it holds is said by the function that measures it.
     seconds : float
@@ -285,6 +289,7 @@ def table(
         Markdown gives `96.3 (95.0–97.3)`, with the 95 % interval; CSV has a line for each accuracy, with counts.
     """
     _checks.known("table form", form, ("markdown", "csv"))
+    _checks.known("model", which, ("last", "best"))
     records = list(records)
     return _csv(records, which) if form == "csv" else _markdown(records, which)
 
@@ -338,7 +343,11 @@ def _csv(records: list[Record], which: str) -> str:
 
 
 def environment(device: torch.device) -> dict[str, Any]:
-    """Device, processor, threads, versions and commit, as a record keeps them."""
+    """Device, processor, threads, versions and commit, as a record keeps them.
+
+    Asked for where a run begins: "commit" and "code" (the first 12 hexadecimal digits of the SHA-256 of this package's
+    source files) are what they were when a process asked first, since the checkout may go on while it runs.
+    """
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processor": processor(),
@@ -350,6 +359,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "torchvision": version("torchvision"),
         "aalp_lib": version("aalp_lib"),
         "commit": _commit(),
+        "code": _code(),
         "system": platform.system(),
     }
 
@@ -361,6 +371,15 @@ def processor() -> str:
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
+
+
+@functools.cache
+def _code() -> str:
+    """What tells this package's source from any other, also where a commit does not: of a changed or installed one."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 @functools.cache

@@ -1,21 +1,19 @@
 """What is measured on the trained models of a grid, beyond Table 2: Table 1, the figures, stronger attacks."""
 
-import dataclasses
-import json
+import functools
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 import torch
 
-from aalp_lib import _checks, analyses, checkpoints, results, resume
+from aalp_lib import _checks, analyses, checkpoints
 from aalp_lib._checks import InputError
+from aalp_lib.attacks import Attack
 from aalp_lib.collect import changes, recipe, training_protocol
 from aalp_lib.data import Dataset
-from aalp_lib.diagnose import installed
 from aalp_lib.diagnose import measure as measured
 from aalp_lib.evaluate import suite_for
 from aalp_lib.fast import Precision
@@ -55,6 +53,11 @@ class Trained:
         return self.weights.parent != self.run
 
     @property
+    def attack(self) -> Attack:
+        """What the network was trained against."""
+        return Attack(**self.record.config["attack"])
+
+    @functools.cached_property
     def subject(self) -> dict[str, object]:
         """What a measurement says it was made on."""
         found = {"data": self.record.data, "method": self.record.method, "seed": self.record.seed, "model": "last"}
@@ -74,18 +77,18 @@ def trained(folder: str | Path) -> list[Trained]:
     """The runs of a grid's folder with a record and weights, by name.
 
     Weights are the run's own checkpoints; else those kept beside the records (`aalp_lib.pretrained.keep`), or, for
-    seed 0 of the recipe "fast", those packed there or in the package (`aalp_lib.pretrained.pack`).
+    seed 0 of the recipe "fast", those packed there or in the package (`aalp_lib.pretrained.pack`). Weights of another
+    network than the record's are none of its own.
     """
     found = []
     for name, record in named_records(folder).items():
         run = Path(folder) / "runs" / name
-        file = run / checkpoints.LAST
-        if not file.exists():
-            file = kept(run)
-        if not file.exists() and record.seed == 0 and training_protocol(record) == "fast" and not changes(record):
+        files = [run / checkpoints.LAST, kept(run)]
+        if record.seed == 0 and training_protocol(record) == "fast" and not changes(record):
             name = f"{record.data}/{record.method}"
-            file = packaged(name, folder=Path(folder) / "weights") or packaged(name) or file
-        if file.exists():
+            files += filter(None, (packaged(name, folder=Path(folder) / "weights"), packaged(name)))
+        there = (file for file in files if file.exists() and record.network in (None, fingerprint(file)))
+        if file := next(there, None):
             found.append(Trained(record, run, file))
     return found
 
@@ -158,8 +161,9 @@ def measure(
             if kind == "samples":
                 model = _model(one, dataset.test.images.device)
                 paths += analyses.measure_model(
-                    model, one.run.name, one.subject, dataset, folder, seed=seed, tier=one.record.tier
-                )
+                    model, one.run.name, one.subject, dataset, folder,
+                    attack=analyses.attack_for(dataset, one.attack), seed=seed, tier=one.record.tier,
+                )  # fmt: skip
             else:
                 paths.append(_measure(one, runs, dataset, folder, kind, images, seed, precision, tell))
             if tell:
@@ -203,19 +207,14 @@ def _measure(
     if path.exists():
         raise InputError(f"{path} was made with other settings; name another folder, or move it away")
     test, source = dataset.test[:images], _source(one, runs) if kind == "diagnosis" else None
-    attack, device = suite_for(dataset.name, None)["pgd100"], test.images.device
-    around = results.environment(device) | {"pyautoattack": version("pyautoattack") if installed() else None}
-    around |= {"seed": seed, "attack": dataclasses.asdict(attack)}
-    tensors = [t.cpu().numpy().tobytes() for t in (test.images, test.labels)]
-    weights = [file.weights.read_bytes() for file in (one, source) if file]
-    with resume.resumable(parts, json.dumps(around).encode(), *tensors, *weights) as earlier:
-        found = measured(
-            _model(one, device), test, attack, kind=kind,
-            subject=one.subject, tier=one.record.tier, seed=seed, precision=precision, progress=tell,
-            source=_model(source, device) if source else None,
-            source_subject=source.subject if source else None,
-        )  # fmt: skip
-        return dataclasses.replace(found, seconds=found.seconds + earlier.seconds).save(path)
+    attack, device = suite_for(dataset.name, one.attack)["pgd100"], test.images.device
+    found = measured(
+        _model(one, device), test, attack, kind=kind,
+        subject=one.subject, tier=one.record.tier, seed=seed, precision=precision, parts=parts, progress=tell,
+        source=_model(source, device) if source else None,
+        source_subject=source.subject if source else None,
+    )  # fmt: skip
+    return found.save(path)
 
 
 def _settings(found: Measurement) -> tuple[int, int]:

@@ -40,7 +40,8 @@ class Recipe:
     lr : float
         Adam's learning rate; the peak of a one-cycle schedule.
     schedule : "constant" or "one-cycle"
-        One-cycle rises linearly over the first 30 % of the steps and falls linearly to 0.
+        One-cycle rises linearly over the first 30 % of the steps and then falls linearly towards 0, never below 1 % of
+        the peak.
     ramp : float
         Fraction of the run over which eps and step of the training attack rise linearly from 0. Without it, training
         at MNIST's eps = 0.3 sticks at a constant prediction.
@@ -77,6 +78,8 @@ class Recipe:
         _checks.count("batch_size", self.batch_size)
         _checks.count("crop", self.crop, least=0)
         _checks.positive("lr", self.lr)
+        if not 0 <= self.weight_decay < float("inf"):
+            raise InputError(f"weight_decay must be at least 0, got {self.weight_decay}")
         if not 0 <= self.ramp <= 1:
             raise InputError(f"ramp is a fraction of the run and must lie in [0, 1], got {self.ramp}")
         _checks.known("schedule", self.schedule, ("constant", "one-cycle"))
@@ -490,8 +493,13 @@ class _Run:
         self._start_epoch()
         if self._is_best():
             self.history.best = line.epoch
-            self._write(BEST, {})
         self.save()
+        self._save_best()
+
+    def _save_best(self) -> None:
+        """Write the model if it is the best, once its epoch is saved: a kill in between is made good on resuming."""
+        if self.history.best == len(self.history) and self.done % self.per_epoch == 0:
+            self._write(BEST, {})
 
     def _validate(self) -> tuple[float | None, float | None]:
         """Clean and robust accuracy on the validation split, in float32 whatever the recipe's precision."""
@@ -613,6 +621,7 @@ class _Run:
         self.sums = saved.tensors["sums"]
         history = saved.meta["history"]
         self.history = History([Epoch(**line) for line in history["epochs"]], history["best"], history["seconds"])
+        self._save_best()
 
 
 def _checksum(labels: Tensor) -> int:

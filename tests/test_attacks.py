@@ -281,3 +281,18 @@ def test_unknown_loss_or_start_suggests_the_nearest():
 def test_bad_images_and_labels(model, digits, change, said):
     with pytest.raises(aalp.InputError, match=said):
         ATTACKS["pgd"](model, *change(*digits))
+
+
+def test_a_start_must_have_the_images_shape(model, digits):
+    x, y = digits
+    with pytest.raises(aalp.InputError, match=r"start must have the images' shape \(\d+, 1, 28, 28\), got \(1, 28"):
+        ATTACKS["pgd"](model, x, y, start=x[0])
+
+
+def test_whatever_a_model_says_of_images_that_it_cannot_take_is_bad_input(digits):
+    class Asserts(torch.nn.Module):
+        def forward(self, x):
+            assert x.shape[-1] == 224, "Wrong image size!"
+
+    with pytest.raises(aalp.InputError, match=r"cannot take images of shape \(1, 28, 28\): Wrong image size!"):
+        ATTACKS["pgd"](Asserts(), *digits)

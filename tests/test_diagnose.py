@@ -195,6 +195,8 @@ def test_strong_suite_has_the_balls_of_table_2():
     assert suite["pgd100x20"] == aalp.PGD(8 / 255, 2 / 255, 100, restarts=20)
     assert suite["cw100x20"] == aalp.CW(8 / 255, 2 / 255, 100, restarts=20)
     assert list(aalp.strong_suite(aalp.CW(0.1, 0.05, 7), restarts=3)) == ["pgd7x3", "cw7x3"]
+    with pytest.raises(aalp.InputError, match="number of restarts must be a whole number of at least 1, got 0"):
+        aalp.strong_suite("mnist", restarts=0)
 
 
 def test_strong_outcomes_are_among_the_plain_ones(trained, few):
@@ -321,6 +323,8 @@ def test_bad_input_of_autoattack(two, trained, few):
         aalp.auto_attack(trained, few, 0.1, version="plus")
     with pytest.raises(aalp.InputError, match="eps must be above 0"):
         aalp.auto_attack(trained, few, 0)
+    with pytest.raises(aalp.InputError, match="write 8/255, not 8"):
+        aalp.auto_attack(trained, few, 8)
 
 
 def test_without_the_extra_its_name_is_said(monkeypatch, trained, few):
@@ -366,6 +370,12 @@ def test_strong_measurement_packs_each_image(generator):
     for name, outcome in report.items():
         assert torch.equal(results.unpack(made.values["outcomes"][name], 12), outcome.correct)
         assert made.values["accuracy"][name]["count"] == 12
+    assert made.config["batch_size"] == 500  # the random starts of AutoAttack hang on it
+    source = {"source": model, "source_subject": {"method": "alp"}}  # has no part in strong attacks
+    assert (
+        "source"
+        not in measure(model, split, attack, kind="strong", subject={}, tier="quick", queries=5, **source).config
+    )
     with pytest.raises(aalp.InputError, match="known are diagnosis, strong"):
         measure(model, split, attack, kind="weak", subject={}, tier="quick")
 

@@ -181,6 +181,18 @@ def test_mask_is_that_of_the_whole_batch(ranks, rule, scope):
         assert not np.array_equal(masks(rule, scope, slice(rank, None, 2)), whole)
 
 
+def test_a_random_mask_is_the_same_on_every_process(ranks):
+    one, other = ranks(drawn)
+    assert torch.equal(one, other)
+    assert one.sum() == 4
+
+
+def drawn():
+    torch.manual_seed(distributed.rank())
+    model = aalp.Classifier(nn.Flatten(), nn.Linear(8, 3))
+    return aalp.GuidedDropout(rule="random").factors(model, torch.rand(6, 8), torch.arange(6) % 3, 2)[0]
+
+
 # --- the same training
 
 

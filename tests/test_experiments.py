@@ -40,6 +40,15 @@ def test_setting_for_a_folder_fits_the_network_to_its_images(sample):
         setting_for(sample, recipe="quick")
 
 
+def test_a_folders_classes_all_count_in_its_normalisation(sample):
+    """A folder's images stand class by class, the first one dark here."""
+    images = torch.zeros(3000, 1, 28, 28, dtype=torch.uint8)
+    images[1000:] = 200
+    split = aalp.Split(images, torch.arange(3).repeat_interleave(1000))
+    model = setting_for(aalp.Dataset("digits", ("a", "b", "c"), split, split, split)).model
+    assert model["mean"][0] == pytest.approx(2 / 3 * 200 / 255, abs=1e-3)
+
+
 def test_a_reduced_protocol_is_said_in_every_record():
     whole, part = (Grid("cifar10", Path("r"), ("alp",), epochs=epochs) for epochs in (None, 4))
     assert [job.reduced for job in whole.jobs() + part.jobs()] == [None, "4 of 30 epochs"]

@@ -1,3 +1,4 @@
+import dataclasses
 import multiprocessing
 import os
 import signal
@@ -6,6 +7,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +16,8 @@ from conftest import heed_ctrl_c, tiny
 import aalp_lib as aalp
 from aalp_lib import checkpoints, observe, results
 from aalp_lib.cli import main
-from aalp_lib.jobs import Origin, Setting, run_job, run_jobs
+from aalp_lib.jobs import Origin, Setting, finished, run_job, run_jobs
+from aalp_lib.pretrained import fingerprint
 
 
 def test_a_job_leaves_a_record_that_says_everything(tmp_path, sample):
@@ -25,7 +28,8 @@ def test_a_job_leaves_a_record_that_says_everything(tmp_path, sample):
     assert list(record.accuracy["last"]) == ["clean", *aalp.table2_suite("mnist")]
     assert list(record.accuracy["best"]) == ["clean", "pgd40"]
     assert record.config["recipe"]["epochs"] == 1
-    assert {"device", "processor", "threads", "torch", "commit"} <= set(record.environment)
+    assert {"device", "processor", "threads", "torch", "commit", "code"} <= set(record.environment)
+    assert record.network == fingerprint(job.run / checkpoints.LAST)
     assert record.seconds["training"] > 0
     model = aalp.load_model(job.run)
     found = aalp.evaluate(model, sample.test[:20], aalp.table2_suite("mnist"))
@@ -46,6 +50,40 @@ def test_a_finished_job_is_not_run_again_and_another_setting_is_refused(tmp_path
     assert run_job(tiny("raw", tmp_path)) == record
     with pytest.raises(aalp.InputError, match=r"mnist-sample-raw-seed0\.json was made with other settings"):
         run_job(tiny("raw", tmp_path, test_images=30))
+
+
+def test_a_finished_job_lacks_no_column(tmp_path):
+    job = tiny("raw", tmp_path)
+    run_job(job)
+    assert job.best_columns == ("pgd40",)
+    with pytest.raises(aalp.InputError, match=r"seed0\.json lacks the columns cw10, .*pgd20; name another folder"):
+        run_job(dataclasses.replace(job, best_columns=None))
+
+
+def test_a_folder_called_like_a_known_data_set_is_another_job():
+    job = tiny("raw", Path("results"))
+    assert dataclasses.replace(job, data="/home/me/mnist-sample").name == "mnist-sample-folder-raw-seed0"
+
+
+def test_a_run_belongs_to_the_images_that_it_was_trained_on(tmp_path):
+    """Two folders of one name share the names of their runs."""
+    job = tiny("raw", tmp_path)
+    run_job(job)
+    for here in ("one", "two"):
+        (tmp_path / here / "digits").mkdir(parents=True)
+    first = dataclasses.replace(job, data=str(tmp_path / "one" / "digits"))
+    job.run.rename(first.run)
+    job.record.rename(first.record)
+    (first.run / "data.json").write_text((first.run / "data.json").read_text().replace("mnist-sample", first.data))
+    assert finished(first)
+    with pytest.raises(aalp.InputError, match=r"is of the images of .*one/digits, not of .*two/digits; name another"):
+        finished(dataclasses.replace(first, data=str(tmp_path / "two" / "digits")))
+
+
+def test_a_training_that_never_began_does_not_say_which_images_the_next_one_sees(tmp_path, capsys):
+    assert main(["train", "--data", "mnist-sample", "--seed", "-1", "--out", str(tmp_path)]) == 1
+    Origin("/home/me/digits", None, 28).save(tmp_path)
+    assert Origin.read(tmp_path) == Origin("/home/me/digits", None, 28)
 
 
 def test_jobs_side_by_side_give_what_they_give_alone(tmp_path):

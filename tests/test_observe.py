@@ -73,8 +73,7 @@ def test_the_sets_are_those_of_the_end_at_every_epoch(observed):
 def test_gradients_are_those_of_the_attack_and_of_both_images(observed):
     _, values = observed
     assert [line["gradients"] for line in values["epochs"]] == [400 * 4, 400 * 8, 400 * 12]
-    attack = aalp.PGD(0.3, 0.1, 5)
-    counts = {name: observe._gradients_an_image(aalp.method(name), attack) for name in ("raw", "adv", "trades", "aalp")}
+    counts = {name: aalp.method(name).gradients(5) for name in ("raw", "adv", "trades", "aalp")}
     assert counts == {"raw": 1, "adv": 6, "trades": 7, "aalp": 7}
 
 
@@ -121,6 +120,14 @@ def test_a_run_that_was_not_looked_at_is_refused(observed, small, tmp_path):
     shutil.copytree(observed[0], tmp_path / "other")
     with pytest.raises(aalp.InputError, match="another attack or other images"):
         over_training(small, "aalp", SETTING, tmp_path / "other", seed=1, images=50, attack=LOOK)
+
+
+def test_a_run_that_was_stopped_without_having_been_looked_at_is_refused_before_it_goes_on(small, tmp_path):
+    model = new_model(SETTING, 1)
+    with pytest.raises(aalp.Interrupted):  # in the second epoch of 8 steps
+        aalp.fit(model, small, "aalp", SETTING.attack, seed=1, recipe=SETTING.recipe, out=tmp_path, progress=stop_at(9))
+    with pytest.raises(aalp.InputError, match="not looked at after epoch 1"):
+        over_training(small, "aalp", SETTING, tmp_path, seed=1, attack=LOOK, progress=lambda *_: pytest.fail("trained"))
 
 
 def test_measure_writes_once(small, tmp_path, monkeypatch):

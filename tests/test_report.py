@@ -111,6 +111,13 @@ def test_a_verdict_near_the_limit_shows_on_which_side_it_is():
     assert report.verdict({"pgd40": 96.03}, {"pgd40": 94.07}) == "agrees; widest -1.96 at PGD-40"
 
 
+def test_on_a_readers_images_other_settings_are_another_protocol():
+    """There is no setting of ours to name the difference from."""
+    runs = [record(seed=0), record(seed=1), record(seed=0, changes={"model": {"name": "resnet9"}})]
+    theirs = [dataclasses.replace(run, data="pictures") for run in runs]
+    assert [len(group.records) for group in collect.groups(theirs)] == [2, 1]
+
+
 def test_only_runs_of_one_protocol_are_averaged():
     recipe = dataclasses.asdict(experiments.SETTINGS["mnist"]["fast"].recipe)
     runs = [
@@ -231,6 +238,17 @@ def test_tables_say_what_gradients_were_computed_in():
     assert [line.split(" | ")[1:5:3] for line in lines] == [["Madry", "float32"], ["ALP", "bfloat16"], ["AALP", "TF32"]]
     text = report.files(found(*duel(700, 650), measurements=kept))["mnist/strong.csv"]
     assert text.splitlines()[2] == 'MNIST,ALP,fast,0,bfloat16,"PGD-100, 20 starts",70.00,67.09,72.76,700,1000'
+
+
+def test_strong_attacks_on_another_network_than_the_records_are_not_paired_with_it():
+    runs = duel(700, 650)
+    kept = [strong(r.method, square=right(600)) for r in runs]
+    assert "square" in {pair.attack for pair in paired.pairs(found(*runs, measurements=kept))}
+    kept[0].subject["network"] = "0123456789abcdef"
+    known = [dataclasses.replace(runs[0], network="fedcba9876543210"), runs[1]]
+    assert "square" not in {pair.attack for pair in paired.pairs(found(*known, measurements=kept))}
+    same = [dataclasses.replace(runs[0], network="0123456789abcdef"), runs[1]]
+    assert "square" in {pair.attack for pair in paired.pairs(found(*same, measurements=kept))}
 
 
 def test_what_was_not_measured_is_listed_below_the_table():

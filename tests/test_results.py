@@ -90,6 +90,8 @@ def test_csv_table_has_a_line_for_each_accuracy():
 def test_unknown_form():
     with pytest.raises(aalp.InputError, match="known are markdown, csv"):
         table([record()], form="html")
+    with pytest.raises(aalp.InputError, match="known are last, best"):
+        table([], which="lats")
 
 
 def test_environment_names_device_threads_and_versions():

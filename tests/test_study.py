@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -98,7 +99,12 @@ def test_what_others_left_is_not_read_by_a_measurement(grid, tmp_path, monkeypat
     """Parts belong to one network, images, labels, attack and seed: change one, and they are made anew."""
     shutil.copytree(grid / "mnist-sample", tmp_path / "run", ignore=shutil.ignore_patterns("strong"))
     sample, read = load("mnist-sample"), []
-    monkeypatch.setattr(study, "measured", lambda *_, **__: read.append(resume.once("part", part)["made"]) or 1 / 0)
+
+    def strong(*_, **__):
+        read.append(resume.once("part", part)["made"])
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(sys.modules["aalp_lib.diagnose"], "strong", strong)
 
     def part():
         return {"made": torch.tensor(len(read))}
@@ -119,6 +125,10 @@ def test_what_others_left_is_not_read_by_a_measurement(grid, tmp_path, monkeypat
     assert [int(made) for made in read] == [0, 0, 2, 3, 4, 5]
     measure(method="alp")
     assert int(read[-1]) == 6
+    measure(method="alp")
+    monkeypatch.setattr(results, "_code", lambda: "of another version")
+    measure(method="alp")
+    assert [int(made) for made in read[-2:]] == [6, 8]
 
 
 def test_damaged_parts_are_made_anew_and_no_name_is_used_twice(tmp_path):
@@ -168,6 +178,12 @@ def test_a_measurement_belongs_to_the_weights_that_it_was_made_on(tmp_path):
     other = checkpoints.read(job.run / checkpoints.LAST)
     next(iter(other.part("model").values())).add_(0.1)
     checkpoints.write(job.run / checkpoints.LAST, other)
+    (one,) = study.trained(tmp_path)  # the record knows its network, and takes the weights that were kept of it
+    assert one.half
+    assert study.measure(tmp_path, digits, **ask) == paths
+    record = results.Record.load(job.record)
+    assert record.network == networks.pop()
+    dataclasses.replace(record, network=None).save(job.record)  # an older record knows none
     for kind in ask["kinds"]:
         with pytest.raises(aalp.InputError, match=r"seed0.json is of another network than .*; move it away"):
             study.measure(tmp_path, digits, **(ask | {"kinds": [kind]}))
@@ -250,6 +266,20 @@ def test_packaged_weights_stand_in_for_checkpoints_that_are_not_at_hand(tmp_path
     assert torch.equal(load_model(one.weights).head.weight, aalp.pretrained("mnist/alp").head.weight)
 
 
-def test_a_folder_without_runs_is_told(tmp_path, sample):
+def test_a_folder_without_runs_is_told(tmp_path, sample, capsys):
     with pytest.raises(aalp.InputError, match="holds no finished run"):
         study.measure(tmp_path, sample)
+    assert main(["measure", "ablations", "--out", str(tmp_path)]) == 1
+    assert "ablations holds no finished run with its weights" in capsys.readouterr().err
+
+
+def test_networks_on_a_readers_images_are_measured_in_the_ball_of_their_training(tmp_path, sample):
+    run_job(tiny("raw", tmp_path))
+    few = dataclasses.replace(sample, name="digits-of-mine", test=sample.test[:30])
+    record = results.Record.load(tmp_path / "mnist-sample-raw-seed0.json")
+    dataclasses.replace(record, data=few.name).save(tmp_path / "mnist-sample-raw-seed0.json")
+    attack = aalp.Attack(**record.config["attack"])
+    for path in study.measure(tmp_path, few, kinds=["samples", "diagnosis"], images=10):
+        measured = results.Measurement.load(path).config["attack"]
+        assert measured["eps"] == attack.eps
+        assert measured["step"] == (attack.eps / 4 if path.parent.name == "diagnosis" else attack.step)

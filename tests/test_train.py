@@ -195,6 +195,29 @@ def test_resumed_run_has_the_weights_of_an_uninterrupted_one(few, tmp_path, how,
     assert same(aalp.load_model(out), whole)
 
 
+def test_the_best_model_is_made_good_after_a_kill_before_it_was_written(few, tmp_path, monkeypatch):
+    """On resuming, what an epoch would have been is forgotten; a best model of it must not be left behind."""
+    written = []
+
+    def killed(path, checkpoint):
+        if path.name == checkpoints.BEST and len(written) >= 2:
+            raise MemoryError  # as if the process had ended here
+        written.append(path.name)
+        write(path, checkpoint)
+
+    write = checkpoints.write
+    monkeypatch.setattr(checkpoints, "write", killed)
+    recipe = aalp.Recipe(batch_size=64, lr=5e-3)
+    with pytest.raises(MemoryError):
+        aalp.fit(small(), few, "raw", epochs=3, recipe=recipe, out=tmp_path)
+    monkeypatch.undo()
+    assert written[:2] == [checkpoints.LAST, checkpoints.BEST]
+    history = aalp.fit(small(9), few, "raw", epochs=3, recipe=recipe, out=tmp_path, resume=True)
+    assert history.best == len(checkpoints.read(tmp_path / checkpoints.BEST).meta["history"]["epochs"])
+    last = len(checkpoints.read(tmp_path / checkpoints.LAST).meta["history"]["epochs"])
+    assert last == 3
+
+
 def test_a_loader_with_random_transforms_resumes_too(few, tmp_path):
     class Noisy(torch.utils.data.Dataset):
         def __len__(self):
@@ -411,6 +434,7 @@ class Short:
         (lambda d: aalp.fit(small(), [], "raw"), "empty"),
         (lambda d: aalp.fit(small(), (b for b in []), "raw"), "must have a length"),
         (lambda d: aalp.Recipe(ramp=1.5), r"ramp .* got 1.5"),
+        (lambda d: aalp.Recipe(weight_decay=-1), "weight_decay must be at least 0, got -1"),
         (lambda d: aalp.Recipe(schedule="cosine"), "known are constant, one-cycle"),
         (lambda d: aalp.Recipe(precision="float16"), "Did you mean 'bfloat16'"),
         (
