@@ -14,7 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from types import UnionType
+from typing import Any, Literal, TypeVar, get_args, get_origin
 
 import numpy as np
 import torch
@@ -83,14 +84,14 @@ class Record:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Anything measured other than a training with its accuracies: on a trained model, say, or of several runs.
+    """Anything measured other than a training with its accuracies, on a trained model.
 
     Attributes
     ----------
     kind : str
         What was measured: "diagnosis", "samples" and so on; measurements of one kind have the same `values`.
     subject : dict
-        What it was measured on: data, method, seed, model ("last" or "best"), as far as they apply.
+        What it was measured on: data, method and seed; model ("last" or "best") unless it is of a whole training.
     tier : str
         As in a `Record`.
     config : dict
@@ -132,14 +133,50 @@ def _save(kept: Record | Measurement, path: Path) -> Path:
     return path
 
 
+def load(path: str | Path) -> Record | Measurement:
+    """Read whichever of the two a file holds: a measurement says of what "kind" it is; errors as in `Record.load`."""
+    path = Path(path)
+    found = _parsed(path)
+    return _made(Measurement, found, path) if "kind" in found else _made(Record, found, path)
+
+
 def _load(kind: type[_Kept], path: Path) -> _Kept:
+    return _made(kind, _parsed(path), path)
+
+
+def _parsed(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found.get("schema") != SCHEMA:
-            raise InputError(f"{path} has record schema {found.get('schema')}; this version reads {SCHEMA}")
-        return kind(**found)
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, TypeError) as error:
+        schema = found.get("schema")
+    except (ValueError, RecursionError, AttributeError) as error:
+        raise InputError(f"{path} is not a readable record ({error})") from error
+    if schema != SCHEMA:
+        raise InputError(f"{path} has record schema {schema}; this version reads {SCHEMA}")
+    return found
+
+
+def _made(kind: type[_Kept], found: dict[str, Any], path: Path) -> _Kept:
+    """The values of a file as what they are of, each of the type that its field is annotated with."""
+    try:
+        kept = kind(**found)
+    except TypeError as error:
         raise InputError(f"{path} is not a readable {kind.__name__.lower()} ({error})") from error
+    for of in dataclasses.fields(kept):
+        if not _fits(getattr(kept, of.name), of.type):
+            wanted = of.type if get_args(of.type) else getattr(of.type, "__name__", of.type)
+            raise InputError(f"{path} is not a readable {kind.__name__.lower()} ('{of.name}' is not of type {wanted})")
+    return kept
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a value is of a type, down to the values of dicts; a bool is no number, an int is a float."""
+    of = get_args(kind)
+    if isinstance(kind, UnionType):
+        return any(_fits(value, one) for one in of)
+    if get_origin(kind) is dict:
+        return isinstance(value, dict) and all(_fits(one, of[1]) for one in value.values())
+    allowed = (int, float) if kind is float else kind
+    return kind is Any or (isinstance(value, allowed) and not isinstance(value, bool))
 
 
 def load_records(folder: str | Path) -> list[Record]:
@@ -193,7 +230,7 @@ def pack(correct: Tensor) -> str:
 
 def unpack(text: str, count: int) -> Tensor:
     """Turn the text of `pack` back into a bool tensor (count,)."""
-    bits = np.unpackbits(np.frombuffer(base64.b64decode(text), dtype=np.uint8), count=count)
+    bits = np.unpackbits(np.frombuffer(base64.b64decode(text), dtype=np.uint8))[:count]
     return torch.from_numpy(bits.astype(bool))
 
 
