@@ -3,18 +3,20 @@
 import csv
 import dataclasses
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import operator
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
-from aalp_lib import _checks, paper
+from aalp_lib import _checks, paper, results
 from aalp_lib._checks import InputError
+from aalp_lib.diagnose import Diagnosis
 from aalp_lib.evaluate import paper_name
 from aalp_lib.experiments import SETTINGS
 from aalp_lib.jobs import Setting
-from aalp_lib.methods import METHODS
+from aalp_lib.methods import METHODS, Method
 from aalp_lib.plots import in_table_order
 from aalp_lib.pretrained import INDEX
 from aalp_lib.results import Measurement, Record, label, unpack
@@ -82,7 +84,7 @@ def read(folder: str | Path) -> Found:
             passed_over += "runs" in apart
             continue
         try:
-            kept = _read(path)
+            kept = read_one(path)
         except (InputError, OSError) as error:
             found.left_out.append(str(error))
             continue
@@ -102,15 +104,18 @@ def read(folder: str | Path) -> Found:
     return dataclasses.replace(found, records=records, ablations=ablations, beside_checkpoints=passed_over)
 
 
-def _read(path: Path) -> Record | Measurement:
+def read_one(path: Path) -> Record | Measurement:
+    """Read a record or a measurement; InputError, naming the file, if it cannot be listed or enter a table."""
+    kept = results.load(path)
     try:
-        kept = Measurement.load(path)
-    except InputError:
-        record = Record.load(path)
-        _checked(path, lambda: _use(record))
-        return record
-    _checked(path, lambda: _use_measurement(_renamed(kept)))
-    return _renamed(kept)
+        if isinstance(kept, Record):
+            _use(kept)
+        else:
+            kept = _renamed(kept)
+            _use_measurement(kept)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise InputError(f"{path} is not a sound record ({type(error).__name__}: {error})") from error
+    return kept
 
 
 def _renamed(kept: Measurement) -> Measurement:
@@ -123,40 +128,43 @@ def _renamed(kept: Measurement) -> Measurement:
     return dataclasses.replace(kept, values=values)
 
 
-def _checked(path: Path, use: Callable[[], None]) -> None:
-    try:
-        use()
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is not a sound record ({type(error).__name__}: {error})") from error
-
-
 def _use(record: Record) -> None:
     """Touch what the tables use, so that damage shows here; outcomes must agree with the counts beside them."""
-    recipe(record), _differences(record), record.config["method"].items(), record.environment.items()
-    for which, cells in record.accuracy.items():
-        outcomes = record.outcomes.get(which, {})
-        for name, found in cells.items():
-            _use_cell(name, found, outcomes.get(name))
-    sum(record.seconds.values())
+    _protocol_key(record), differences_from(record, "aalp"), record.config["method"].get("label", "").removeprefix("")
+    if record.tier == "full":  # others cost nothing that a table says
+        epochs, steps, images, _ = effort(record)
+        range(epochs * steps * (images or 1))
+    for which in record.accuracy | record.outcomes:
+        _use_cells(record.accuracy.get(which, {}), record.outcomes.get(which, {}))
 
 
-def _use_cell(name: str, found: Mapping[str, float], outcome: str | None) -> None:
-    if not 0 <= found["low"] <= found["accuracy"] <= found["high"] <= 1:
-        raise ValueError(f"'{name}' has accuracy {found['accuracy']} outside its interval")
-    if outcome is not None and int(unpack(outcome, int(found["count"])).sum()) != found["correct"]:
-        raise ValueError(f"the outcomes of '{name}' do not add up to its count")
+def _use_cells(cells: Mapping[str, Mapping[str, float]], outcomes: Mapping[str, str]) -> None:
+    for name, found in cells.items():
+        if not 0 <= found["low"] <= found["accuracy"] <= found["high"] <= 1:
+            raise ValueError(f"'{name}' has accuracy {found['accuracy']} outside its interval")
+        if not 0 <= found["correct"] <= int(found["count"]) or not found["count"]:
+            raise ValueError(f"'{name}' has {found['correct']} of {found['count']} images right")
+    for name, text in outcomes.items():
+        if name not in cells:
+            raise ValueError(f"'{name}' has outcomes and no accuracy")
+        right, found = unpack(text, int(cells[name]["count"])), cells[name]
+        if (len(right), int(right.sum())) != (found["count"], found["correct"]):
+            raise ValueError(f"the outcomes of '{name}' do not add up to its count")
 
 
 def _use_measurement(kept: Measurement) -> None:
+    """Likewise."""
+    hash((kept.subject["data"], kept.subject["method"])), operator.index(kept.subject["seed"])
     if kept.kind == "samples":
+        range(kept.config.get("images", 0))
         for cells in (kept.values["consistent"], kept.values["inconsistent"]):
-            [float(cells[name]) for name in paper.SAMPLE_COLUMNS if cells["count"]]
+            [cells[name] / 1 for name in paper.SAMPLE_COLUMNS if round(cells["count"])]
     if kept.kind == "strong":
-        for name, found in kept.values["columns"].items():
-            _use_cell(name, found, kept.values["outcomes"].get(name))
+        _use_cells(kept.values["columns"], kept.values["outcomes"])
     if kept.kind == "diagnosis":
-        "; ".join(kept.values["signs"])
-    kept.subject.get("data")
+        found = Diagnosis.of(kept)
+        repr(found), "; ".join(kept.values["signs"]), kept.config["images"]
+        _use_cells({name: row for group in found.rows for name, row, _ in group}, {})
 
 
 def select(
@@ -269,6 +277,18 @@ def _training_differences(record: Record) -> list[str]:
 def _setting(record: Record) -> Mapping[str, Setting] | None:
     """The settings for a record's data set by recipe; None where there are none, as for a reader's own images."""
     return SETTINGS.get(record.data) or SETTINGS.get(paper_name(record.data))
+
+
+def effort(record: Record) -> tuple[int, int, int | None, bool]:
+    """Epochs, gradients of a training step for an image, images if not all, and whether the last network is the best.
+
+    Of single images: what `report.cost` rests on.
+    """
+    config, attack, method = record.config, record.config["attack"], record.config["method"]
+    attack_steps = attack["steps"] * attack["restarts"] if attack else 0
+    steps = Method("", "", method["classify"], method["pairing"]).gradients(attack_steps)
+    last = record.history.get("best") == len(record.history.get("epochs", ()))
+    return config["recipe"]["epochs"], steps, config.get("train_images"), last
 
 
 def title(data: str) -> str:

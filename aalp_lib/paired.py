@@ -228,7 +228,9 @@ def _end(found: Sequence[Pair]) -> str:
 def _judged(heading: str, found: Sequence[Pair]) -> str:
     images = max(pair.images for pair in found)
     weak = [p for p in found if p.attack == "pgd100" and p.images == images]
-    columns = {p.attack: [q for q in found if q.strong and q.attack == p.attack] for p in found if p.strong}
+    counts = {p.images for p in found if p.attack == "pgd100"}  # elsewhere there is nothing to set it against
+    strongest = [p for p in found if p.strong and p.images in counts]
+    columns = {p.attack: [q for q in strongest if q.attack == p.attack] for p in strongest}
     if not weak:
         return f"**{heading}**: PGD-100 {UNMEASURED}.\n"
     if not columns:

@@ -27,6 +27,7 @@ from aalp_lib.collect import (
     changes,
     csv_text,
     differences_from,
+    effort,
     grid,
     groups,
     measured_protocol,
@@ -38,7 +39,7 @@ from aalp_lib.collect import (
     training_protocol,
 )
 from aalp_lib.evaluate import HEADINGS, Outcome, Report, gradients, paper_name, suite_in_ball
-from aalp_lib.methods import METHODS, Method
+from aalp_lib.methods import METHODS
 from aalp_lib.paired import (
     ABLATED,
     DECIDING,
@@ -280,7 +281,8 @@ def _counted(found: Found, group: Group, which: Which) -> Cell | None:
     for r in group.records:
         mine = {"data": r.data, "method": r.method, "seed": r.seed}
         for m in about(found, "samples", which):
-            if mine.items() <= m.subject.items() and measured_protocol(m) == training_protocol(r):
+            alike = mine.items() <= m.subject.items() and measured_protocol(m) == training_protocol(r)
+            if alike and m.config.get("images"):
                 right = torch.arange(m.config["images"]) < m.values["consistent"]["count"]
                 cells.append(results.accuracies(Report({"consistent": Outcome(right)}))["consistent"])
     return Cell.of(cells) if len(cells) == len(group.records) else None
@@ -475,15 +477,12 @@ class Cost:
 
 def cost(record: Record) -> Cost:
     """Work out what a run took from its config."""
-    config, attack, method = record.config, record.config["attack"], record.config["method"]
-    attack_steps = attack["steps"] * attack["restarts"] if attack else 0
-    steps = Method("", "", method["classify"], method["pairing"]).gradients(attack_steps)
-    epochs = config["recipe"]["epochs"]
+    epochs, steps, images, best_is_last = effort(record)
     train, val = IMAGES.get(record.data, (None, None))
-    train = config.get("train_images") or train
+    train = images or train
     if train is None or val is None:
         return Cost(None, None)
-    again = 0 if record.history.get("best") == len(record.history.get("epochs", ())) else _suite(record, "best")
+    again = 0 if best_is_last else _suite(record, "best")
     return Cost(train * epochs * steps, val * epochs * VAL_STEPS + _suite(record, "last") + again)
 
 

@@ -477,8 +477,10 @@ def test_what_is_damaged_is_named_and_left_out(tmp_path):
     good = record(pgd40=700)
     good.save(tmp_path / "mnist" / "good.json")
     good.save(tmp_path / "mnist" / "same.json")
-    measured("diagnosis", {"signs": ["zero gradients"]}).save(tmp_path / "mnist" / "diagnosis" / "a.json")
-    measured("diagnosis", {}).save(tmp_path / "no-signs.json")
+    diagnosis = Measurement.load(ROOT / "results" / "mnist" / "diagnosis" / "mnist-alp-seed0.json")
+    diagnosis.save(tmp_path / "mnist" / "diagnosis" / "a.json")
+    rest = {key: value for key, value in diagnosis.values.items() if key != "signs"}
+    dataclasses.replace(diagnosis, values=rest).save(tmp_path / "no-signs.json")
     (tmp_path / "broken.json").write_text('{"data": "mn')
     (tmp_path / "newer.json").write_text(json.dumps({"schema": 99}))
     (tmp_path / "run.json").write_text("{}")  # lies beside checkpoints and is no record
@@ -489,7 +491,7 @@ def test_what_is_damaged_is_named_and_left_out(tmp_path):
     dataclasses.replace(record(seed=3), accuracy={"last": None}).save(tmp_path / "empty.json")
     kept = collect.read(tmp_path)
     assert kept.records == [good]
-    assert [m.values["signs"] for m in kept.measurements] == [["zero gradients"]]
+    assert kept.measurements == [diagnosis]
     said = "\n".join(kept.left_out)
     names = ("broken", "newer", "untrue", "bare", "empty", "no-signs", "same")
     assert len(kept.left_out) == len(names)
