@@ -1,10 +1,12 @@
 """The paper's figures, each drawn from measurements or records alone, so that it can be made again at any time."""
 
+import io
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,7 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from aalp_lib import checkpoints, collect, results
+from aalp_lib import checkpoints, collect
+from aalp_lib._checks import InputError
 from aalp_lib.analyses import SETS, concentration, unpack
 from aalp_lib.evaluate import HEADINGS
 from aalp_lib.experiments import ALPHAS
@@ -26,6 +29,7 @@ SET_COLOURS = dict(zip(SETS, (RIGHT, WRONG), strict=True))
 IMAGES = ("clean", "adversarial")
 EQUATIONS = {"loss_gradient": "Eq. 5, mean |∂L/∂A|", "scores": "Eq. 7, mean |∂L/∂A · A|"}
 MAP_TITLES = {"paper": "Eq. 6", "grad-cam": "Grad-CAM"}
+_Kept = TypeVar("_Kept", Record, Measurement)
 
 
 # --- Figures 1, 7, 9: contributions ----------------------------------------------------------------------------------
@@ -475,7 +479,8 @@ def draw_all(folder: str | Path, out: str | Path) -> list[Path]:
     folder : path
         Measurements in `samples`, `contributions`, `activation`, `examples`, `over_training` and `diagnosis`, and the
         records of Figure 6 beside them. A figure keeps to one protocol, the recipe "fast" where there is one. Of
-        several seeds the lowest is drawn, except in Figure 6, which has all. A line under it says which.
+        several seeds the lowest is drawn, except in Figure 6, which has all. A line under it says which. What is
+        damaged or cannot be drawn is named in a warning and left out.
     out : path
 
     Returns
@@ -484,10 +489,8 @@ def draw_all(folder: str | Path, out: str | Path) -> list[Path]:
         Of the figures, and of `README.md`.
     """
     folder, out = Path(folder), Path(out)
-    found = {
-        kind: _lowest_seed(_one_protocol(results.load_measurements(folder / kind), _measured_on)) for kind in _KINDS
-    }
-    weights = [r for r in results.load_records(folder) if r.method in ("aalp", *ALPHAS)]
+    found = {kind: _lowest_seed(_one_protocol([*_kept(folder / kind, Measurement)], _measured_on)) for kind in _KINDS}
+    weights = [r for r in _kept(folder, Record) if r.method in ("aalp", *ALPHAS)]
     weights = _one_protocol(weights, _trained_on)
     weights = weights if len({r.method for r in weights}) > 1 else []
     pictures, maps = _with_pictures(found["activation"]), _with_maps(found["over_training"])
@@ -508,22 +511,66 @@ def draw_all(folder: str | Path, out: str | Path) -> list[Path]:
     )
     paths, page = [], ["# Figures\n\nMade by `aalp results --write`; the numbers are the paper's.\n"]
     for name, draw, kept in figures:
-        if not kept:
+        path = out / f"figure-{name}.png"
+        said = _draw_sound(name, draw, kept, path)
+        if said is None:
             continue
-        figure, under = draw(kept), _drawn_from(kept)
-        out.mkdir(parents=True, exist_ok=True)
-        _sign(figure, under)
-        paths.append(out / f"figure-{name}.png")
-        figure.savefig(paths[-1], dpi=DPI)
-        claim = re.sub(r"(?<![,:])\n(?=[A-Z])", ". ", figure.get_suptitle())  # lines are broken within sentences, too
-        claim = " ".join(claim.replace("\N{NO-BREAK SPACE}", " ").split())
+        paths.append(path)
+        claim, under = said
         heading = f"Figure {int(name[:2])}" if name[:2].isdigit() else "Beyond the paper: diagnosis"
         page.append(f"## {heading}\n\n{claim}.\n\n![{heading}]({paths[-1].name})\n\n{under}.\n")
-        plt.close(figure)
     if paths:
         paths.append(out / "README.md")
         checkpoints.write_atomically(paths[-1], "\n".join(page).encode())
     return paths
+
+
+def _kept(folder: Path, kind: type[_Kept]) -> Iterator[_Kept]:
+    """What a folder holds of a kind, by name; what is damaged is named in a warning and left out."""
+    for path in sorted(folder.glob("*.json")):
+        try:
+            found = collect.read_one(path)
+        except (InputError, OSError) as error:
+            warnings.warn(str(error), stacklevel=4)
+            continue
+        if isinstance(found, kind):
+            yield found
+
+
+def _draw_sound(
+    name: str, draw: Callable[[Any], Figure], kept: Sequence[Any], target: Path | BinaryIO
+) -> tuple[str, str] | None:
+    """`_draw` of all that can be drawn, with the rest named in warnings; None if nothing can."""
+    if not kept:
+        return None
+    try:
+        return _draw(draw, kept, target)
+    except OSError:
+        raise
+    except Exception as error:  # there is no list of what damage does to numpy and matplotlib
+        sound = [one for one in kept if len(kept) > 1 and _draw_sound(name, draw, [one], io.BytesIO())]
+        if 1 < len(kept) != len(sound):
+            return _draw_sound(name, draw, sound, target)
+        whose = " and ".join(f"{label(method)}, seed {seed}" for method, seed in map(_whose, kept))
+        said = f"left out of figure {name}: {whose}, {_from(kept[0])}: cannot be drawn"
+        warnings.warn(f"{said} ({type(error).__name__}: {error})", stacklevel=3)
+        return None
+
+
+def _draw(draw: Callable[[Any], Figure], kept: Sequence[Any], target: Path | BinaryIO) -> tuple[str, str]:
+    """Draw a figure into a file; returns its claim, and what it was drawn from."""
+    before = plt.get_fignums()
+    try:
+        figure, under = draw(kept), _drawn_from(kept)
+        _sign(figure, under)
+        if isinstance(target, Path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(target, dpi=DPI)
+    finally:
+        for number in set(plt.get_fignums()).difference(before):
+            plt.close(number)
+    claim = re.sub(r"(?<![,:])\n(?=[A-Z])", ". ", figure.get_suptitle())  # lines are broken within sentences, too
+    return " ".join(claim.replace("\N{NO-BREAK SPACE}", " ").split()), under
 
 
 def _sign(figure: Figure, under: str) -> None:
@@ -537,16 +584,23 @@ def _sign(figure: Figure, under: str) -> None:
 
 def _drawn_from(kept: Sequence[Measurement | Record]) -> str:
     """Data, recipe, seeds and number of images, in words."""
-    data, words = _measured_on(kept[0]) if isinstance(kept[0], Measurement) else _trained_on(kept[0])
-    seeds = sorted({str(k.subject["seed"]) if isinstance(k, Measurement) else str(k.seed) for k in kept})
-    said = f"{collect.title(data)}, recipe {words}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"
+    seeds = sorted({str(_whose(k)[1]) for k in kept})
+    said = f"{_from(kept[0])}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"
     counts = {k.config.get("images") for k in kept if isinstance(k, Measurement)} - {None}
     return said + "".join(f", {count:,} test images" for count in counts if len(counts) == 1)
 
 
+def _from(kept: Measurement | Record) -> str:
+    data, words = _measured_on(kept) if isinstance(kept, Measurement) else _trained_on(kept)
+    return f"{collect.title(data)}, recipe {words}"
+
+
+def _whose(kept: Measurement | Record) -> tuple[str, int]:
+    return (_name(kept), kept.subject["seed"]) if isinstance(kept, Measurement) else (kept.method, kept.seed)
+
+
 _KINDS = ("samples", "contributions", "activation", "examples", "over_training", "diagnosis")
 _ByMethod = dict[str, Measurement]
-_Kept = TypeVar("_Kept", Record, Measurement)
 
 
 def _one_protocol(found: Sequence[_Kept], of: Callable[[_Kept], tuple[str, str]]) -> list[_Kept]:
@@ -569,11 +623,11 @@ def _lowest_seed(found: Sequence[Measurement]) -> _ByMethod:
 
 
 def _with_pictures(found: _ByMethod) -> _ByMethod:
-    return {name: m for name, m in found.items() if m.values["pictures"]}
+    return {name: m for name, m in found.items() if m.values.get("pictures", m)}  # without that key it is damaged
 
 
 def _with_maps(found: _ByMethod) -> _ByMethod:
-    return {name: m for name, m in found.items() if m.values["activation"]}
+    return {name: m for name, m in found.items() if m.values.get("activation", m)}
 
 
 def _named(found: _ByMethod, *names: str) -> list[Measurement]:
