@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import rich.box
 import torch
@@ -52,6 +52,7 @@ from aalp_lib.progress import bars, shown
 from aalp_lib.train import RUN, Interrupted, fit
 
 console = Console()
+_PLAIN: dict[str, Any] = {"padding": (0, 1, 0, 0), "box": rich.box.SIMPLE_HEAD}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -193,9 +194,16 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _reproduce(options: argparse.Namespace) -> None:
     jobs = _grid(options)
     todo = [job for job in jobs if finished(job) is None]
+    there = bool(options.scheduler) or not todo or data.present(jobs[0].data, jobs[0].root)  # its workers see their own
     runs = f"{len(jobs)} run" + "s" * (len(jobs) != 1)
     console.print(f"{runs} into {jobs[0].out}, {len(jobs) - len(todo)} of them done already", highlight=False)
+    copy = f"{options.grid}-jpeg"
+    if todo and jobs[0].data == options.grid and (made := [*jobs[0].out.glob(f"{copy}-*.json")]):
+        console.print(f"{len(made)} of {copy} lie there too; --folder PATH/{copy} goes on with them", highlight=False)
     if options.dry_run:
+        console.print(_plan(jobs, options.recipe), highlight=False, markup=False)
+        if not there:
+            console.print(f"the data of {jobs[0].data} is not there yet; the first run downloads it", highlight=False)
         for job in todo:
             state = "under way" if job.run.exists() else "to do"
             console.print(f"{state:>9}  {job.name}" + (f" ({job.reduced})" if job.reduced else ""), highlight=False)
@@ -206,6 +214,17 @@ def _reproduce(options: argparse.Namespace) -> None:
     except Interrupted as error:
         raise Interrupted(f"{error} in {jobs[0].out}; go on with:\n  {options.again}") from None
     console.print(f"next: aalp results {options.out}", highlight=False)
+
+
+def _plan(jobs: Sequence[Job], recipe: str) -> str:
+    """In a line, what a grid's runs train on and for how long."""
+    epochs = sorted({job.setting.recipe.epochs for job in jobs})
+    job = jobs[0]
+    return (
+        f"recipe {recipe}, {' or '.join(map(str, epochs))} epoch{'s' * (epochs != [1])}; {job.data}"
+        f"{f' in {job.root}' if job.root else ''}, {job.train_images or 'all'} training and {job.test_images or 'all'} "
+        "test images"
+    )
 
 
 def _grid(options: argparse.Namespace) -> list[Job]:
@@ -266,11 +285,13 @@ def _executor(scheduler: str | None) -> Iterator[Executor | None]:
         return
     try:
         from distributed import Client
+        from distributed.comm import resolve_address
     except ImportError:
         raise InputError("--scheduler needs Dask: pip install 'aalp_lib[cluster]'") from None
     try:
+        resolve_address(scheduler)  # of an address that can be none, a client hangs when it is given up
         client = Client(scheduler, timeout="20s", set_as_default=False)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise OSError(f"no Dask scheduler answers at {scheduler} ({error})") from error
     with client:
         yield client.get_executor(pure=False)
@@ -324,14 +345,19 @@ def _results(options: argparse.Namespace) -> None:
             file=sys.stderr,
         )
     found = collect.select(everything, **asked)
+    on_terminal = options.form is None and sys.stdout.isatty()
+    form: report.Form = options.form or "markdown"
     if options.table:
         of_runs = any(value is not None for key, value in asked.items() if key != "data")
-        text = report.table(
-            found, options.table, data=options.data, which=options.which, form=options.form, measured=of_runs
-        )
+        wanted: dict[str, Any] = {"data": options.data, "which": options.which, "measured": of_runs}
+        if on_terminal:
+            _show_table(options.table, options.which, report.parts(found, options.table, **wanted))
+        else:
+            print(report.table(found, options.table, **wanted, form=form), end="")
+    elif on_terminal:
+        _show_listing(found, options.which)
     else:
-        text = report.listing(found, options.which, options.form)
-    print(text, end="")
+        print(report.listing(found, options.which, form), end="")
 
 
 def _diagnose(options: argparse.Namespace) -> None:
@@ -462,11 +488,12 @@ def _run_jobs(jobs: list[Job], workers: int, executor: Executor | None = None) -
     """Run jobs with a bar for each that is under way and one over all, and a line for each that is done."""
     records: list[results.Record] = []
     with bars(console) as progress:
-        for record in run_jobs(jobs, workers, _JobBars(progress, len(jobs)).watch, executor):
+        shown = _JobBars(progress, jobs)
+        for record in run_jobs(jobs, workers, shown.watch, executor):
             records.append(record)
             found = record.accuracy["last"]
             progress.console.print(
-                f"{len(records)}/{len(jobs)}  {record.config['method']['label']}: clean {_percent(found['clean'])}, "
+                f"{len(records)}/{len(jobs)}  {shown.over}: clean {_percent(found['clean'])}, "
                 f"PGD-40 {_percent(found['pgd40'])}; {record.seconds['training']:.0f} s training, "
                 f"{record.seconds['evaluation']:.0f} s attacks",
                 highlight=False,
@@ -475,10 +502,14 @@ def _run_jobs(jobs: list[Job], workers: int, executor: Executor | None = None) -
 
 
 class _JobBars:
-    """A bar for each job under way, and one for all, which counts a job not yet heard of as the largest so far."""
+    """A bar for each job under way, and one for all, which counts a job not yet heard of as the largest so far.
 
-    def __init__(self, progress: Progress, count: int) -> None:
-        self.progress, self.count = progress, count
+    `over` names the job that was over last: that of the record which `run_jobs` yields next.
+    """
+
+    def __init__(self, progress: Progress, jobs: Sequence[Job]) -> None:
+        self.progress, self.count, self.called = progress, len(jobs), _called(jobs)
+        self.over = ""
         self.done: dict[str, int] = {}
         self.total: dict[str, int] = {}
         self.tasks: dict[str, TaskID] = {}
@@ -486,13 +517,25 @@ class _JobBars:
 
     def watch(self, job: Job, done: int, total: int, text: str) -> None:
         name, over = job.name, done == total
+        if over:
+            self.over = self.called[name]
         if name not in self.tasks:
-            self.tasks[name] = self.progress.add_task(f"{job.row.label} {job.seed}", total=total, text="")
+            self.tasks[name] = self.progress.add_task(self.called[name], total=total, text="")
         self.total[name] = self.total.get(name, 0) if over else total
         self.done[name] = self.total[name] if over else done
         self.progress.update(self.tasks[name], completed=done, text=text, visible=not over)
         unheard = (self.count - len(self.total)) * max(self.total.values(), default=0)
         self.progress.update(self.overall, completed=sum(self.done.values()), total=sum(self.total.values()) + unheard)
+
+
+def _called(jobs: Sequence[Job]) -> dict[str, str]:
+    """What to call each job, by its name: its method, and variant and seed where the grid has several."""
+    variants, seeds = ({getattr(job, key) for job in jobs} for key in ("variant", "seed"))
+    parts = {
+        job.name: (job.row.label, job.variant * (len(variants) > 1), f"seed {job.seed}" * (len(seeds) > 1))
+        for job in jobs
+    }
+    return {name: ", ".join(filter(None, of)) for name, of in parts.items()}
 
 
 def _percent(found: dict[str, float]) -> str:
@@ -504,7 +547,7 @@ def _table(records: Sequence[results.Record]) -> Table:
     count = int(next(iter(records[0].accuracy["last"].values()))["count"])
     title = f"Correct test images in %, of {count}, with 95 % intervals"
     heads = (HEADINGS[name].replace("-", "\n") for name in names)
-    table = Table("", *heads, title=title, padding=(0, 1, 0, 0), box=rich.box.SIMPLE_HEAD)
+    table = Table("", *heads, title=title, **_PLAIN)
     for record in records:
         cells = [record.accuracy["last"][name] for name in names]
         table.add_row(
@@ -512,6 +555,40 @@ def _table(records: Sequence[results.Record]) -> Table:
             *(f"{100 * c['accuracy']:.1f}\n[dim]{100 * c['low']:.0f}–{100 * c['high']:.0f}[/]" for c in cells),
         )
     return table
+
+
+def _show_table(number: int, which: collect.Which, parts: dict[str, list[report.Row]]) -> None:
+    """One of the paper's tables on a terminal, its spans only where there is room for them."""
+    console.print(report.caption(number, which), highlight=False, markup=False)
+    shown = {name: rows for name, rows in parts.items() if rows}
+    spans = all(44 + 13 * len(rows[0].published) <= console.width for rows in shown.values())
+    for name, rows in shown.items():
+        head, *lines = report.cells(rows, spans)
+        table = Table(title=collect.title(name), **_PLAIN)
+        for at, word in enumerate(head):
+            number_column = 0 < at < len(head) - 1
+            table.add_column(word, justify="right" if number_column else "left", no_wrap=number_column)
+        for line in lines:
+            table.add_row(*map(escape, line), style="" if line[-1] else "bold")  # the paper's has no verdict
+        console.print(table, highlight=False)
+    if not spans:
+        console.print("Too narrow for the spans in brackets; --form markdown has them.", highlight=False)
+
+
+def _show_listing(found: collect.Found, which: collect.Which) -> None:
+    """The list of records on a terminal, a table for each data set; the devices are cut off where there is no room."""
+    (_, *head), *lines = report.listed(found, which)
+    for name, of in itertools.groupby(lines, key=lambda line: line[0]):
+        table = Table(title=name, **_PLAIN)
+        table.add_column("method", min_width=14)
+        for word in head[1:]:
+            numbers, widest = word == "seed" or word in head[4:-1], 21 if word == "device" else None
+            justify: Literal["left", "right"] = "right" if numbers else "left"
+            table.add_column(word.replace("-", "\n"), justify=justify, no_wrap=word != "recipe", max_width=widest)
+        for line in of:
+            table.add_row(*map(escape, line[1:]))
+        console.print(table, highlight=False)
+    console.print(report.counted(found), end="", highlight=False)
 
 
 def _levels(value: float) -> str:
@@ -721,7 +798,8 @@ def _add_measure(commands: Any) -> None:
     parser.add_argument("--kinds", default=",".join(study.KINDS), help="what to measure, with commas between")
     parser.add_argument("--methods", help="only models of these methods, names with commas between (default: all)")
     parser.add_argument("--images", type=int, default=1000, help="test images for diagnosis and strong attacks")
-    parser.add_argument("--seed", type=int, default=0, help="fixes the random starts")
+    what = "fixes the attacks' random starts; models of every training seed are measured"
+    parser.add_argument("--seed", type=int, default=0, help=what)
     _add_precision(parser)
     _add_source(parser, None)
     _add_machine(parser)
@@ -736,10 +814,11 @@ def _add_results(commands: Any) -> None:
     parser.add_argument("--table", type=int, choices=tuple(report.TABLES), help="the paper's table of that number")
     parser.add_argument("--data", help="only that data set")
     parser.add_argument("--method", help=f"only that method: {', '.join(METHODS)}")
-    parser.add_argument("--seed", type=int, help="only that seed")
+    parser.add_argument("--seed", type=int, help="only runs that were trained with that seed")
     parser.add_argument("--recipe", help="only that recipe: paper or fast")
     parser.add_argument("--which", default="last", choices=("last", "best"), help="last epoch, or best on validation")
-    parser.add_argument("--form", default="markdown", choices=("markdown", "csv"), help="what it is printed as")
+    what = "what it is printed as (default: columns that fit a terminal, or else markdown)"
+    parser.add_argument("--form", choices=("markdown", "csv"), help=what)
     parser.add_argument(
         "--write", action="store_true", help="remake tables and figures in FOLDER and the RESULTS.md beside it"
     )

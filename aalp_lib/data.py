@@ -154,8 +154,7 @@ def load(
     (torch.Size([3600, 1, 28, 28]), 400, 1000)
     """
     target = _checks.device(device)
-    if root is not None and not Path(root).expanduser().is_dir():
-        raise InputError(f"root must be a folder that exists, got {root}")
+    _check_root(root)
     if str(name) in SOURCES:
         if image_size is not None:
             raise InputError(f"image_size is for a folder of images, not for '{name}'")
@@ -167,6 +166,24 @@ def load(
     except InputError as error:
         raise InputError(f"{error} A folder with train/CLASS/*.png and test/CLASS/*.png will do too.") from None
     raise AssertionError("unreachable")
+
+
+def present(name: str | Path, root: str | Path | None = None) -> bool:
+    """Whether `load` would find the files without a download; they are not opened.
+
+    InputError if `root`, or what a folder of images must hold, is not there.
+    """
+    _check_root(root)
+    if str(name) not in SOURCES:
+        for part in ("train", "test"):
+            _check_part(Path(name) / part)
+    folder = Path(root).expanduser() if root else cache()
+    return all(any(folder.glob(pattern)) for pattern in _FILES.get(str(name), ()))
+
+
+def _check_root(root: str | Path | None) -> None:
+    if root is not None and not Path(root).expanduser().is_dir():
+        raise InputError(f"root must be a folder that exists, got {root}")
 
 
 def cache() -> Path:
@@ -286,6 +303,11 @@ SOURCES: dict[str, Callable[[Path | None], Dataset]] = {
     "svhn": _load_svhn,
     "cifar10": _load_cifar10,
 }
+_FILES = {  # in torchvision's layout, packed or unpacked
+    "mnist": ("MNIST/raw/train-images*", "MNIST/raw/train-labels*", "MNIST/raw/t10k-images*", "MNIST/raw/t10k-labels*"),
+    "svhn": ("train_32x32.mat", "test_32x32.mat"),
+    "cifar10": ("cifar-10-*py*",),
+}
 
 
 def _torchvision(name: str, root: Path | None, key: str, parts: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -380,14 +402,18 @@ def _in_turn(samples: list[tuple[str, int]]) -> list[tuple[str, int]]:
 
 
 def _list_images(folder: Path) -> Any:
-    if not folder.is_dir():
-        raise InputError(f"{folder} is missing; a folder of images needs train/CLASS/*.png and test/CLASS/*.png")
+    _check_part(folder)
     from torchvision.datasets import ImageFolder
 
     try:
         return ImageFolder(str(folder))
     except FileNotFoundError as error:
         raise InputError(f"{folder} is without images: {str(error).splitlines()[0]}") from error
+
+
+def _check_part(folder: Path) -> None:
+    if not folder.is_dir():
+        raise InputError(f"{folder} is missing; a folder of images needs train/CLASS/*.png and test/CLASS/*.png")
 
 
 def _read_images(paths: list[Path], image_size: int | tuple[int, int] | None) -> Tensor:

@@ -27,11 +27,12 @@ from aalp_lib.collect import (
     title,
     training_protocol,
 )
-from aalp_lib.evaluate import HEADINGS, paper_name
+from aalp_lib.evaluate import HEADINGS, TABLE_2_STEPS, paper_name
 from aalp_lib.methods import TABLE_2
 from aalp_lib.results import Measurement, Record, label, mcnemar, sign_flip_p, unpack
 
-PAIRED = ("pgd100", "cw100")  # columns that the table always has
+PAIRED = ("pgd100", "cw100")  # columns of the order of the methods
+WEAKER = ("fgsm", *(f"{kind}{steps}" for kind in ("pgd", "cw") for steps in TABLE_2_STEPS if steps < 100))
 ABLATED = ("clean", "pgd40", "pgd100", "cw100")
 DECIDING = "pgd100"  # the column at which a variant is compared with its base
 STEPS = (
@@ -92,7 +93,7 @@ def pairs(found: Found, which: Which = "last") -> list[Pair]:
     """AALP against ALP wherever both have the same data, protocol and seed, full tier.
 
     So has each pair of variants with the same change, such as the pairing averaged over classes; its `protocol` says
-    which. PGD-100, CW-100 and every column of "strong" measurements. Those rest on images from the front of the test
+    which. Every column of Table 2 and of "strong" measurements. Those rest on images from the front of the test
     split; where that is not all of it, PGD-100 is compared on the same images too. A measurement belongs to the runs of
     its subject's protocol, the recipe "fast" where it names none.
     """
@@ -122,7 +123,7 @@ def _couples(found: Found, data: str) -> Iterator[tuple[str, Group, Group]]:
 
 def _seed_pairs(found: Found, words: str, alp: Record, aalp: Record, which: str) -> list[Pair]:
     a, b = outcomes(alp, which), outcomes(aalp, which)
-    both = [name for name in PAIRED if name in a and name in b and len(a[name]) == len(b[name])]
+    both = [name for name in HEADINGS if name != "clean" and name in a and name in b and len(a[name]) == len(b[name])]
     made = [_pair(alp, words, name, a[name], b[name]) for name in both]
     c, d = _strong(found, alp, which), _strong(found, aalp, which)
     shared = [name for name in c if name != "clean" and name in d and len(c[name]) == len(d[name])]
@@ -231,20 +232,23 @@ def _judged(heading: str, found: Sequence[Pair]) -> str:
     counts = {p.images for p in found if p.attack == "pgd100"}  # elsewhere there is nothing to set it against
     strongest = [p for p in found if p.strong and p.images in counts]
     columns = {p.attack: [q for q in strongest if q.attack == p.attack] for p in strongest}
+    by = {name: [p for p in found if p.attack == name and p.images == images] for name in (*WEAKER, "cw100")}
+    ahead = [HEADINGS[name] for name, of in by.items() if name in WEAKER and of and standing(of) > 0]
     if not weak:
         return f"**{heading}**: PGD-100 {UNMEASURED}.\n"
+    text = f"At PGD-100 {_lead(weak)}"
+    if by["cw100"]:
+        text += f"; at CW-100 {_lead(by['cw100'])}"
+    if ahead:
+        text += f". Under weaker attacks AALP is ahead at {', '.join(ahead)}"
     if not columns:
-        return (
-            f"**{heading}: at PGD-100 {_end(weak)}; under stronger attacks {UNMEASURED}.** At PGD-100 {_lead(weak)}.\n"
-        )
+        return f"**{heading}: at PGD-100 {_end(weak)}; under stronger attacks {UNMEASURED}.** {text}.\n"
     name = min(
         reversed(columns), key=lambda column: mean(p.alp + p.aalp for p in columns[column])
     )  # of equals the last
     strong, count = columns[name], columns[name][0].images
     same = [p for p in found if p.attack == "pgd100" and p.images == count]
-    text = f"**{heading}: {_fate(weak, same, strong)}** At PGD-100 {_lead(weak)}"
-    if margin := [p for p in found if p.attack == "cw100" and p.images == images]:
-        text += f"; at CW-100 {_lead(margin)}"
+    text = f"**{heading}: {_fate(weak, same, strong, ahead)}** {text}"
     if count < images:
         text += f". On the first {count:,} test images alone, at PGD-100 {_lead(same)}"
     change = mean(p.gain for p in strong) - mean(p.gain for p in same)
@@ -254,14 +258,16 @@ def _judged(heading: str, found: Sequence[Pair]) -> str:
     )
 
 
-def _fate(weak: Sequence[Pair], same: Sequence[Pair], strong: Sequence[Pair]) -> str:
+def _fate(weak: Sequence[Pair], same: Sequence[Pair], strong: Sequence[Pair], ahead: Sequence[str]) -> str:
     before, after = standing(weak), standing(strong)
     some = f", on {len(strong)} of these {len(weak)} seeds," if len(strong) < len(weak) else ""
     lone = " on one seed" * (len(weak) == 1)
     if before <= 0:
-        start = (
-            "no gain of AALP over ALP is shown at PGD-100" if before == 0 else f"AALP is behind ALP at PGD-100{lone}"
-        )
+        start = f"AALP is behind ALP at PGD-100{lone}"
+        if before == 0:
+            start = "no gain of AALP over ALP is shown at PGD-100"
+        if before == 0 and ahead:
+            start = f"AALP's gain over ALP{lone}, shown at {' and '.join(ahead)}, is not shown at PGD-100"
         return f"{start}; under the strongest attack{some} {_end(strong)}."
     if after == 0 and standing(same) <= 0:
         return f"AALP is ahead of ALP at PGD-100{lone}; on the images of the strongest attack{some} at neither."
@@ -304,6 +310,8 @@ def mcnemar_table(found: Found, which: Which = "last") -> str:
     head = ["Data", "Protocol", "Seed", "Attack", "Gradients", "Images", "ALP", "AALP", "Gain"]
     lines = [[*head, "Only ALP", "Only AALP", "p"]]
     for p in made:
+        if not p.strong and p.attack not in PAIRED:
+            continue  # the CSV has them
         lines.append(
             [
                 title(p.data), p.protocol, str(p.seed), attack_title(p.attack), p.strong or "–", str(p.images),

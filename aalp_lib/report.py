@@ -341,15 +341,27 @@ def table(
     InputError
         If a name is unknown.
     """
-    _checks.known("table", str(number), map(str, TABLES))
     _checks.known("table form", form, ("markdown", "csv"))
+    made = parts(found, number, data=data, which=which, measured=measured)
+    if form == "csv":
+        return _csv(number, which, itertools.chain.from_iterable(made.values()))
+    shown = [f"**{title(name)}**\n\n{markdown(rows)}" for name, rows in made.items() if rows]
+    return "\n".join([f"{caption(number, which)}\n", *shown])
+
+
+def parts(
+    found: Found, number: int, *, data: str | None = None, which: Which = "last", measured: bool = False
+) -> dict[str, list[Row]]:
+    """The rows of one of the paper's tables by data set; arguments, and what is raised, as for `table`."""
+    _checks.known("table", str(number), map(str, TABLES))
     _checks.known("model", which, ("last", "best"))
     sets = _sets_of(number, found) if data is None else [_checks.known("data set of the paper", data, TITLES)]
-    parts = {name: TABLES[number](found, name, which, measured) for name in sets}
-    if form == "csv":
-        return _csv(number, which, itertools.chain.from_iterable(parts.values()))
-    shown = [f"**{title(name)}**\n\n{markdown(rows)}" for name, rows in parts.items() if rows]
-    return "\n".join([f"Table {number}, {_WHICH[which]}. {_CAPTIONS[number]}\n", *shown])
+    return {name: TABLES[number](found, name, which, measured) for name in sets}
+
+
+def caption(number: int, which: Which = "last") -> str:
+    """What stands above one of the paper's tables."""
+    return f"Table {number}, {_WHICH[which]}. {_CAPTIONS[number]}"
 
 
 def _sets_of(number: int, found: Found) -> list[str]:
@@ -387,6 +399,23 @@ def brief(rows: Sequence[Row], columns: Sequence[str]) -> str:
         before = row.name
         lines.append([row.source, *(str(row.ours.get(name, "–")) for name in columns), row.verdict])
     return grid(lines)
+
+
+def cells(rows: Sequence[Row], spans: bool = True) -> list[list[str]]:
+    """`markdown` for a terminal, as cells, the head first: seeds by the source, spans below numbers or left out."""
+    names = list(rows[0].published)
+    heads = [re.sub("[ -]", "\n", _HEADINGS.get(name, name)) for name in names]
+    lines, before = [["", *heads, "Verdict"]], None
+    for row in rows:
+        if row.name != before:
+            printed = [_printed(name, row.published[name]) for name in names]
+            lines.append([f"{_row_label(row.name)}, {row.paper}", *printed, ""])
+        before = row.name
+        ours = {name: cell if spans else dataclasses.replace(cell, low=None) for name, cell in row.ours.items()}
+        seeds = f", {row.count('seeds')} seed" + "s" * (row.count("seeds") != "1") if ours else ""
+        numbers = [str(ours.get(name, "–")).replace(" ", "\n") for name in names]
+        lines.append([row.source + seeds, *numbers, row.verdict])
+    return lines
 
 
 def _printed(name: str, value: float) -> str:
@@ -552,21 +581,33 @@ def _device(record: Record) -> str:
 
 
 def listing(found: Found, which: Which = "last", form: Form = "markdown") -> str:
-    """A line for each training record: what was run, four accuracies in percent, minutes, device.
+    """A line for each training record, by data set: what was run, four accuracies in percent, minutes, device.
 
     "markdown" gives columns aligned with spaces and a line that counts the measurements; "csv" the records' own table.
     """
     _checks.known("table form", form, ("markdown", "csv"))
-    runs = [*found.records, *found.ablations]
     if form == "csv":
+        runs = [*found.records, *found.ablations]
         return results.table([r for r in runs if which in r.accuracy], which=which, form="csv")
-    lines = [["data", "method", "seed", "recipe", "tier", "clean", "PGD-40", "PGD-100", "CW-100", "min", "device"]]
-    lines += [_listed(record, which) for record in runs]
+    lines = listed(found, which)
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return f"{text}\n{counted(found)}"
+
+
+def listed(found: Found, which: Which = "last") -> list[list[str]]:
+    """The lines of `listing` as cells, the head first."""
+    runs = [*found.records, *found.ablations]
+    sets = dict.fromkeys((*TITLES, *(r.data for r in runs)))
+    head = ["data", "method", "seed", "recipe", "tier", "clean", "PGD-40", "PGD-100", "CW-100", "min", "device"]
+    return [head, *(_listed(record, which) for data in sets for record in runs if record.data == data)]
+
+
+def counted(found: Found) -> str:
+    """A line that counts the measurements of each kind; nothing where there are none."""
     kinds = [m.kind for m in found.measurements]
     counts = ", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds))
-    return f"{text}\n" + (f"measurements: {counts}\n" if kinds else "")
+    return f"measurements: {counts}\n" if kinds else ""
 
 
 def _listed(record: Record, which: Which) -> list[str]:

@@ -82,6 +82,11 @@ def test_in_short(kept, rows):
     first = [paired.outcomes(r, "last")["pgd100"][:1000].sum().item() for name in ("alp", "aalp") for r in rows[name]]
     gain = (sum(first[4:]) - sum(first[:4])) / 40
     assert paired.compare(rows["alp"], rows["aalp"]).standing == 0
+    for column in ("fgsm", "pgd10"):
+        assert surely(paired.compare(rows["alp"], rows["aalp"], column))
+        assert paired.compare(rows["alp"], rows["aalp"], column).standing == 1
+    for column in ("pgd20", "pgd40", *(f"cw{steps}" for steps in (10, 20, 40, 100))):
+        assert paired.compare(rows["alp"], rows["aalp"], column).standing == 0
     for column in STRONG:
         hard = paired.compare_strong(kept, rows["alp"], rows["aalp"], column)
         moved = statistics.mean(hard.gains) - gain
@@ -495,8 +500,9 @@ def test_figures_9_and_10(observed):
     shares = figures._half_shares(observed["aalp"], "loss_gradient")[1]
     full = figures._full_radius(observed["aalp"])
     assert abs(shares[-1] - shares[full]) < 1
-    maps = np.stack([analyses.unpack(m).numpy() for m in observed["aalp"].values["activation"]["maps"]])
-    assert figures._top_tenth(maps[-1]) > figures._top_tenth(maps[full]) + 0.05
+    maps = observed["aalp"].values["activation"]["maps"]
+    tenth = {epoch: analyses.concentration(analyses.unpack(maps[epoch]))["top_tenth"] for epoch in (full, -1)}
+    assert tenth[-1] > tenth[full] + 0.05
 
 
 def test_figure_11(kept):

@@ -1,22 +1,30 @@
+import contextlib
+import itertools
 import json
+import os
+import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import heed_ctrl_c
+from conftest import heed_ctrl_c, tiny
 from PIL import Image
+from rich.console import Console
 
 import aalp_lib as aalp
-from aalp_lib import chapter, checkpoints
+from aalp_lib import chapter, checkpoints, cli, collect
 from aalp_lib.cli import main
 from aalp_lib.diagnose import installed
 from aalp_lib.results import Measurement, Record
 
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 COMMANDS = ("demo", "train", "evaluate", "diagnose", "reproduce", "measure", "results", "data", "bench", "info")
 SMALL = ("--data", "mnist-sample", "--epochs", "1", "--steps", "2", "--step", "0.15", "--threads", "1")
 
@@ -26,6 +34,23 @@ def run(capsys, *arguments):
     status = main([str(a) for a in arguments])
     said = capsys.readouterr()
     return status, re.sub(r"\s+", " ", said.out), said.err
+
+
+def on_terminal(columns, *arguments):
+    """What a call shows in a terminal so wide, without colours."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (50, columns))
+    said = b""
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    call = [sys.executable, "-m", "aalp_lib", *map(str, arguments)]
+    process = subprocess.Popen(call, stdin=theirs, stdout=theirs, env=environment | {"NO_COLOR": "1", "TERM": "xterm"})
+    os.close(theirs)
+    with contextlib.suppress(OSError):  # Linux's word for the end
+        while part := os.read(ours, 65536):
+            said += part
+    os.close(ours)
+    assert process.wait() == 0
+    return re.sub(r"\x1b\[[0-9;]*m", "", said.decode()).replace("\r\n", "\n")
 
 
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
@@ -40,6 +65,13 @@ def test_help_has_an_example_and_defaults(capsys, command):
         undocumented = [line for line in text.splitlines() if re.fullmatch(r"  --?\S+( [A-Z_]+)?", line)]
         documented = [line for line in text.splitlines() if line.startswith("   ")]
         assert len(documented) >= len(undocumented)
+
+
+def test_help_says_whose_seed_it_is(capsys):
+    for command, words in (("measure", "attacks' random starts"), ("results", "runs that were trained with that seed")):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        assert words in re.sub(r"\s+", " ", capsys.readouterr().out)
 
 
 def test_no_command_shows_the_help(capsys):
@@ -230,6 +262,88 @@ def test_demo_refuses_records_of_other_settings(capsys, tmp_path):
     status, _, err = run(capsys, "demo", "--quick", "--out", tmp_path)
     assert status == 1
     assert "record schema 99" in err
+
+
+def test_a_dry_run_says_what_it_would_train_on(capsys, tmp_path, monkeypatch):
+    monkeypatch.setenv("AALP_DATA", str(tmp_path / "cache"))
+    dry = ("--dry-run", "--out", tmp_path / "out")
+    _, said, _ = run(capsys, "reproduce", "svhn", "--recipe", "paper", *dry)
+    assert "recipe paper, 30 epochs; svhn, all training and all test images" in said
+    assert "the data of svhn is not there yet; the first run downloads it" in said
+    (tmp_path / "cache").mkdir()
+    for part in ("train", "test"):
+        (tmp_path / "cache" / f"{part}_32x32.mat").touch()
+    assert "downloads it" not in run(capsys, "reproduce", "svhn", *dry)[1]
+    _, said, _ = run(capsys, "reproduce", "mnist-sample", "--quick", "--train-images", "500", *dry)
+    assert "recipe fast, 1 epoch; mnist-sample, 500 training and 100 test images" in said
+    assert "downloads" not in said
+    assert "16 or 32 epochs; mnist" in run(capsys, "reproduce", "reasons", *dry)[1]
+
+
+@pytest.mark.parametrize(
+    ("option", "said"), [("--root", "root must be a folder that exists"), ("--folder", "{tmp}/no/train is missing")]
+)
+def test_a_grid_whose_data_folder_is_not_there_is_not_begun(capsys, tmp_path, option, said):
+    for more in (("--dry-run",), ("--jobs", "1")):
+        status, out, err = run(capsys, "reproduce", "svhn", option, tmp_path / "no", "--out", tmp_path / "out", *more)
+        assert (status, out) == (1, "")
+        assert err.startswith("aalp: " + said.format(tmp=tmp_path))
+    assert not (tmp_path / "out").exists()
+
+
+def test_records_of_a_copy_are_pointed_out(capsys, tmp_path):
+    (tmp_path / "cifar10").mkdir()
+    shutil.copy(RESULTS / "cifar10" / "cifar10-jpeg-raw-seed0.json", tmp_path / "cifar10")
+    call = ("reproduce", "cifar10", "--methods", "raw", "--dry-run", "--out", tmp_path)
+    assert "1 of cifar10-jpeg lie there too; --folder PATH/cifar10-jpeg goes on with them" in run(capsys, *call)[1]
+    for part in ("train", "test"):
+        (tmp_path / "cifar10-jpeg" / part).mkdir(parents=True)
+    _, said, _ = run(capsys, *call, "--folder", tmp_path / "cifar10-jpeg")
+    assert "1 of them done already" in said
+    assert "lie there too" not in said
+
+
+def test_a_line_for_a_run_names_the_seed_and_the_variant_where_there_are_several(capsys, tmp_path):
+    jobs = [tiny("raw", tmp_path, seed=seed) for seed in (0, 1)]
+    cli._run_jobs(jobs, 1)
+    said = capsys.readouterr().out
+    assert re.search(r"^1/2  RAW, seed (0|1): clean", said)
+    assert {"RAW, seed 0", "RAW, seed 1"} == set(re.findall(r"RAW, seed \d", said))
+    cli._run_jobs(jobs[:1], 1)
+    assert capsys.readouterr().out.startswith("1/1  RAW: clean")
+    called = cli._called([tiny("alp", tmp_path, variant=variant) for variant in ("", "long")])
+    assert list(called.values()) == ["ALP", "ALP, long"]
+
+
+@pytest.mark.parametrize("columns", [100, 120])
+def test_tables_fit_a_terminal(capsys, monkeypatch, columns):
+    """The repository's own records: no line wider than the terminal, nothing but devices cut off."""
+    kept = collect.read(RESULTS)
+    monkeypatch.setattr(collect, "read", lambda _: kept)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(cli, "console", Console(width=columns, force_terminal=False))
+    for number in (0, 1, 2, 3, 4):
+        assert main(["results", str(RESULTS), *(["--table", str(number)] if number else [])]) == 0
+        said = capsys.readouterr().out
+        assert max(map(len, said.splitlines())) <= columns
+        assert "| --- |" not in said
+        assert all("…" not in line or "Intel(R)" in line for line in said.splitlines())
+        assert ("--form markdown has them" in said) == (number == 2)
+    assert main(["results", str(RESULTS), "--table", "2", "--form", "markdown"]) == 0
+    assert "| --- |" in capsys.readouterr().out
+
+
+def test_a_real_terminal_gets_columns():
+    """What comes to a pipe instead is what the other tests of `aalp results` see."""
+    said = on_terminal(100, "results", RESULTS, "--table", "4")
+    assert max(map(len, said.splitlines())) <= 100
+    assert re.search(r"\n ALP, paper +\d\d\.\d\d ", said)
+
+
+def test_the_list_of_records_has_one_data_set_after_the_other(capsys):
+    assert main(["results", str(RESULTS)]) == 0
+    sets = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:-1]]
+    assert [name for name, _ in itertools.groupby(sets)] == ["mnist", "cifar10-jpeg", "mnist-sample"]
 
 
 def test_a_command_is_shown_with_what_it_says_and_no_colours(capsys, tmp_path, monkeypatch):

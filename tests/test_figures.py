@@ -3,7 +3,6 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 from test_observe import LOOK, SETTING
 from test_results import drawn, record
@@ -198,9 +197,3 @@ def test_confidences_draw_every_point_and_the_diagonal(measured):
         kept = [100 * v for v in found[0].values["points"][name]["adversarial"]]
         assert list(drawn_line.get_ydata()) == pytest.approx(kept)
     figures.plt.close(figure)
-
-
-def test_maps_over_training_claim_is_that_of_concentration():
-    maps = torch.rand(3, 14, 14, generator=torch.Generator().manual_seed(0))
-    expected = analyses.concentration(maps)["top_tenth"]
-    assert figures._top_tenth(maps.numpy()) == pytest.approx(expected, rel=1e-4)

@@ -274,6 +274,35 @@ def test_jobs_that_wait_outlive_a_killed_process(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_one_thread_each")
+def test_a_grid_runs_on_a_scheduler_that_the_command_names(tmp_path, monkeypatch, capsys):
+    """A real scheduler and a worker in a process of its own, which sees the same folder."""
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.chdir(tmp_path)
+    where = str(tmp_path / "dask")
+    with distributed.LocalCluster(1, threads_per_worker=1, dashboard_address=None, local_directory=where) as cluster:
+        call = ["reproduce", "mnist-sample", "--methods", "raw", "--seeds", "0,1", "--quick", "--train-images", "200"]
+        assert main([*call, "--test-images", "20", "--device", "cpu", "--scheduler", cluster.scheduler_address]) == 0
+    said = capsys.readouterr().out
+    assert all(f"RAW, seed {seed}: clean" in said for seed in (0, 1))
+    records = [results.Record.load(path) for path in (tmp_path / "results" / "mnist-sample-quick").glob("*.json")]
+    assert sorted(record.seed for record in records) == [0, 1]
+    assert all(r.tier == "quick" and r.config["train_images"] == 200 for r in records)
+
+
+def test_a_scheduler_that_does_not_answer_is_one_sentence(tmp_path, monkeypatch, capsys):
+    distributed = pytest.importorskip("distributed")
+    patient = distributed.Client
+    monkeypatch.setattr(distributed, "Client", lambda at, timeout, **more: patient(at, timeout="200ms", **more))
+    for address in ("tcp://127.0.0.1:1", "nothing://here"):
+        assert main(["reproduce", "mnist-sample", "--out", str(tmp_path), "--scheduler", address]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith(f"aalp: no Dask scheduler answers at {address} (")
+        assert said.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_one_thread_each")
 def test_a_dask_worker_killed_half_way_loses_nothing(tmp_path):
     """A real scheduler and two worker processes; its jobs go to the other worker, and each record is written once."""
     distributed = pytest.importorskip("distributed")
