@@ -488,12 +488,12 @@ def _run_jobs(jobs: list[Job], workers: int, executor: Executor | None = None) -
     """Run jobs with a bar for each that is under way and one over all, and a line for each that is done."""
     records: list[results.Record] = []
     with bars(console) as progress:
-        shown = _JobBars(progress, jobs)
-        for record in run_jobs(jobs, workers, shown.watch, executor):
+        each = _JobBars(progress, jobs)
+        for record in run_jobs(jobs, workers, each.watch, executor):
             records.append(record)
             found = record.accuracy["last"]
             progress.console.print(
-                f"{len(records)}/{len(jobs)}  {shown.over}: clean {_percent(found['clean'])}, "
+                f"{len(records)}/{len(jobs)}  {each.over}: clean {_percent(found['clean'])}, "
                 f"PGD-40 {_percent(found['pgd40'])}; {record.seconds['training']:.0f} s training, "
                 f"{record.seconds['evaluation']:.0f} s attacks",
                 highlight=False,
@@ -578,6 +578,8 @@ def _show_table(number: int, which: collect.Which, parts: dict[str, list[report.
 def _show_listing(found: collect.Found, which: collect.Which) -> None:
     """The list of records on a terminal, a table for each data set; the devices are cut off where there is no room."""
     (_, *head), *lines = report.listed(found, which)
+    if not lines:
+        console.print("no records of runs")
     for name, of in itertools.groupby(lines, key=lambda line: line[0]):
         table = Table(title=name, **_PLAIN)
         table.add_column("method", min_width=14)

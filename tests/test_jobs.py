@@ -278,6 +278,7 @@ def test_a_grid_runs_on_a_scheduler_that_the_command_names(tmp_path, monkeypatch
     """A real scheduler and a worker in a process of its own, which sees the same folder."""
     distributed = pytest.importorskip("distributed")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("aalp_lib.jobs.ProcessPoolExecutor", lambda *_: pytest.fail("it ran on this machine's own"))
     where = str(tmp_path / "dask")
     with distributed.LocalCluster(1, threads_per_worker=1, dashboard_address=None, local_directory=where) as cluster:
         call = ["reproduce", "mnist-sample", "--methods", "raw", "--seeds", "0,1", "--quick", "--train-images", "200"]
@@ -291,13 +292,19 @@ def test_a_grid_runs_on_a_scheduler_that_the_command_names(tmp_path, monkeypatch
 
 def test_a_scheduler_that_does_not_answer_is_one_sentence(tmp_path, monkeypatch, capsys):
     distributed = pytest.importorskip("distributed")
-    patient = distributed.Client
-    monkeypatch.setattr(distributed, "Client", lambda at, timeout, **more: patient(at, timeout="200ms", **more))
+    client, asked = distributed.Client, []
+
+    def impatient(address, timeout, **more):
+        asked.append(address)
+        return client(address, timeout="200ms", **more)
+
+    monkeypatch.setattr(distributed, "Client", impatient)
     for address in ("tcp://127.0.0.1:1", "nothing://here"):
         assert main(["reproduce", "mnist-sample", "--out", str(tmp_path), "--scheduler", address]) == 1
         said = capsys.readouterr().err
         assert said.startswith(f"aalp: no Dask scheduler answers at {address} (")
         assert said.count("\n") == 1
+    assert asked == ["tcp://127.0.0.1:1"]  # a client of the other would hang for 40 s when it is given up
     assert not list(tmp_path.iterdir())
 
 
