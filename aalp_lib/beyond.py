@@ -63,7 +63,7 @@ def diagnosis_table(found: Found, which: Which = "last") -> str:
             [
                 *_subject(m, found), gradients(m), str(m.config["images"]),
                 *(f"{100 * row['accuracy']:.1f}" if row else "–" for row in rows),
-                str(int(square["only"])) if square else "–",
+                f"{square['only']:.0f}" if square else "–",
                 f"{100 * half['accuracy']:.1f}" if half else "–",
                 *(f"{100 * share:.1f}" for share in d.zero_gradients.values()),
                 f"{d.logits['largest']:.1f}",
