@@ -240,10 +240,11 @@ def _grid(options: argparse.Namespace) -> list[Job]:
     if options.grid == "ablations":
         _refuse(options, "methods", "seeds", "quick")
         return _chosen(experiments.ablations(folder, options.seeds, options.quick, device), options.methods)
-    if options.grid == "reasons":
+    if options.grid in ("reasons", "controls"):
         _refuse(options, "methods", "seeds", "root")
+        made = experiments.reasons if options.grid == "reasons" else experiments.controls
         folder = options.out / "mnist" / "ablations"
-        return _chosen(experiments.reasons(folder, options.root, device, options.seeds), options.methods)
+        return _chosen(made(folder, options.root, device, options.seeds), options.methods)
     reduced = experiments.QUICK if options.quick else {}
     given = {key: getattr(options, key) for key in ("epochs", "train_images", "test_images")}
     grid = experiments.Grid(
@@ -270,7 +271,7 @@ def _chosen(jobs: list[Job], names: str | None) -> list[Job]:
 
 
 def _refuse(options: argparse.Namespace, *taken: str) -> None:
-    """Ablations and reasons have settings of their own; what would change them must not be passed over."""
+    """Ablations, reasons and controls have settings of their own; what would change them must not be passed over."""
     usual = {"recipe": "fast", "seeds": (0,), "quick": False, "observe": False}
     for name in (*usual, "methods", "folder", "root", "epochs", "train_images", "test_images"):
         if name not in taken and getattr(options, name) != usual.get(name):
@@ -757,10 +758,13 @@ def _add_evaluate(commands: Any) -> None:
 def _add_reproduce(commands: Any) -> None:
     what = "run the paper's experiments as a grid of jobs; what is done is kept, what was interrupted goes on"
     parser = _add(commands, "reproduce", _reproduce, what, "aalp reproduce mnist --seeds 0,1,2 --jobs 2")
-    grids = ("mnist", "svhn", "cifar10", "mnist-sample", "ablations", "reasons")
-    what = "whose settings; ablations run on the bundled digits, reasons are changes of ALP on the full MNIST"
+    grids = ("mnist", "svhn", "cifar10", "mnist-sample", "ablations", "reasons", "controls")
+    what = (
+        "whose settings; ablations run on the bundled digits; on the full MNIST, reasons are changes of ALP, and "
+        "controls are AALP's halves without guidance"
+    )
     parser.add_argument("grid", choices=grids, help=what)
-    what = "names, with commas between them (default: Table 2's; of ablations and reasons all that --dry-run lists)"
+    what = "names, with commas between them (default: Table 2's; of ablations, reasons, controls all of them)"
     parser.add_argument("--methods", help=what)
     parser.add_argument(
         "--seeds", type=_numbers, help="numbers, with commas between them (default: 0; of ablations 0,1,2)"

@@ -693,7 +693,7 @@ def measure(
         Another model, for transfer, in a diagnosis; and what it is, for the record.
     parts : path, optional
         Folder for what is done so far: after a kill, the same call with the same package on the same device goes on
-        from there. It is deleted in the end.
+        from there. To be deleted once the measurement is saved.
     """
     _checks.known("measurement", kind, ("diagnosis", "strong"))
     attack, began = _attack(ball), time.perf_counter()

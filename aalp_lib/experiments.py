@@ -100,10 +100,14 @@ def _variants() -> Iterator[Method]:
         ("rescale", "upper half, rescaled", GuidedDropout("half", rescale=True)),
         ("masked_attack", "upper half, mask in the attack", GuidedDropout("half", in_attack=True)),
         ("random", "keep a random half", GuidedDropout("random")),
+        ("shuffled", "keep as many, but random ones", GuidedDropout("shuffled")),
         ("low", "keep the lower half", GuidedDropout("low")),
         ("no_dropout", "no Guided Dropout", None),
     ):
         yield change(aalp, name=f"aalp_{name}", label=f"AALP, {label}", guided_dropout=dropout)
+    yield change(
+        METHODS["aalp_sw"], name="aalp_sw_mean", label="AALP (sw), the batch's mean weight", pairing="mean_weight_alp"
+    )
     yield change(aalp, name="aalp_attached", label="AALP, gradient through the weight", detach_weight=False)
     for classify in ("adversarial", "clean"):
         yield change(
@@ -159,6 +163,13 @@ def reasons(out: Path, root: Path | None = None, device: str = "cpu", seeds: Seq
         for seed in seeds
         for name, method, setting in suspects
     ]  # fmt: skip
+
+
+def controls(out: Path, root: Path | None = None, device: str = "cpu", seeds: Sequence[int] = (0,)) -> list[Job]:
+    """On the full MNIST, AALP's halves without what is to make them work: a mask that keeps as many features, but
+    random ones; and one weight for all samples of a step, the mean of theirs."""
+    methods = tuple(ABLATIONS[name] for name in ("aalp_shuffled", "aalp_sw_mean"))
+    return Grid("mnist", out, methods, tuple(seeds), root=root, device=device).jobs()
 
 
 QUICK = {"epochs": 1, "test_images": 100, "quick": True}  # of a grid that shows that it runs

@@ -22,7 +22,7 @@ class GuidedDropout:
 
     Attributes
     ----------
-    rule : "median", "half", "low" or "random"
+    rule : "median", "half", "low", "random" or "shuffled"
         See `contributions.guided_dropout_mask`.
     scope : "batch", "branch" or "sample"
         One mask from all samples of the step, clean and adversarial; one from each kind for itself; one a sample.
@@ -45,14 +45,12 @@ class GuidedDropout:
         """What multiplies features (branches·N, F) with labels (branches·N,): shape (1 or branches·N, F)."""
         scores = sample_scores(model.head, features.float() if _is_half(features) else features, y)  # (branches·N, F)
         groups = {"batch": 1, "branch": branches, "sample": len(scores)}[self.scope]
-        ranked, rule = scores, self.rule
-        if self.scope != "sample":
-            ranked = torch.stack([part.mean(0) for part in scores.chunk(groups)])
-        if rule == "random":  # drawn here: the mean of all ranks' draws is the same on each of them
-            ranked, rule = torch.rand_like(ranked), "half"
-        if self.scope != "sample":
+        ranked = scores if self.scope == "sample" else torch.stack([part.mean(0) for part in scores.chunk(groups)])
+        noise = torch.rand_like(ranked) if self.rule in ("random", "shuffled") else None
+        if self.scope != "sample":  # the mean of all ranks' noise is the same on each of them
             ranked = distributed.mean(ranked, len(scores))
-        kept = guided_dropout_mask(ranked, rule).to(features.dtype)  # (groups, F)
+            noise = None if noise is None else distributed.mean(noise, len(scores))
+        kept = guided_dropout_mask(ranked, self.rule, noise=noise).to(features.dtype)  # (groups, F)
         if self.rescale:
             kept = kept / kept.mean(1, keepdim=True)
         return kept if groups == 1 else kept.repeat_interleave(len(scores) // groups, 0)
@@ -68,8 +66,9 @@ class Method:
         As in code and as in tables and figures.
     classify : "clean", "adversarial" or "joint"
         The samples whose cross-entropy counts; "joint" is the mean over both kinds (Eq. 10).
-    pairing : None, "alp", "adaptive_alp" or "trades_kl"
-        What ties a clean sample to its adversarial one.
+    pairing : None, "alp", "adaptive_alp", "mean_weight_alp" or "trades_kl"
+        What ties a clean sample to its adversarial one. "mean_weight_alp" is a control of "adaptive_alp": each sample
+        gets the mean of the batch's weights, so that the pairing is as weak, but no sample's more than another's.
     weight : float
         The paper's alpha; beta for TRADES.
     guided_dropout : GuidedDropout, optional
@@ -81,7 +80,7 @@ class Method:
     name: str
     label: str
     classify: Literal["clean", "adversarial", "joint"] = "joint"
-    pairing: Literal["alp", "adaptive_alp", "trades_kl"] | None = None
+    pairing: Literal["alp", "adaptive_alp", "mean_weight_alp", "trades_kl"] | None = None
     weight: float = 1.0
     guided_dropout: GuidedDropout | None = None
     detach_weight: bool = True
@@ -89,7 +88,7 @@ class Method:
     def __post_init__(self) -> None:
         _checks.known("classification term", self.classify, ("clean", "adversarial", "joint"))
         if self.pairing is not None:
-            _checks.known("pairing term", self.pairing, ("alp", "adaptive_alp", "trades_kl"))
+            _checks.known("pairing term", self.pairing, ("alp", "adaptive_alp", "mean_weight_alp", "trades_kl"))
 
     @property
     def adversarial(self) -> bool:
@@ -187,9 +186,15 @@ def _pairing(method: Method, z_clean: Tensor, z_adv: Tensor, y: Tensor) -> Tenso
     terms: dict[str | None, Callable[[], Tensor]] = {
         "alp": lambda: losses.alp(z_clean, z_adv),
         "adaptive_alp": lambda: losses.adaptive_alp(z_clean, z_adv, y, detach=method.detach_weight),
+        "mean_weight_alp": lambda: _mean_weight(z_clean, y) * losses.alp(z_clean, z_adv),
         "trades_kl": lambda: losses.trades_kl(z_clean, z_adv),
     }
     return terms[method.pairing]()
+
+
+def _mean_weight(z_clean: Tensor, y: Tensor) -> Tensor:
+    """Mean of Eq. 9's weights over all ranks' samples, shape (1,), a constant to the gradient."""
+    return distributed.mean(losses.confidence(z_clean.detach(), y).mean(0, keepdim=True), len(y))
 
 
 def attacked_view(method: Method, model: Classifier, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:

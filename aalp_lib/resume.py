@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
@@ -30,7 +29,7 @@ _current: ContextVar[Work | None] = ContextVar("work that can be resumed", defau
 
 @contextlib.contextmanager
 def resumable(folder: Path, *settings: bytes) -> Iterator[Work]:
-    """Inside, what goes through `once` is kept under `folder`, which is deleted when everything inside has gone well.
+    """Inside, what goes through `once` is kept under `folder`, for the caller to delete once the result is safe.
 
     `settings` is all that the work depends on; what an attempt with others has left is not read.
     """
@@ -42,7 +41,6 @@ def resumable(folder: Path, *settings: bytes) -> Iterator[Work]:
         yield work
     finally:
         _current.reset(token)
-    shutil.rmtree(folder)
 
 
 def once(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

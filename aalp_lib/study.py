@@ -214,7 +214,9 @@ def _measure(
         source=_model(source, device) if source else None,
         source_subject=source.subject if source else None,
     )  # fmt: skip
-    return found.save(path)
+    found.save(path)
+    shutil.rmtree(parts)
+    return path
 
 
 def _settings(found: Measurement) -> tuple[int, int]:

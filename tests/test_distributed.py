@@ -23,6 +23,7 @@ from torch import nn
 import aalp_lib as aalp
 from aalp_lib import checkpoints, distributed
 from aalp_lib.cli import main
+from aalp_lib.experiments import ABLATIONS
 
 ATTACK = aalp.PGD(0.2, 0.1, 3)
 CONTEXT = multiprocessing.get_context("spawn")
@@ -94,7 +95,7 @@ def digits(rows, val):
 
 
 def method(name, **dropout):
-    found = aalp.METHODS[name]
+    found = (aalp.METHODS | ABLATIONS)[name]
     if dropout:
         found = dataclasses.replace(found, guided_dropout=dataclasses.replace(found.guided_dropout, **dropout))
     return found
@@ -145,6 +146,7 @@ def gradient(name, dropout, dtype="float64"):
         ("alp", {}),
         ("trades", {}),
         ("aalp_sw", {}),
+        ("aalp_sw_mean", {}),
         *(("aalp", {"rule": r, "scope": s}) for r in ("median", "half") for s in ("batch", "branch", "sample")),
         ("aalp", {"rule": "half", "rescale": True, "in_attack": True}),
         ("raw_gd", {"scope": "branch"}),
@@ -181,16 +183,17 @@ def test_mask_is_that_of_the_whole_batch(ranks, rule, scope):
         assert not np.array_equal(masks(rule, scope, slice(rank, None, 2)), whole)
 
 
-def test_a_random_mask_is_the_same_on_every_process(ranks):
-    one, other = ranks(drawn)
+@pytest.mark.parametrize("rule", ["random", "shuffled"])
+def test_a_random_mask_is_the_same_on_every_process(ranks, rule):
+    one, other = ranks(drawn, rule)
     assert torch.equal(one, other)
     assert one.sum() == 4
 
 
-def drawn():
+def drawn(rule):
     torch.manual_seed(distributed.rank())
     model = aalp.Classifier(nn.Flatten(), nn.Linear(8, 3))
-    return aalp.GuidedDropout(rule="random").factors(model, torch.rand(6, 8), torch.arange(6) % 3, 2)[0]
+    return aalp.GuidedDropout(rule=rule).factors(model, torch.rand(6, 8), torch.arange(6) % 3, 2)[0]
 
 
 # --- the same training

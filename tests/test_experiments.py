@@ -124,6 +124,14 @@ def test_reasons_change_one_thing_each_but_for_two_together_and_take_no_other_se
     assert "the reasons take no --epochs" in capsys.readouterr().err
 
 
+def test_controls_run_on_the_whole_of_mnist(capsys, tmp_path):
+    jobs = experiments.controls(tmp_path, seeds=(0, 1))
+    assert {(job.data, job.reduced, job.test_images, job.columns) for job in jobs} == {("mnist", None, None, None)}
+    assert len({job.name for job in jobs}) == 4
+    assert main(["reproduce", "controls", "--dry-run", "--seeds", "0,1", "--out", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("to do") == 4
+
+
 def test_jobs_for_a_scheduler_do_not_depend_on_this_machine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(cli._checks, "device", lambda name: pytest.fail("the device is for the worker to find"))

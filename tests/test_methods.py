@@ -5,6 +5,7 @@ import torch
 
 import aalp_lib as aalp
 from aalp_lib import losses
+from aalp_lib.experiments import ABLATIONS
 from aalp_lib.methods import TABLE_2, attacked_view, training_loss
 
 
@@ -90,6 +91,21 @@ def test_no_gradient_through_the_weight_unless_asked(model, batch):
         terms = training_loss(method, model, *batch[:2], batch[2])
         gradients.append(torch.autograd.grad(terms.pairing, model.head.weight)[0])
     assert (gradients[0] - gradients[1]).abs().max() > 0.05 * gradients[0].abs().max()
+
+
+def test_the_mean_weight_is_as_large_as_the_samples_weights_and_the_same_for_all(model, batch):
+    x, x_adv, y = batch
+    with torch.no_grad():
+        model.head.weight.mul_(30)
+    alone, control, plain = (
+        training_loss((aalp.METHODS | ABLATIONS)[name], model, x, x_adv, y)
+        for name in ("aalp_sw", "aalp_sw_mean", "alp")
+    )
+    weight = losses.confidence(model(x), y)
+    torch.testing.assert_close(control.pairing, weight.mean() * plain.pairing)
+    assert not torch.isclose(control.pairing, alone.pairing, rtol=1e-3)
+    gradients = [torch.autograd.grad(terms.pairing, model.head.weight)[0] for terms in (control, plain)]
+    torch.testing.assert_close(gradients[0], weight.mean() * gradients[1])
 
 
 def test_one_forward_pass_serves_clean_and_adversarial(model, batch):
