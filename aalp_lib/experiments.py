@@ -165,10 +165,13 @@ def reasons(out: Path, root: Path | None = None, device: str = "cpu", seeds: Seq
     ]  # fmt: skip
 
 
+CONTROLS = ("aalp_shuffled", "aalp_sw_mean")
+
+
 def controls(out: Path, root: Path | None = None, device: str = "cpu", seeds: Sequence[int] = (0,)) -> list[Job]:
     """On the full MNIST, AALP's halves without what is to make them work: a mask that keeps as many features, but
     random ones; and one weight for all samples of a step, the mean of theirs."""
-    methods = tuple(ABLATIONS[name] for name in ("aalp_shuffled", "aalp_sw_mean"))
+    methods = tuple(ABLATIONS[name] for name in CONTROLS)
     return Grid("mnist", out, methods, tuple(seeds), root=root, device=device).jobs()
 
 

@@ -47,6 +47,12 @@ STEPS = (
     ("aalp_gd", "aalp"),
     ("aalp_sw", "aalp"),
 )  # of the paper's order, and what AALP and its halves gain over what they start from
+CONTROLLED = (
+    ("alp", "aalp_sw_mean"),
+    ("aalp_sw_mean", "aalp_sw"),
+    ("aalp_shuffled", "aalp"),
+    ("aalp_shuffled", "aalp_sw"),
+)  # what pairing less gains, what pairing less where the network is unsure gains on top; what guidance, what no mask
 STRONGEST = "square"  # the last stage of AutoAttack, which stands for all of it
 PAIR_COLUMNS = (
     *("data", "protocol", "seed", "attack", "gradients", "images", "alp", "aalp", "gain"),
@@ -233,14 +239,14 @@ def _judged(heading: str, found: Sequence[Pair]) -> str:
     strongest = [p for p in found if p.strong and p.images in counts]
     columns = {p.attack: [q for q in strongest if q.attack == p.attack] for p in strongest}
     by = {name: [p for p in found if p.attack == name and p.images == images] for name in (*WEAKER, "cw100")}
-    ahead = [HEADINGS[name] for name, of in by.items() if name in WEAKER and of and standing(of) > 0]
+    ahead = {HEADINGS[name]: of for name, of in by.items() if name in WEAKER and of and standing(of) > 0}
     if not weak:
         return f"**{heading}**: PGD-100 {UNMEASURED}.\n"
     text = f"At PGD-100 {_lead(weak)}"
     if by["cw100"]:
         text += f"; at CW-100 {_lead(by['cw100'])}"
     if ahead:
-        text += f". Under weaker attacks AALP is ahead at {', '.join(ahead)}"
+        text += f". Under weaker attacks AALP is ahead at {_listed([_at(name, of) for name, of in ahead.items()])}"
     if not columns:
         return f"**{heading}: at PGD-100 {_end(weak)}; under stronger attacks {UNMEASURED}.** {text}.\n"
     name = min(
@@ -248,7 +254,7 @@ def _judged(heading: str, found: Sequence[Pair]) -> str:
     )  # of equals the last
     strong, count = columns[name], columns[name][0].images
     same = [p for p in found if p.attack == "pgd100" and p.images == count]
-    text = f"**{heading}: {_fate(weak, same, strong, ahead)}** {text}"
+    text = f"**{heading}: {_fate(weak, same, strong, list(ahead))}** {text}"
     if count < images:
         text += f". On the first {count:,} test images alone, at PGD-100 {_lead(same)}"
     change = mean(p.gain for p in strong) - mean(p.gain for p in same)
@@ -267,7 +273,7 @@ def _fate(weak: Sequence[Pair], same: Sequence[Pair], strong: Sequence[Pair], ah
         if before == 0:
             start = "no gain of AALP over ALP is shown at PGD-100"
         if before == 0 and ahead:
-            start = f"AALP's gain over ALP{lone}, shown at {' and '.join(ahead)}, is not shown at PGD-100"
+            start = f"AALP's gain over ALP{lone}, shown at {_listed(ahead)}, is not shown at PGD-100"
         return f"{start}; under the strongest attack{some} {_end(strong)}."
     if after == 0 and standing(same) <= 0:
         return f"AALP is ahead of ALP at PGD-100{lone}; on the images of the strongest attack{some} at neither."
@@ -276,6 +282,19 @@ def _fate(weak: Sequence[Pair], same: Sequence[Pair], strong: Sequence[Pair], ah
     else:
         word = "vanishes" if after == 0 else "turns over"
     return f"AALP's gain over ALP{lone} {word} under the strongest attack{some.removesuffix(',')}."
+
+
+def _listed(words: Sequence[str]) -> str:
+    """In a sentence: "A", "A and B", "A, B and C"."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _at(name: str, found: Sequence[Pair]) -> str:
+    """A column with AALP's gain there and what shows it."""
+    gains, seeds = [pair.gain for pair in found], _t_test([pair.gain for pair in found])
+    p = shown_p(_together([pair.lead for pair in found]))
+    over = "" if seeds is None else f", over seeds {shown_p(seeds)}"
+    return f"{name} ({mean(gains):+.1f} points, p {p}{over})"
 
 
 def _lead(found: Sequence[Pair]) -> str:
@@ -389,6 +408,16 @@ class Comparison:
         word = {0: "not shown", 1 if theirs > 0 else -1: "holds"}.get(self.standing, "the reverse")
         return word + " on one seed" * (len(self.gains) == 1 and self.standing != 0)
 
+    def cell(self, said: str) -> str:
+        """The gain with what is said of it, its range over seeds and both p, as a cell of a table."""
+        lines = [f"**{self.gain:+.1f}** {said}"]
+        if len(self.gains) > 1:
+            lines.append(f"{len(self.gains)} seeds, {min(self.gains):+.1f} to {max(self.gains):+.1f}")
+        lines.append(f"p {shown_p(self.p)}")
+        if self.p_seeds is not None:
+            lines.append(f"over seeds {shown_p(self.p_seeds)}")
+        return "<br>".join(lines)
+
     def __str__(self) -> str:
         span = f", {min(self.gains):+.1f} to {max(self.gains):+.1f}" if len(self.gains) > 1 else ""
         seeds = f"{len(self.gains)} seed" + "s" * (len(self.gains) > 1)
@@ -473,16 +502,7 @@ class Step:
         return said
 
     def __str__(self) -> str:
-        if self.ours is None:
-            return UNMEASURED
-        gains, over = self.ours.gains, self.ours.p_seeds
-        lines = [f"**{self.ours.gain:+.1f}** {self.verdict}"]
-        if len(gains) > 1:
-            lines.append(f"{len(gains)} seeds, {min(gains):+.1f} to {max(gains):+.1f}")
-        lines.append(f"p {shown_p(self.ours.p)}")
-        if over is not None:
-            lines.append(f"over seeds {shown_p(over)}")
-        return "<br>".join(lines)
+        return self.ours.cell(self.verdict) if self.ours else UNMEASURED
 
 
 def order(found: Found, which: Which = "last") -> list[Step]:
@@ -607,7 +627,31 @@ def _apart(right: Sequence[Tensor | None]) -> str:
     return f"{span} points apart (p below 0.05 in {shown} of {len(made)} pair{'s' * (len(made) > 1)})"
 
 
-# --- ablations -------------------------------------------------------------------------------------------------------
+# --- controls and ablations ------------------------------------------------------------------------------------------
+
+
+def controls_table(found: Found, data: str = "mnist", which: Which = "last") -> str:
+    """AALP's halves beside their controls (`experiments.controls`), on the same images and shared seeds."""
+    made = {g.method: g.records for g in groups(found.ablations) if (g.data, g.protocol) == (data, "fast")}
+    made |= {g.method: g.records for g in of_the_paper(found.records, data) if (g.data, g.protocol) == (data, "fast")}
+    lines = []
+    for first, second in CONTROLLED:
+        if first in made and second in made:
+            runs = made[first], made[second]
+            cells = [compare(*runs, column, which) for column in ("clean", *PAIRED)]
+            cells.append(compare_strong(found, *runs, which=which))
+            names = [run[0].config["method"]["label"] for run in runs]
+            lines.append([" → ".join(names), *(one.cell(_WAYS[one.standing]) if one else UNMEASURED for one in cells)])
+    if not lines:
+        return f"The controls on {title(data)}: {UNMEASURED}.\n"
+    head = ["Step", "Clean", *(HEADINGS[name] for name in PAIRED), "All of AutoAttack"]
+    return (
+        "What the second gains over the first in points on the same images; both p as in the table of the order. The "
+        "last column is of the images that were attacked with all of AutoAttack.\n\n" + grid([head, *lines])
+    )
+
+
+_WAYS = {1: "ahead", 0: "not shown", -1: "behind"}
 
 
 def ablation_table(found: Found, which: Which = "last") -> str:

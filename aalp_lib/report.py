@@ -39,12 +39,14 @@ from aalp_lib.collect import (
     training_protocol,
 )
 from aalp_lib.evaluate import HEADINGS, Outcome, Report, gradients, paper_name, suite_in_ball
+from aalp_lib.experiments import CONTROLS
 from aalp_lib.methods import METHODS
 from aalp_lib.paired import (
     ABLATED,
     DECIDING,
     ablation_table,
     compare,
+    controls_table,
     headline,
     mcnemar_csv,
     mcnemar_table,
@@ -452,6 +454,7 @@ def tried_table(found: Found, data: str, which: Which = "last") -> str:
     Beside the plain run: on the same images, over the seeds that both have. Beside the paper: the mean over seeds.
     """
     runs = [r for r in (*found.records, *found.ablations) if r.tier == "full" and r.data == data]
+    runs = [r for r in runs if r.method not in CONTROLS]  # they explain no row
     made = [group for group in groups(runs) if not group.records[0].config.get("reduced")]
     plain = [group for group in made if group.protocol in RECIPES and not changes(group.records[0])]
     tried = [group for group in made if group not in plain]
@@ -654,6 +657,7 @@ def blocks(found: Found) -> dict[str, str]:
         "signs": signs_table(found),
         "tried": tried_table(found, "mnist"),
         "ablations": ablation_table(found),
+        "controls": controls_table(found),
         "cost": cost_table(found),
     }
 
