@@ -327,8 +327,8 @@ def activation(model: Classifier, found: Attacked, shown: Attacked | None = None
         "resolution": [h, w]. "stroke_area": mean share of positions on the stroke, brighter than 0.25 in the clean
         image at the maps' resolution; None for images in colour. "paper" (Eq. 6) and "grad-cam": "top_tenth", mean
         share of a map's sum on its strongest tenth of positions; "on_stroke", mean share on the stroke; "empty", number
-        of maps that are 0 everywhere, which the means leave out; "maps" of `shown`, each over its largest value,
-        packed, or None. "labels" and "pictures" (adversarial, packed) of `shown`, or None.
+        of maps that are 0 everywhere, which the means leave out; "mean" of all maps, each over its largest value,
+        packed; "maps" of `shown`, likewise, or None. "labels" and "pictures" (adversarial, packed) of `shown`, or None.
     """
     whole = {kind: maps(model, found, kind) for kind in MAP_KINDS}
     h, w = whole["paper"].shape[1:]
@@ -341,7 +341,10 @@ def activation(model: Classifier, found: Attacked, shown: Attacked | None = None
     }
     for kind in MAP_KINDS:
         kept = pack(over_largest(maps(model, shown, kind))) if shown else None
-        values[kind] = concentration(whole[kind], strokes) | {"maps": kept}
+        values[kind] = concentration(whole[kind], strokes) | {
+            "mean": pack(over_largest(whole[kind]).mean(0)),
+            "maps": kept,
+        }
     return values
 
 

@@ -213,6 +213,7 @@ def test_activation_keeps_the_maps_of_what_is_shown(model, sample):
     maps = contributions.activation_map(model, found.x_adv, found.y)
     expected = maps / maps.amax((1, 2), keepdim=True)
     torch.testing.assert_close(unpack(values["paper"]["maps"]), expected, atol=0.5 / 255 + 1e-6, rtol=0)
+    torch.testing.assert_close(unpack(values["paper"]["mean"]), expected.mean(0), atol=0.5 / 255 + 1e-6, rtol=0)
     assert values["resolution"] == [14, 14]
     assert 0.1 <= values["paper"]["top_tenth"] <= 1
     assert 0 < values["stroke_area"] < 1
