@@ -1,5 +1,6 @@
 """The paper's figures, each drawn from measurements or records alone, so that it can be made again at any time."""
 
+import dataclasses
 import io
 import re
 import textwrap
@@ -28,6 +29,7 @@ from aalp_lib.results import Measurement, Record, label
 SET_COLOURS = dict(zip(SETS, (RIGHT, WRONG), strict=True))
 IMAGES = ("clean", "adversarial")
 EQUATIONS = {"loss_gradient": "Eq. 5, mean |∂L/∂A|", "scores": "Eq. 7, mean |∂L/∂A · A|"}
+EARLIER = "earlier"  # the folder of runs whose place others took
 MAP_TITLES = {"paper": "Eq. 6", "grad-cam": "Grad-CAM"}
 _Kept = TypeVar("_Kept", Record, Measurement)
 
@@ -493,8 +495,8 @@ def draw_all(folder: str | Path, out: str | Path) -> list[Path]:
     weights = [r for r in _kept(folder, Record) if r.method in ("aalp", *ALPHAS)]
     weights = _one_protocol(weights, _trained_on)
     weights = weights if len({r.method for r in weights}) > 1 else []
-    pictures, maps = _with_pictures(found["activation"]), _with_maps(found["over_training"])
-    spread, course = found["contributions"], found["over_training"]
+    spread, course = found["contributions"], _told_apart(found["over_training"], folder)
+    pictures, maps = _with_pictures(found["activation"]), _with_maps(course)
     figures: tuple[tuple[str, Callable[[Any], Figure], list[Any]], ...] = (
         ("01-contributions", contributions, _named(spread, "raw", "adv", "alp")),
         ("02-activation", activation_maps, _named(pictures, "raw", "adv", "alp")),
@@ -509,7 +511,7 @@ def draw_all(folder: str | Path, out: str | Path) -> list[Path]:
         ("12-convergence", convergence, _named(course, "alp", "aalp")),
         ("beyond-diagnosis", diagnosis, _named(found["diagnosis"], *TABLE_2)),
     )
-    paths, page = [], ["# Figures\n\nMade by `aalp results --write`; the numbers are the paper's.\n"]
+    paths, page = [], ["# Figures\n\nMade by `aalp results --write`; numbered as in the paper.\n"]
     for name, draw, kept in figures:
         path = out / f"figure-{name}.png"
         said = _draw_sound(name, draw, kept, path)
@@ -575,19 +577,29 @@ def _draw(draw: Callable[[Any], Figure], kept: Sequence[Any], target: Path | Bin
 
 def _sign(figure: Figure, under: str) -> None:
     """Write a line below, over the legend where there is one: both in the same place would cover each other."""
+    under = _filled(under, tuple(figure.get_size_inches()))
     if figure.legends:
         figure.legends[0].set_title(under)
-        plt.setp(figure.legends[0].get_title(), color="0.3", size=9)
+        plt.setp(figure.legends[0].get_title(), color="0.3", size=9, multialignment="center")
     else:
-        figure.supxlabel(_filled(under, tuple(figure.get_size_inches())), fontsize=9, color="0.3")
+        figure.supxlabel(under, fontsize=9, color="0.3")
 
 
 def _drawn_from(kept: Sequence[Measurement | Record]) -> str:
-    """Data, recipe, seeds and number of images, in words."""
+    """Data, recipe, seeds and number of images, in words; and whose networks or gradients are not as elsewhere."""
     seeds = sorted({str(_whose(k)[1]) for k in kept})
     said = f"{_from(kept[0])}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"
-    counts = {k.config.get("images") for k in kept if isinstance(k, Measurement)} - {None}
-    return said + "".join(f", {count:,} test images" for count in counts if len(counts) == 1)
+    measured = [k for k in kept if isinstance(k, Measurement)]
+    counts = {m.config.get("images") for m in measured} - {None}
+    said += "".join(f", {count:,} test images" for count in counts if len(counts) == 1)
+    if earlier := [label(_name(m)) for m in measured if EARLIER in m.subject]:
+        said += f"; {', '.join(earlier)}: of an earlier training than Table 2's"
+    by: dict[str, list[str]] = {}
+    for m in measured:
+        by.setdefault(collect.gradients(m), []).append(label(_name(m)))
+    if set(by) - {"float32"}:
+        said += "; gradients in " + "; ".join(f"{kind}: {', '.join(names)}" for kind, names in by.items())
+    return said
 
 
 def _from(kept: Measurement | Record) -> str:
@@ -620,6 +632,23 @@ def _trained_on(record: Record) -> tuple[str, str]:
 def _lowest_seed(found: Sequence[Measurement]) -> _ByMethod:
     ordered = sorted(found, key=lambda m: -int(m.subject["seed"]))
     return {_name(m): m for m in ordered}
+
+
+def _told_apart(found: _ByMethod, folder: Path) -> _ByMethod:
+    """Trainings, those of `earlier` marked: another has their place among the records, made elsewhere or later."""
+
+    def made(kept: Record | Measurement) -> tuple[object, ...]:
+        return kept.environment.get("device"), kept.environment.get("commit")
+
+    earlier = {
+        (r.data, collect.training_protocol(r), r.method, r.seed, *made(r)) for r in _kept(folder / EARLIER, Record)
+    }
+    return {
+        name: dataclasses.replace(m, subject=m.subject | {EARLIER: True})
+        if (*_measured_on(m), *_whose(m), *made(m)) in earlier
+        else m
+        for name, m in found.items()
+    }
 
 
 def _with_pictures(found: _ByMethod) -> _ByMethod:

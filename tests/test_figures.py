@@ -72,6 +72,32 @@ def test_the_diagnosis_is_drawn_with_its_bound(tmp_path):
     assert "at radius 1, where it holds every image, at most 12.5 %.\n" in said
 
 
+def test_a_figure_of_gradients_that_differ_says_whose_are_which(measured, tmp_path):
+    (tmp_path / "samples").mkdir()
+    for m in kind_of(measured, "samples"):
+        tf32 = {"tf32": m.subject["method"] == "aalp"}
+        dataclasses.replace(m, environment=m.environment | tf32).save(
+            tmp_path / "samples" / f"{m.subject['method']}.json"
+        )
+    page = figures.draw_all(tmp_path, tmp_path / "out")[-1].read_text()
+    assert "100 test images; gradients in float32: ALP; TF32: AALP.\n" in page
+    assert "gradients in" not in figures.draw_all(measured, tmp_path / "other")[-1].read_text()
+
+
+def test_a_training_whose_place_another_took_is_named(measured, tmp_path):
+    """It is one of the folder `earlier` if the record there says that it was made where and by what this was."""
+    alp, aalp_ = sorted(kind_of(measured, "over_training"), key=lambda m: m.subject["method"], reverse=True)
+    made = record("alp", 0, environment=alp.environment, config={"attack": {}, "recipe": {"lr": 2e-3}, "method": {}})
+    for folder, run in (("", dataclasses.replace(made, environment={"device": "cuda"})), ("earlier", made)):
+        run.save(tmp_path / folder / "alp.json")
+    for m in (alp, aalp_):
+        m.save(tmp_path / "over_training" / f"{m.subject['method']}.json")
+    page = figures.draw_all(tmp_path, tmp_path / "out")[-1].read_text()
+    assert page.count("50 test images; ALP: of an earlier training than Table 2's.\n") == 2  # figures 4 and 12
+    (tmp_path / "earlier" / "alp.json").unlink()
+    assert "earlier" not in figures.draw_all(tmp_path, tmp_path / "out")[-1].read_text()
+
+
 def test_figures_without_measurements_are_left_out(measured, tmp_path):
     (tmp_path / "samples").mkdir()
     for path in (measured / "samples").glob("alp.json"):
