@@ -298,7 +298,8 @@ _CAPTIONS = {
     1: "Mean softmax probability of the true class in percent and losses in nats, over the test images of each set, "
     "attacked with the steps of section 4.1's training attack, of which the last iterate counts "
     f'(of several seeds, "Images" is their mean); model trained with ALP. {_AGREES} A loss is within if it is less '
-    "than 10 % off. Ours: several seeds as their mean with the lowest and the highest in square brackets.",
+    "than 10 % off. Ours: one seed has no interval, since a cell is a mean over images and no share of them; several "
+    "as their mean with the lowest and the highest in square brackets.",
     2: "Correct test images in percent. An image counts as fooled at k steps once any iterate up to k fools it. "
     f"{_AGREES} {_SPANS}",
     3: "Correct test images in percent. The paper's numbers are SVHN's; on SVHN, a row agrees if every column is "
