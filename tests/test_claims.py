@@ -398,6 +398,15 @@ def test_what_is_open_on_mnist(kept, full):
     assert averaged < PUBLISHED["aalp"]["pgd100"] - report.TOLERANCE
 
 
+def test_what_is_open_of_records(rows):
+    again = [r for name in TABLE_2 for r in rows[name] if r.seed in (1, 2, 3)]
+    clean = [(r.method, r.seed) for r in again if not r.environment["commit"].endswith("+")]
+    assert clean == [("adv", 1)]
+    kept = ROOT / "results" / "mnist" / "weights"
+    weights = {(r.method, r.seed) for r in again if (kept / f"mnist-{r.method}-seed{r.seed}.safetensors").exists()}
+    assert weights == {("adv", 1), ("adv", 3), ("alp", 3), ("aalp", 3)}
+
+
 # --- Tables 1 and 4
 
 
