@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import itertools
 import re
 import textwrap
 import warnings
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from aalp_lib import checkpoints, collect
@@ -356,6 +358,54 @@ def _full_radius(found: Measurement) -> int:
     return next(i for i, eps in enumerate(radii) if eps >= 0.999 * max(radii))
 
 
+# --- Figure 5 --------------------------------------------------------------------------------------------------------
+
+
+def adaptive_pairing(records: Sequence[Record]) -> Figure:
+    """Figure 5: how a run's training loss is put together, from the method in its record; it measures nothing.
+
+    For AALP, and for what lies between it and ALP. What AALP adds to ALP is red.
+    """
+    of = dataclasses.asdict(METHODS[records[0].method]) | records[0].config["method"]
+    mask, weighted = of["guided_dropout"], of["pairing"] == "adaptive_alp"
+    figure, panel = plt.subplots(figsize=(10.5, 4), layout="constrained")
+    panel.set(xlim=(-0.2, 12.2), ylim=(0, 4))
+    panel.axis("off")
+    term = f"pairing of logits, Eq. 1,\ntimes α = {of['weight']:g}"
+    pairing = _box(panel, 9.4, 2, term + ",\ntimes confidence on\nthe clean image, Eq. 9" * weighted, weighted)
+    loss = _box(panel, 11.6, 2, "training\nloss")
+    _arrow(panel, pairing, loss)
+    if mask:
+        words = f"Guided Dropout, Eq. 7 and 8:\n{mask['rule']} rule, a mask a {mask['scope']}"
+        masking = _box(panel, 3.9, 2, words, True)
+    for height, images, which in ((3.5, "clean", "clean"), (0.5, "attacked", "adversarial")):
+        names = (f"{images}\nimages", "features", "features\nthat are kept" if mask else "", "logits\nof the head")
+        way = [_box(panel, x, height, name) for x, name in zip((0.5, 2.2, 5.6, 7.2), names, strict=True) if name]
+        _arrow(panel, way[-1], pairing)
+        if mask:
+            _arrow(panel, way[1], masking)
+            _arrow(panel, masking, way[2])
+        if of["classify"] in (which, "joint"):
+            way += [_box(panel, 9.4, height, "cross-entropy"), loss]
+        for start, end in itertools.pairwise(way):
+            _arrow(panel, start, end)
+    added = ["a mask on features"] * bool(mask) + ["a weight for each image's pairing"] * weighted
+    figure.suptitle(f"{label(records[0].method)} adds to ALP (red): {' and '.join(added) or 'nothing'}", fontsize=11)
+    return figure
+
+
+def _box(panel: Axes, x: float, y: float, words: str, added: bool = False) -> Text:
+    frame = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": WRONG if added else "0.4"}
+    return panel.text(x, y, words, ha="center", va="center", fontsize=9, bbox=frame)
+
+
+def _arrow(panel: Axes, start: Text, end: Text) -> None:
+    """From the edge of one box to that of another."""
+    ends = {"patchA": start.get_bbox_patch(), "patchB": end.get_bbox_patch(), "shrinkA": 1, "shrinkB": 1}
+    style = {"arrowstyle": "->", "color": "0.4"}
+    panel.annotate("", end.get_position(), start.get_position(), arrowprops=ends | style)
+
+
 # --- Figure 6 --------------------------------------------------------------------------------------------------------
 
 
@@ -494,6 +544,7 @@ def draw_all(folder: str | Path, out: str | Path) -> list[Path]:
     found = {kind: _lowest_seed(_one_protocol([*_kept(folder / kind, Measurement)], _measured_on)) for kind in _KINDS}
     weights = [r for r in _kept(folder, Record) if r.method in ("aalp", *ALPHAS)]
     weights = _one_protocol(weights, _trained_on)
+    plain = sorted((r for r in weights if r.method == "aalp"), key=lambda r: r.seed)[:1]
     weights = weights if len({r.method for r in weights}) > 1 else []
     spread, course = found["contributions"], _told_apart(found["over_training"], folder)
     pictures, maps = _with_pictures(found["activation"]), _with_maps(course)
@@ -502,6 +553,7 @@ def draw_all(folder: str | Path, out: str | Path) -> list[Path]:
         ("02-activation", activation_maps, _named(pictures, "raw", "adv", "alp")),
         ("03-examples", _of_one(examples), _named(found["examples"], "alp")),
         ("04-alp-loss-by-set", pairing_by_set, _named(course, "alp", "aalp")),
+        ("05-adaptive-pairing", adaptive_pairing, plain),
         ("06-alpha", alpha, weights),
         ("07-contributions", contributions, _named(spread, "raw", "adv", "alp", "aalp")),
         ("08-activation", activation_maps, _named(pictures, "raw", "adv", "alp", "aalp")),

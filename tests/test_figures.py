@@ -45,7 +45,7 @@ def kind_of(folder, kind):
 
 def test_every_figure_is_drawn_from_what_is_on_disk(measured, tmp_path):
     *paths, page = figures.draw_all(measured, tmp_path)
-    assert [int(path.name[7:9]) for path in paths] == [1, 2, 3, 4, 6, 7, 8, 9, 10, 11, 12]
+    assert [int(path.name[7:9]) for path in paths] == [*range(1, 13)]
     for path in paths:
         width, height = Image.open(path).size
         assert 400 < width <= 1600
@@ -96,6 +96,24 @@ def test_a_training_whose_place_another_took_is_named(measured, tmp_path):
     assert page.count("50 test images; ALP: of an earlier training than Table 2's.\n") == 2  # figures 4 and 12
     (tmp_path / "earlier" / "alp.json").unlink()
     assert "earlier" not in figures.draw_all(tmp_path, tmp_path / "out")[-1].read_text()
+
+
+def test_figure_5_has_what_the_method_has():
+    words = {"mask": "Guided Dropout, Eq. 7 and 8:\nmedian rule, a mask a batch", "kept": "features\nthat are kept"}
+    for name in ("alp", "aalp_gd", "aalp_sw", "aalp"):
+        config = {"method": dataclasses.asdict(aalp.METHODS[name])}
+        figure = figures.adaptive_pairing([record(name, config=config)])
+        texts = [text.get_text() for text in figure.axes[0].texts]
+        figures.plt.close(figure)
+        assert ({*words.values()} <= {*texts}) == ("gd" in name or name == "aalp")
+        assert any("confidence" in text for text in texts) == (name in ("aalp_sw", "aalp"))
+        assert texts.count("cross-entropy") == 2
+    config["method"] |= {"classify": "clean", "weight": 0.5}
+    figure = figures.adaptive_pairing([record("aalp", config=config)])
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    figures.plt.close(figure)
+    assert texts.count("cross-entropy") == 1
+    assert any("α = 0.5" in text for text in texts)
 
 
 def test_figures_without_measurements_are_left_out(measured, tmp_path):
