@@ -150,11 +150,29 @@ def activation_maps(found: Sequence[Measurement], kind: str = "paper", count: in
         pictures, maps = (unpack(kept).numpy() for kept in (measured.values["pictures"], measured.values[kind]["maps"]))
         _picture_row(panels[2 * i], pictures[:count], f"{label(_name(measured))}\nattacked")
         _map_row(panels[2 * i + 1], maps[:count], MAP_TITLES[kind])
+    figure.suptitle(_claim_of_maps(found, kind, size), fontsize=10)
+    return figure
+
+
+def mean_maps(found: Sequence[Measurement], kind: str = "paper") -> Figure:
+    """Figures 2 and 8 where no image may be shown: the mean of the maps of all adversarial images, a panel a model."""
+    size = (2.2 * len(found) + 2, 3.4)
+    figure, panels = plt.subplots(1, len(found), figsize=size, layout="constrained", squeeze=False)
+    means = [unpack(m.values[kind]["mean"]).numpy() for m in found]
+    for panel, measured, mean in zip(panels[0], found, means, strict=True):
+        shown = panel.imshow(mean, cmap="inferno", vmin=0, vmax=max(map(np.max, means)), interpolation="nearest")
+        panel.set(title=label(_name(measured)), xticks=[], yticks=[])
+    figure.colorbar(shown, ax=panels[0], label="mean of maps, each\nover its largest value", shrink=0.9)
+    figure.suptitle(_claim_of_maps(found, kind, size), fontsize=10)
+    return figure
+
+
+def _claim_of_maps(found: Sequence[Measurement], kind: str, size: tuple[float, float]) -> str:
+    """How concentrated the maps are, in words."""
     shares = ", ".join(f"{label(_name(m))} {_share(m.values[kind]['top_tenth'])}" for m in found)
     what = f"{MAP_TITLES[kind]}: share of a map on its strongest tenth of positions, "
     what += f"mean of {found[0].config['images']:,} adversarial images:"
-    figure.suptitle(f"{_filled(what, size)}\n{_filled(shares, size)}", fontsize=10)
-    return figure
+    return f"{_filled(what, size)}\n{_filled(shares, size)}"
 
 
 def maps_over_training(found: Measurement, columns: int = 6, count: int | None = None) -> Figure:
@@ -548,15 +566,16 @@ def draw_all(folder: str | Path, out: str | Path) -> list[Path]:
     weights = weights if len({r.method for r in weights}) > 1 else []
     spread, course = found["contributions"], _told_apart(found["over_training"], folder)
     pictures, maps = _with_pictures(found["activation"]), _with_maps(course)
+    shown, draw_maps = (pictures, activation_maps) if pictures else (found["activation"], mean_maps)
     figures: tuple[tuple[str, Callable[[Any], Figure], list[Any]], ...] = (
         ("01-contributions", contributions, _named(spread, "raw", "adv", "alp")),
-        ("02-activation", activation_maps, _named(pictures, "raw", "adv", "alp")),
+        ("02-activation", draw_maps, _named(shown, "raw", "adv", "alp")),
         ("03-examples", _of_one(examples), _named(found["examples"], "alp")),
         ("04-alp-loss-by-set", pairing_by_set, _named(course, "alp", "aalp")),
         ("05-adaptive-pairing", adaptive_pairing, plain),
         ("06-alpha", alpha, weights),
         ("07-contributions", contributions, _named(spread, "raw", "adv", "alp", "aalp")),
-        ("08-activation", activation_maps, _named(pictures, "raw", "adv", "alp", "aalp")),
+        ("08-activation", draw_maps, _named(shown, "raw", "adv", "alp", "aalp")),
         ("09-contributions-over-training", _of_one(contributions_over_training), _named(course, "aalp")),
         ("10-activation-over-training", _of_one(maps_over_training), _named(maps, "aalp")),
         ("11-confidences", confidences, _named(found["samples"], "alp", "aalp")),

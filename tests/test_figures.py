@@ -116,6 +116,20 @@ def test_figure_5_has_what_the_method_has():
     assert any("α = 0.5" in text for text in texts)
 
 
+def test_where_no_picture_may_be_stored_the_mean_of_all_maps_is_drawn(measured, tmp_path):
+    found = [m for m in kind_of(measured, "activation") if m.subject["method"] != "raw"]
+    for m in found:
+        values = m.values | {"pictures": None, "labels": None}
+        dataclasses.replace(m, values=values).save(tmp_path / "activation" / f"{m.subject['method']}.json")
+    assert [path.name for path in figures.draw_all(tmp_path, tmp_path / "out")][:2] == [
+        "figure-02-activation.png", "figure-08-activation.png",
+    ]  # fmt: skip
+    figure = figures.mean_maps(found)
+    for panel, m in zip(figure.axes, found, strict=False):
+        assert (panel.images[0].get_array() == analyses.unpack(m.values["paper"]["mean"]).numpy()).all()
+    figures.plt.close(figure)
+
+
 def test_figures_without_measurements_are_left_out(measured, tmp_path):
     (tmp_path / "samples").mkdir()
     for path in (measured / "samples").glob("alp.json"):
