@@ -133,7 +133,7 @@ def _use(record: Record) -> None:
     _protocol_key(record), differences_from(record, "aalp"), record.config["method"].get("label", "").removeprefix("")
     if record.tier == "full":  # others cost nothing that a table says
         epochs, steps, images, _ = effort(record)
-        range(epochs * steps * (images or 1))
+        range(epochs * steps * (images or 1))  # refuses what is no whole number
     for which in record.accuracy | record.outcomes:
         _use_cells(record.accuracy.get(which, {}), record.outcomes.get(which, {}))
 
@@ -153,7 +153,7 @@ def _use_cells(cells: Mapping[str, Mapping[str, float]], outcomes: Mapping[str, 
 
 
 def _use_measurement(kept: Measurement) -> None:
-    """Likewise."""
+    """Likewise: `range` and `operator.index` refuse what is no whole number, `hash` what is no name."""
     hash((kept.subject["data"], kept.subject["method"])), operator.index(kept.subject["seed"])
     if kept.kind == "samples":
         range(kept.config.get("images", 0))

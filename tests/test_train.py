@@ -212,10 +212,23 @@ def test_the_best_model_is_made_good_after_a_kill_before_it_was_written(few, tmp
         aalp.fit(small(), few, "raw", epochs=3, recipe=recipe, out=tmp_path)
     monkeypatch.undo()
     assert written[:2] == [checkpoints.LAST, checkpoints.BEST]
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    assert epochs_of(tmp_path / checkpoints.BEST) == 1
+    with pytest.raises(aalp.Interrupted):
+        aalp.fit(small(9), few, "raw", epochs=3, recipe=recipe, out=tmp_path, resume=True, progress=stop)
+    assert (
+        epochs_of(tmp_path / checkpoints.BEST) == checkpoints.read(tmp_path / checkpoints.LAST).meta["history"]["best"]
+    )
     history = aalp.fit(small(9), few, "raw", epochs=3, recipe=recipe, out=tmp_path, resume=True)
-    assert history.best == len(checkpoints.read(tmp_path / checkpoints.BEST).meta["history"]["epochs"])
-    last = len(checkpoints.read(tmp_path / checkpoints.LAST).meta["history"]["epochs"])
-    assert last == 3
+    assert epochs_of(tmp_path / checkpoints.BEST) == history.best
+    assert epochs_of(tmp_path / checkpoints.LAST) == 3
+
+
+def epochs_of(path):
+    return len(checkpoints.read(path).meta["history"]["epochs"])
 
 
 def test_a_loader_with_random_transforms_resumes_too(few, tmp_path):
