@@ -321,6 +321,20 @@ def test_a_gain_that_few_images_do_not_show_has_not_vanished():
     assert "AALP is ahead of ALP at PGD-100; on the images of the strongest attack, on 1 of these 4 seeds, at" in said
 
 
+def test_the_headline_says_at_which_weaker_attacks_aalp_is_ahead():
+    columns = {"fgsm": (800, 830), "pgd10": (750, 745), "pgd20": (720, 740), "cw10": (700, 720), "pgd100": (700, 701)}
+    rows = {name: {column: pair[i] for column, pair in columns.items()} for i, name in enumerate(("alp", "aalp"))}
+    runs = [record(name, seed, **rows[name]) for seed in (0, 1) for name in rows]
+    tough = [strong(name, square=right(500)) for name in rows]
+    one, both = (paired.headline(found(*of, measurements=tough)) for of in (runs[:2], runs))
+    assert "AALP's gain over ALP on one seed, shown at FGSM, PGD-20 and CW-10, is not shown at PGD-100" in one
+    assert "ahead at FGSM (+3.0 points, p 2e-09), PGD-20 (+2.0 points, p 2e-06) and CW-10 (+2.0 points, p 2e-06)" in one
+    assert "AALP's gain over ALP, shown at FGSM" in both
+    runs[-1] = record("aalp", 1, **rows["aalp"] | {"fgsm": 840, "pgd20": 719})
+    said = paired.headline(found(*runs, measurements=tough))
+    assert "ahead at FGSM (+3.5 points, p 2e-12, over seeds 0.090) and CW-10 (+2.0 points, p 2e-06)" in said
+
+
 def test_of_equally_strong_attacks_the_headline_names_the_last():
     """Stages that take nothing more still belong to AutoAttack."""
     stages = ("apgd-t", "fab-t", "square")
@@ -428,6 +442,23 @@ def test_ablations_are_compared_with_the_nearest_row_seed_by_seed():
     assert base.startswith("| AALP | a row of the paper | mnist-sample | fast | 2 |")
     assert variant.startswith("| AALP, half | AALP: mask rule half | mnist-sample | fast | 3 |")
     assert variant.endswith("| +1.6 [+0.1 to +3.0] | 1.000, 2e-09 |")  # 2 / 2^30; seed 2 has no base
+
+
+def test_controls_stand_between_the_rows_that_they_tell_apart():
+    rows = experiments.ABLATIONS
+    made = found(
+        *(record(name, seed, pgd100=n) for seed in (0, 1) for name, n in (("alp", 700), ("aalp_sw", 730))),
+        measurements=[strong("aalp_sw", square=right(500)), strong("aalp_sw_mean", square=right(520))],
+    )
+    assert "not measured yet" in paired.controls_table(made)
+    mean = [record("aalp_sw_mean", seed, row=rows["aalp_sw_mean"], pgd100=n) for seed, n in ((0, 720), (1, 721))]
+    made = dataclasses.replace(made, ablations=[*mean, record("aalp_shuffled", row=rows["aalp_shuffled"], pgd100=1)])
+    less, which, mask = paired.controls_table(made).split("\n\n")[1].splitlines()[2:]
+    assert less.startswith("| ALP → AALP (sw), the batch's mean weight | **+0.0** not shown<br>2 seeds")
+    assert "| **+2.0** ahead<br>2 seeds, +2.0 to +2.1<br>p 1e-06<br>over seeds 0.016 | not measured yet |" in less
+    assert "**+0.9** ahead<br>2 seeds, +0.9 to +1.0<br>p " in which
+    assert which.endswith("| **-2.0** behind<br>p 2e-06 |")
+    assert mask.startswith("| AALP, keep as many, but random ones → AALP (sw) | **+0.0** not shown<br>p 1.000 |")
 
 
 def test_cost_counts_attack_steps_and_samples_of_the_training_step():
