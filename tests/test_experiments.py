@@ -104,7 +104,7 @@ def test_reasons_change_one_thing_each_but_for_two_together_and_take_no_other_se
     jobs = experiments.reasons(tmp_path)
     usual = SETTINGS["mnist"]["fast"]
     for job in jobs:
-        base = METHODS["aalp" if job.row.name.startswith("aalp") else "alp"]
+        base = METHODS[job.row.name.removesuffix("_averaged").removesuffix("_ce_adversarial")]
         made = [f.name for f in dataclasses.fields(base) if getattr(base, f.name) != getattr(job.row, f.name)]
         changed = {*made} - {"name", "label"}
         changed |= {n for n in ("model", "attack", "recipe") if getattr(job.setting, n) != getattr(usual, n)}
