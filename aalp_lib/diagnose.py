@@ -198,22 +198,7 @@ def diagnose(
                 model, split, attack.eps, seed=seed, version="square", queries=square, batch_size=batch_size,
                 progress=tells["square"],
             )["square"]  # fmt: skip
-    plain = report["x1"].correct
-    return Diagnosis(
-        attack=dataclasses.asdict(attack),
-        seed=seed,
-        eps=[
-            _row(report[f"eps {eps:g}" if eps else "clean"], eps=eps, most=_most(eps, model, split, walk.clean))
-            for eps in (0, *radii(attack))
-        ],
-        steps=walk.rows(report["clean"].correct),
-        restarts=[_row(report[f"x{count}"], restarts=count) for count in RESTARTS],
-        fgsm=_row(report["fgsm"], only=_only(report["fgsm"], plain)),
-        margin=_row(report["margin"], only=_only(report["margin"], plain)),
-        black_box={name: _row(outcome, only=_only(outcome, plain)) for name, outcome in black_box.items()},
-        zero_gradients=walk.zero_gradients,
-        logits=walk.logit_scale(),
-    )
+    return _assembled(attack, seed, report, walk, black_box)
 
 
 def radii(attack: Attack) -> list[float]:
@@ -236,16 +221,23 @@ def _only(other: Outcome, plain: Tensor) -> int:
     return int((plain & ~other.correct).sum())
 
 
-def _most(eps: float, model: Classifier, split: Split, clean: Tensor) -> float:
-    """Largest share that can be right at `eps`, as images that lie in every ball say; `clean` are the logits (N, K)."""
-    if eps < 0.5:
-        return 1.0
-    grey = torch.full_like(split.images[:1], 0.5, dtype=torch.float32).to(next(model.parameters()).device)
-    with evaluating(model), torch.no_grad():
-        seen = model(grey).argmax(1).cpu()
-    if eps >= 1:
-        seen = torch.cat([seen, clean.argmax(1)])
-    return float((split.labels.cpu()[:, None] == seen.unique()).all(1).float().mean())
+def _assembled(attack: Attack, seed: int, report: Report, walk: "_Walk", black_box: Mapping[str, Outcome]) -> Diagnosis:
+    plain = report["x1"].correct
+    return Diagnosis(
+        attack=dataclasses.asdict(attack),
+        seed=seed,
+        eps=[
+            _row(report[f"eps {eps:g}" if eps else "clean"], eps=eps, most=walk.most(eps))
+            for eps in (0, *radii(attack))
+        ],
+        steps=walk.rows(report["clean"].correct),
+        restarts=[_row(report[f"x{count}"], restarts=count) for count in RESTARTS],
+        fgsm=_row(report["fgsm"], only=_only(report["fgsm"], plain)),
+        margin=_row(report["margin"], only=_only(report["margin"], plain)),
+        black_box={name: _row(outcome, only=_only(outcome, plain)) for name, outcome in black_box.items()},
+        zero_gradients=walk.zero_gradients,
+        logits=walk.logit_scale(),
+    )
 
 
 # --- along one trajectory --------------------------------------------------------------------------------------------
@@ -259,6 +251,14 @@ class _Walk:
     path: Tensor
     labels: Tensor
     zero: Tensor  # bool (2, N): at the clean images and at the last iterates
+    grey: Tensor  # int64 (1,): the class that an image of 0.5 everywhere is seen as
+
+    def most(self, eps: float) -> float:
+        """Largest share that can be right at `eps`, as images that lie in every ball say."""
+        if eps < 0.5:
+            return 1.0
+        seen = self.grey if eps < 1 else torch.cat([self.grey, self.clean.argmax(1)])
+        return float((self.labels[:, None] == seen.unique()).all(1).float().mean())
 
     def rows(self, right: Tensor) -> list[Row]:
         return [
@@ -296,6 +296,8 @@ def _walk(
     split = split.to(next(model.parameters()).device)
     parts = []
     total = -(-len(split) // batch_size)
+    with evaluating(model):
+        grey = _logits(model, torch.full_like(split.images[:1], 0.5, dtype=torch.float32)).argmax(1)
     with evaluating(model), channels_last(model), lean.network(model):
         for index, (x, y) in enumerate(split.batches(batch_size), 1):
             parts.append(_walk_batch(model, laid_out(x), y, attack, start))
@@ -307,6 +309,7 @@ def _walk(
         "path": torch.cat(path, 1),
         "labels": split.labels.cpu(),
         "zero": torch.cat(zero, 1),
+        "grey": grey.cpu(),
     }
 
 
