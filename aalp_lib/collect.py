@@ -130,10 +130,11 @@ def _renamed(kept: Measurement) -> Measurement:
 
 def _use(record: Record) -> None:
     """Touch what the tables use, so that damage shows here; outcomes must agree with the counts beside them."""
-    _protocol_key(record), differences_from(record, "aalp"), record.config["method"].get("label", "").removeprefix("")
+    _protocol_key(record), differences_from(record, "aalp")  # what runs are gathered by and bases are found by
+    record.config["method"].get("label", "").removeprefix("")  # refuses what is no text: a cell of a table
     if record.tier == "full":  # others cost nothing that a table says
         epochs, steps, images, _ = effort(record)
-        range(epochs * steps * (images or 1))  # refuses what is no whole number
+        range(epochs * steps * (images or 1))  # refuses what is no whole number: the table of costs counts gradients
     for which in record.accuracy | record.outcomes:
         _use_cells(record.accuracy.get(which, {}), record.outcomes.get(which, {}))
 
@@ -154,16 +155,18 @@ def _use_cells(cells: Mapping[str, Mapping[str, float]], outcomes: Mapping[str, 
 
 def _use_measurement(kept: Measurement) -> None:
     """Likewise: `range` and `operator.index` refuse what is no whole number, `hash` what is no name."""
+    # tables look a measurement up by these, and put seeds in order
     hash((kept.subject["data"], kept.subject["method"])), operator.index(kept.subject["seed"])
     if kept.kind == "samples":
-        range(kept.config.get("images", 0))
+        range(kept.config.get("images", 0))  # Table 4 makes as many outcomes
         for cells in (kept.values["consistent"], kept.values["inconsistent"]):
+            # Table 1 averages these; of no images there is nothing to average
             [cells[name] / 1 for name in paper.SAMPLE_COLUMNS if round(cells["count"])]
     if kept.kind == "strong":
         _use_cells(kept.values["columns"], kept.values["outcomes"])
     if kept.kind == "diagnosis":
         found = Diagnosis.of(kept)
-        repr(found), "; ".join(kept.values["signs"]), kept.config["images"]
+        repr(found), "; ".join(kept.values["signs"]), kept.config["images"]  # what the tables of diagnoses say
         _use_cells({name: row for group in found.rows for name, row, _ in group}, {})
 
 
