@@ -12,6 +12,8 @@ from aalp_lib import analyses, collect, figures, observe, report, results
 from aalp_lib.checkpoints import load_model
 from aalp_lib.jobs import new_model
 
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+
 
 @pytest.fixture(scope="module")
 def measured(sample, tmp_path_factory):
@@ -58,9 +60,18 @@ def test_every_figure_is_drawn_from_what_is_on_disk(measured, tmp_path):
     assert "\n\nmnist-sample, recipe fast, seeds 0, 1.\n" in said  # figure 6 has all seeds
 
 
+@pytest.mark.parametrize("folder", sorted(RESULTS.glob("*/figures")), ids=lambda folder: folder.parent.name)
+def test_the_committed_pages_of_figures_say_what_the_records_do(folder, tmp_path, monkeypatch):
+    """Of the pictures only that they are there: saving them takes long, and their bytes are their matplotlib's."""
+    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, target, **_: None)
+    *paths, page = figures.draw_all(folder.parent, tmp_path)
+    assert page.read_text() == (folder / "README.md").read_text()
+    assert [path.name for path in paths] == sorted(path.name for path in folder.glob("*.png"))
+
+
 def test_the_diagnosis_is_drawn_with_its_bound(tmp_path):
     """Its claim are the largest accuracies at radius 0.5 and 1, whichever network has them."""
-    root = Path(__file__).resolve().parents[1] / "results" / "mnist" / "diagnosis"
+    root = RESULTS / "mnist" / "diagnosis"
     found = [results.Measurement.load(root / f"mnist-{name}-seed0.json") for name in ("raw", "alp")]
     found[1].values["eps"][-1] |= {"accuracy": 0.125, "low": 0.1, "high": 0.15, "correct": 125}
     for m in found:
