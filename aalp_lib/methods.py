@@ -68,7 +68,7 @@ class Method:
         The samples whose cross-entropy counts; "joint" is the mean over both kinds (Eq. 10).
     pairing : None, "alp", "adaptive_alp", "mean_weight_alp" or "trades_kl"
         What ties a clean sample to its adversarial one. "mean_weight_alp" is a control of "adaptive_alp": each sample
-        gets the mean of the batch's weights, so that the pairing is as weak, but no sample's more than another's.
+        gets the mean of the batch's weights, so that their sum is the same, but no sample counts less than another.
     weight : float
         The paper's alpha; beta for TRADES.
     guided_dropout : GuidedDropout, optional

@@ -207,13 +207,11 @@ def test_the_weights_help_under_autoattack_and_guided_dropout_does_not(kept, row
         assert (gained.standing, gained.p > 0.5) == ((1, False) if late else (0, True))
 
 
-def test_more_than_half_of_the_weights_gain_comes_from_pairing_less(kept, rows, full):
+def test_a_part_of_the_weights_gain_comes_from_pairing_less(kept, rows, full):
     steps = (rows["alp"], full["aalp_sw_mean"]), (full["aalp_sw_mean"], rows["aalp_sw"])
     less, which = (paired.compare_strong(kept, *step) for step in steps)
     assert all(step.standing == 1 and len(step.gains) == 3 and surely(step) for step in (less, which))
-    assert less.gain > which.gain
     less_clean, which_clean = (paired.compare(*step, "clean") for step in steps)
-    assert which_clean.gain > less_clean.gain > 0
     assert which_clean.standing == less_clean.standing == 1
     assert not any(paired.compare(*step, column).standing for step in steps for column in ("pgd100", "cw100"))
     weaker = paired.compare_strong(kept, rows["alp"], full["alp_averaged"])
@@ -221,14 +219,11 @@ def test_more_than_half_of_the_weights_gain_comes_from_pairing_less(kept, rows, 
 
 
 def test_guided_dropout_is_ahead_only_with_madrys_method(kept, rows):
+    ahead = {c: paired.compare(rows["adv"], rows["adv_gd"], c) for c in PUBLISHED["adv"] if c != "clean"}
+    assert {c for c, step in ahead.items() if step.standing == 1} == {"fgsm", "pgd40", "pgd100", "cw40", "cw100"}
+    assert {c for c, step in ahead.items() if surely(step)} == {"fgsm", "pgd40"}
+    assert all(len(step.gains) == 3 and max(step.gains) < 1 for step in ahead.values())
     for column in ("pgd40", "pgd100", "cw100"):
-        ahead = paired.compare(rows["adv"], rows["adv_gd"], column)
-        assert (ahead.standing, len(ahead.gains), max(ahead.gains) < 1, surely(ahead)) == (
-            1,
-            3,
-            True,
-            column == "pgd40",
-        )
         for plain, guided in (("raw", "raw_gd"), ("alp", "aalp_gd"), ("aalp_sw", "aalp")):
             assert paired.compare(rows[plain], rows[guided], column).standing < 1
     assert paired.compare_strong(kept, rows["adv"], rows["adv_gd"]).p > 0.5
@@ -423,7 +418,7 @@ def test_guided_dropout_does_less_harm_than_a_random_mask_and_not_less_than_none
         guided, bare = (paired.compare(shuffled, rows[name], column) for name in ("aalp", "aalp_sw"))
         assert all(step.standing == 1 and len(step.gains) == 3 and surely(step) for step in (guided, bare))
     guided, bare = (paired.compare_strong(kept, shuffled, rows[name]) for name in ("aalp", "aalp_sw"))
-    assert (guided.standing, guided.p > 0.5, bare.standing) == (0, True, 1)
+    assert (guided.standing, guided.p > 0.5, bare.standing, surely(bare)) == (0, True, 1, False)
     for column in ("clean", "pgd100", "cw100"):
         assert paired.compare(rows["aalp_sw"], rows["aalp"], column).standing < 1
     assert paired.compare_strong(kept, rows["aalp_sw"], rows["aalp"]).standing < 1
@@ -447,6 +442,8 @@ def test_what_is_open_of_records(rows):
     again = [r for name in TABLE_2 for r in rows[name] if r.seed in (1, 2, 3)]
     clean = [(r.method, r.seed) for r in again if not r.environment["commit"].endswith("+")]
     assert clean == [("adv", 1)]
+    first = [r for name in TABLE_2 for r in rows[name] if r.seed == 0]
+    assert [r.method for r in first if r.environment["commit"].endswith("+")] == ["aalp_sw"]
     nameless = [r for name in TABLE_2 for r in rows[name] if r.environment["commit"] is None]
     assert {r.seed for r in nameless} == {4, 5, 6}
     assert {r.environment["code"] for r in nameless} == {"ad1218ca445e"}

@@ -131,6 +131,26 @@ def test_what_others_left_is_not_read_by_a_measurement(grid, tmp_path, monkeypat
     assert [int(made) for made in read[-2:]] == [6, 8]
 
 
+@pytest.mark.slow
+def test_parts_outlive_a_measurement_that_could_not_be_saved(grid, tmp_path, monkeypatch):
+    shutil.copytree(grid / "mnist-sample", tmp_path / "run", ignore=shutil.ignore_patterns("strong"))
+    sample = load("mnist-sample")
+
+    def strong(*_, **__):
+        resume.once("part", lambda: {"made": torch.tensor(1)})
+        return aalp.Report({"clean": aalp.Outcome(torch.ones(12, dtype=torch.bool))})
+
+    def full(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(sys.modules["aalp_lib.diagnose"], "strong", strong)
+    monkeypatch.setattr(results.Measurement, "save", full)
+    few = dataclasses.replace(sample, test=sample.test[:12])
+    with pytest.raises(OSError, match="no space left"):
+        study.measure(tmp_path / "run", few, kinds=["strong"], methods=["aalp"], images=12)
+    assert list((tmp_path / "run" / "runs").glob("*-strong/*/part.safetensors"))
+
+
 def test_damaged_parts_are_made_anew_and_no_name_is_used_twice(tmp_path):
     with contextlib.suppress(KeyboardInterrupt), resume.resumable(tmp_path / "work", b"a") as work:
         resume.once("part", lambda: {"made": torch.tensor(1)})
