@@ -71,8 +71,8 @@ def guided_dropout_mask(scores: Tensor, rule: Rule = "median", *, noise: Tensor 
         "median" keeps `scores >= median`, the median being the mean of the two middle values. Ties keep more than
         half, and with more than half of the features dead the median is 0 and everything is kept. "half" keeps exactly
         the upper F // 2 + F % 2, ties by position. Two controls keep as many: "low" those that contribute least,
-        "random" any. A third, "shuffled", keeps any too, but as many as "median"
-        would. If they do as well, the guidance is not what helps.
+        "random" any. A third, "shuffled", keeps any too, but as many as "median" would. If they do as well, the
+        guidance is not what helps.
     noise : as `scores`, optional
         Uniform, for "random" and "shuffled"; by default drawn from torch's global generator.
 

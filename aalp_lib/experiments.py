@@ -169,6 +169,9 @@ def reasons(out: Path, root: Path | None = None, device: str = "cpu", seeds: Seq
     ]  # fmt: skip
 
 
+# --- controls of AALP's halves ---------------------------------------------------------------------------------------
+
+
 CONTROLS = ("aalp_shuffled", "aalp_sw_mean")
 
 

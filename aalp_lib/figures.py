@@ -156,14 +156,15 @@ def activation_maps(found: Sequence[Measurement], kind: str = "paper", count: in
 
 def mean_maps(found: Sequence[Measurement], kind: str = "paper") -> Figure:
     """Figures 2 and 8 where no image may be shown: the mean of the maps of all adversarial images, a panel a model."""
-    size = (2.2 * len(found) + 2, 3.4)
+    size = (2.2 * len(found) + 2, 3.7)
     figure, panels = plt.subplots(1, len(found), figsize=size, layout="constrained", squeeze=False)
     means = [unpack(m.values[kind]["mean"]).numpy() for m in found]
     for panel, measured, mean in zip(panels[0], found, means, strict=True):
         shown = panel.imshow(mean, cmap="inferno", vmin=0, vmax=max(map(np.max, means)), interpolation="nearest")
         panel.set(title=label(_name(measured)), xticks=[], yticks=[])
     figure.colorbar(shown, ax=panels[0], label="mean of maps, each\nover its largest value", shrink=0.9)
-    figure.suptitle(_claim_of_maps(found, kind, size), fontsize=10)
+    where = "Shown: the mean of all maps; it says where they lie, not how concentrated one is."
+    figure.suptitle(f"{_claim_of_maps(found, kind, size)}\n{_filled(where, size)}", fontsize=10)
     return figure
 
 

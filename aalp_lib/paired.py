@@ -557,12 +557,10 @@ def order_table(found: Found, which: Which = "last") -> str:
             tables.append(f"{heading}\n\n{grid([['Method', *(HEADINGS[name] for name in PAIRED), head[-1]], *lines])}")
     if not tables:
         return f"The order of the methods: {UNMEASURED}.\n"
-    tests = sum(step.ours is not None for step in made)
     text = (
         "Gains in points on the same images, and their range over seeds; p of McNemar's exact test, or of several "
         'seeds that of the sign-flip test on each image\'s sum, in which an image counts once; "over seeds" that of '
-        f"the t test on the seeds' gains. With {tests} comparisons, chance alone would bring about "
-        f"{max(1, round(0.05 * tests))} below 0.05 if no two networks differed. "
+        f"the t test on the seeds' gains. {_by_chance(sum(step.ours is not None for step in made))} "
         '"Best" names the verdict on the networks that were best on the validation split, where it is another.'
     )
     if images := {step.ours.images for step in made if step.column == STRONGEST and step.ours}:
@@ -572,6 +570,13 @@ def order_table(found: Found, which: Which = "last") -> str:
             "and a step holds there if it goes as the paper's at PGD-100."
         )
     return "\n".join([f"{text}\n", *tables])
+
+
+def _by_chance(tests: int) -> str:
+    return (
+        f"With {tests} comparisons, chance alone would bring about {max(1, round(0.05 * tests))} below 0.05 if no two "
+        "networks differed."
+    )
 
 
 def order_csv(found: Found, data: str, which: Which = "last") -> str:
@@ -630,28 +635,30 @@ def _apart(right: Sequence[Tensor | None]) -> str:
 # --- controls and ablations ------------------------------------------------------------------------------------------
 
 
+_WAYS = {1: "ahead", 0: "not shown", -1: "behind"}
+
+
 def controls_table(found: Found, data: str = "mnist", which: Which = "last") -> str:
     """AALP's halves beside their controls (`experiments.controls`), on the same images and shared seeds."""
     made = {g.method: g.records for g in groups(found.ablations) if (g.data, g.protocol) == (data, "fast")}
     made |= {g.method: g.records for g in of_the_paper(found.records, data) if (g.data, g.protocol) == (data, "fast")}
-    lines = []
+    lines, tests = [], 0
     for first, second in CONTROLLED:
         if first in made and second in made:
             runs = made[first], made[second]
             cells = [compare(*runs, column, which) for column in ("clean", *PAIRED)]
             cells.append(compare_strong(found, *runs, which=which))
+            tests += sum(one is not None for one in cells)
             names = [run[0].config["method"]["label"] for run in runs]
             lines.append([" → ".join(names), *(one.cell(_WAYS[one.standing]) if one else UNMEASURED for one in cells)])
     if not lines:
         return f"The controls on {title(data)}: {UNMEASURED}.\n"
     head = ["Step", "Clean", *(HEADINGS[name] for name in PAIRED), "All of AutoAttack"]
     return (
-        "What the second gains over the first in points on the same images; both p as in the table of the order. The "
-        "last column is of the images that were attacked with all of AutoAttack.\n\n" + grid([head, *lines])
+        "What the second gains over the first in points on the same images; both p as in the table of the order. "
+        f"{_by_chance(tests)} The last column is of the images that were attacked with all of AutoAttack.\n\n"
+        + grid([head, *lines])
     )
-
-
-_WAYS = {1: "ahead", 0: "not shown", -1: "behind"}
 
 
 def ablation_table(found: Found, which: Which = "last") -> str:
