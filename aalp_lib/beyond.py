@@ -1,11 +1,13 @@
-"""What the paper does not ask, in tables with a line for each model: stronger attacks, signs of gradient masking."""
+"""What the paper does not ask, in tables by model: stronger attacks, other settings of its own, signs of masking."""
 
+from aalp_lib import paper
 from aalp_lib.collect import (
     TITLES,
     UNMEASURED,
     Cell,
     Found,
     Which,
+    changes,
     csv_text,
     gradients,
     grid,
@@ -16,7 +18,7 @@ from aalp_lib.collect import (
     training_protocol,
 )
 from aalp_lib.diagnose import LARGE, NOISE, QUERIES, Diagnosis
-from aalp_lib.evaluate import paper_name
+from aalp_lib.evaluate import ALTERED, HEADINGS, paper_name, suite_in_ball
 from aalp_lib.methods import METHODS
 from aalp_lib.paired import attack_title
 from aalp_lib.results import Measurement, label
@@ -44,6 +46,43 @@ def strong_table(found: Found, which: Which = "last") -> str:
         "Correct images in percent, with 95 % Wilson intervals. The stages of AutoAttack build on each other: each "
         f"attacks what the ones before have left. {GRADIENTS}\n\n" + grid(lines) + _without(found, "strong", which)
     )
+
+
+def attacks_table(found: Found, which: Which = "last") -> str:
+    """Table 2's attacks with one setting changed, for each model: what that moves, and how far the paper's row is."""
+    made = about(found, "attacks", which)
+    if not made:
+        return f"Other settings of the attacks: {UNMEASURED}.\n"
+    names = [*suite_in_ball(1.0, 1.0)]
+    lines = [["Network", "Images", "What is changed", *(HEADINGS[name] for name in names)]]
+    for m in made:
+        cells, precision = m.values["columns"], gradients(m)
+        *about_it, seed = _subject(m, found)
+        words = [*about_it, f"seed {seed}", *([precision] if precision != "float32" else [])]
+        plain = {name: 100 * cells[name]["accuracy"] for name in names}
+        lines.append([", ".join(words), str(m.config["images"]), "nothing", *(f"{v:.1f}" for v in plain.values())])
+        for word, what in ALTERED.items():
+            moved = {n: 100 * c["accuracy"] - plain[n] for n in names if (c := cells.get(f"{n} {word}"))}
+            lines.append(["", "", what, *(f"{moved[n]:+.1f}" if n in moved else "–" for n in names)])
+        away = _away_from_the_paper(m, found, which)
+        lines.append(["", "", "*the paper's row*", *(f"*{away[n]:+.1f}*" if n in away else "–" for n in names)])
+    return (
+        "Correct images in percent, from the front of the test set; below them, in points, what one change of the "
+        "attacks moves on the same images, and in italics how far above or below this network's row the paper's lies, "
+        "on all test images. Where a change moves a column as far as that, the paper's number may be of such an "
+        "attack.\n\n" + grid(lines)
+    )
+
+
+def _away_from_the_paper(m: Measurement, found: Found, which: Which) -> dict[str, float]:
+    """The paper's row less the network's own, in points, by column; nothing where either is missing."""
+    key = (m.subject["data"], m.subject["method"], m.subject["seed"], measured_protocol(m))
+    published = paper.TABLE_2.get(paper_name(key[0]), {}).get(key[1], {})
+    for r in found.records:
+        if (r.data, r.method, r.seed, training_protocol(r)) == key and not changes(r):
+            cells = r.accuracy.get(which, {})
+            return {n: value - 100 * cells[n]["accuracy"] for n, value in published.items() if n in cells}
+    return {}
 
 
 def diagnosis_table(found: Found, which: Which = "last") -> str:
@@ -109,9 +148,9 @@ def signs_table(found: Found, which: Which = "last") -> str:
 
 
 def measured_csv(found: Found, data: str) -> dict[str, str]:
-    """The accuracies of "strong" and "diagnosis" of one of the paper's data sets, a line for each, as CSV by kind."""
+    """Accuracies on one of the paper's data sets, a line for each, as CSV by kind: "strong", "diagnosis", "attacks"."""
     made = {}
-    for kind in ("strong", "diagnosis"):
+    for kind in ("strong", "diagnosis", "attacks"):
         kept = [m for m in about(found, kind, "last") if paper_name(str(m.subject.get("data"))) == data]
         if kept:
             lines = ([*_subject(m, found), gradients(m), *cells] for m in kept for cells in _accuracies(m))
@@ -121,7 +160,7 @@ def measured_csv(found: Found, data: str) -> dict[str, str]:
 
 def _accuracies(m: Measurement) -> list[list[str]]:
     """Attack, percent with its interval, number right and of how many."""
-    if m.kind == "strong":
+    if m.kind != "diagnosis":
         rows = [(attack_title(name), row) for name, row in m.values["columns"].items()]
     else:
         rows = [(name, row) for group in Diagnosis.of(m).rows for name, row, _ in group]

@@ -803,7 +803,7 @@ def _add_measure(commands: Any) -> None:
     parser.add_argument("--out", type=Path, default=Path("results"), help="the folder of aalp reproduce")
     parser.add_argument("--kinds", default=",".join(study.KINDS), help="what to measure, with commas between")
     parser.add_argument("--methods", help="only models of these methods, names with commas between (default: all)")
-    parser.add_argument("--images", type=int, default=1000, help="test images for diagnosis and strong attacks")
+    parser.add_argument("--images", type=int, default=1000, help="test images for diagnosis, strong, attacks")
     what = "fixes the attacks' random starts; models of every training seed are measured"
     parser.add_argument("--seed", type=int, default=0, help=what)
     _add_precision(parser)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from aalp_lib import _checks, paper, results
 from aalp_lib._checks import InputError
 from aalp_lib.diagnose import Diagnosis
-from aalp_lib.evaluate import paper_name
+from aalp_lib.evaluate import paper_name, suite_in_ball
 from aalp_lib.experiments import SETTINGS
 from aalp_lib.jobs import Setting
 from aalp_lib.methods import METHODS, Method
@@ -119,8 +119,8 @@ def read_one(path: Path) -> Record | Measurement:
 
 
 def _renamed(kept: Measurement) -> Measurement:
-    """A measurement of strong attacks or of samples under the names that tables use, whichever it came with."""
-    if kept.kind not in ("strong", "samples"):
+    """A measurement of attacks or of samples under the names that tables use, whichever it came with."""
+    if kept.kind not in ("strong", "attacks", "samples"):
         return kept
     values = {_CALLED.get(key, key): value for key, value in kept.values.items()}
     for name in {"consistent", "inconsistent"} & values.keys():
@@ -162,8 +162,10 @@ def _use_measurement(kept: Measurement) -> None:
         for cells in (kept.values["consistent"], kept.values["inconsistent"]):
             # Table 1 averages these; of no images there is nothing to average
             [cells[name] / 1 for name in paper.SAMPLE_COLUMNS if round(cells["count"])]
-    if kept.kind == "strong":
+    if kept.kind in ("strong", "attacks"):
         _use_cells(kept.values["columns"], kept.values["outcomes"])
+    if kept.kind == "attacks":
+        [kept.values["columns"][name] for name in suite_in_ball(1.0, 1.0)], kept.config["images"]
     if kept.kind == "diagnosis":
         found = Diagnosis.of(kept)
         repr(found), "; ".join(kept.values["signs"]), kept.config["images"]  # what the tables of diagnoses say

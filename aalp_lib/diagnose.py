@@ -28,7 +28,7 @@ from aalp_lib import _checks, lean, losses, results, resume, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import FGSM, Attack, derived, laid_out, scaled
 from aalp_lib.data import Split
-from aalp_lib.evaluate import HEADINGS, Outcome, Report, chosen, evaluate, gradients, starts, table2_suite
+from aalp_lib.evaluate import HEADINGS, Outcome, Report, altered, chosen, evaluate, gradients, starts, table2_suite
 from aalp_lib.fast import Precision, without_tf32
 from aalp_lib.models import Classifier, channels_last, class_count, evaluating
 from aalp_lib.progress import Tell, shown, stages
@@ -666,7 +666,7 @@ def measure(
     split: Split,
     ball: str | Attack,
     *,
-    kind: Literal["diagnosis", "strong"] = "diagnosis",
+    kind: Literal["diagnosis", "strong", "attacks"] = "diagnosis",
     subject: Mapping[str, Any],
     tier: str,
     seed: int = 0,
@@ -686,10 +686,10 @@ def measure(
         As in `diagnose` and `strong`.
     ball : str or Attack
         As in `strong_suite`.
-    kind : "diagnosis" or "strong"
+    kind : "diagnosis", "strong" or "attacks"
         Values of a diagnosis are those of `Diagnosis`, and "signs". Those of "strong" are "accuracy" and "outcomes",
         as in a record, of "clean", the strong suite and, where the extra is installed, AutoAttack's stages; each
-        packed outcome has a bit for each image.
+        packed outcome has a bit for each image. Those of "attacks" likewise, of the columns of `altered`.
     subject, tier
         As in a `Measurement`.
     source, source_subject
@@ -698,7 +698,7 @@ def measure(
         Folder for what is done so far: after a kill, the same call with the same package on the same device goes on
         from there. To be deleted once the measurement is saved.
     """
-    _checks.known("measurement", kind, ("diagnosis", "strong"))
+    _checks.known("measurement", kind, ("diagnosis", "strong", "attacks"))
     attack, began = _attack(ball), time.perf_counter()
     environment = results.environment(next(model.parameters()).device)
     source = source if kind == "diagnosis" else None
@@ -716,7 +716,11 @@ def measure(
             found = diagnose(model, split, attack, source=source, progress=progress, **settings)
             values = dataclasses.asdict(found) | {"signs": found.signs}
         else:
-            report = strong(model, split, attack, progress=progress, **settings)
+            if kind == "strong":
+                report = strong(model, split, attack, progress=progress, **settings)
+            else:
+                del settings["queries"]
+                report = altered(model, split, attack.eps, attack.step, progress=progress, **settings)
             values = {"accuracy": results.accuracies(report), "outcomes": results.outcomes(report)}
     seconds = time.perf_counter() - began + (earlier.seconds if earlier else 0)
     return Measurement(kind, dict(subject), tier, config, environment, values, seconds)

@@ -27,7 +27,7 @@ from aalp_lib.collect import (
     title,
     training_protocol,
 )
-from aalp_lib.evaluate import HEADINGS, TABLE_2_STEPS, paper_name
+from aalp_lib.evaluate import ALTERED, HEADINGS, TABLE_2_STEPS, paper_name
 from aalp_lib.methods import TABLE_2
 from aalp_lib.results import Measurement, Record, label, mcnemar, sign_flip_p, unpack
 
@@ -317,8 +317,14 @@ def shown_p(value: float) -> str:
 
 
 def attack_title(name: str) -> str:
-    """The name of an attack in tables; a stage of AutoAttack stands for all up to it."""
-    return _STAGES.get(name) or HEADINGS.get(name, name)
+    """The name of an attack in tables; a stage of AutoAttack stands for all up to it.
+
+    >>> attack_title("pgd10 longer")
+    'PGD-10, steps three times as long'
+    """
+    name, _, altered = name.partition(" ")
+    title = _STAGES.get(name) or HEADINGS.get(name, name)
+    return f"{title}, {ALTERED[altered]}" if altered in ALTERED else title
 
 
 def mcnemar_table(found: Found, which: Which = "last") -> str:

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
@@ -23,12 +23,8 @@ from aalp_lib.pretrained import fingerprint, kept, packaged, weights
 from aalp_lib.progress import Tell, stages
 from aalp_lib.results import Measurement, Record, named_records
 
-Kind = Literal["samples", "diagnosis", "strong"]
-KINDS: tuple[Kind, ...] = (
-    "samples",
-    "diagnosis",
-    "strong",
-)  # "samples" brings contributions, activation and examples along
+Kind = Literal["samples", "diagnosis", "strong", "attacks"]
+KINDS: tuple[Kind, ...] = get_args(Kind)  # "samples" brings contributions, activation and examples along
 PARTS = {
     "samples": ("samples", "contributions", "activation", "examples")
 }  # folders, where they are not the kind's own
@@ -116,15 +112,16 @@ def measure(
     dataset : Dataset
         What the grid was trained on.
     kinds : sequence of str
-        "samples" (on the whole test split: with "contributions", "activation", "examples"), "diagnosis", "strong".
+        "samples" (on the whole test split: with "contributions", "activation", "examples"), "diagnosis", "strong",
+        "attacks" (Table 2's, and what else its settings may be read as).
     methods : sequence of str, optional
         Only models of these methods; variants by their name in code; by default all.
     images : int
-        Test images, from the front of the split, for a diagnosis and for the strong attacks.
+        Test images, from the front of the split, for a diagnosis and for attacks.
     seed : int
         Of the attacks.
     precision : "float32", "bfloat16" or "auto"
-        Of gradients in a diagnosis and of PGD and CW from many starts, as in `evaluate`. What is there is kept,
+        Of gradients in a diagnosis and of attacks, as in `evaluate`, but never of AutoAttack's. What is there is kept,
         whatever its precision.
     progress : callable, optional
 
@@ -194,7 +191,7 @@ def _measure(
     runs: Sequence[Trained],
     dataset: Dataset,
     folder: Path,
-    kind: Literal["diagnosis", "strong"],
+    kind: Literal["diagnosis", "strong", "attacks"],
     images: int,
     seed: int,
     precision: Precision,

@@ -14,7 +14,7 @@ from aalp_lib import collect, figures, report
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "mnist"
 DELETED = object()
 DAMAGE = (None, "8", 8, [], {}, DELETED)
-TABULATED = ("", "strong", "diagnosis", "samples")
+TABULATED = ("", "strong", "diagnosis", "samples", "attacks")
 DRAWN = {"contributions": 0, "activation": 0, "examples": 0, "over_training": 1, "samples": 0, "diagnosis": 0}  # seed
 
 
@@ -74,7 +74,7 @@ def test_damage_to_a_file_is_named_or_does_no_harm(tmp_path, kind):
         kept = collect.read(tmp_path)
         said, lines = "".join(kept.left_out), use(kept)
         assert len(kept.left_out) == (str(file) in said), (path, by, said)
-        assert len(kept.records) + len(kept.measurements) + len(kept.left_out) == 10
+        assert len(kept.records) + len(kept.measurements) + len(kept.left_out) == 12
         assert lines.count("\nmnist ") >= 1, (path, by)
         if kind:
             assert lines.split("measurements")[0] == sound.split("measurements")[0], (path, by)

@@ -376,7 +376,7 @@ def test_strong_measurement_packs_each_image(generator):
         "source"
         not in measure(model, split, attack, kind="strong", subject={}, tier="quick", queries=5, **source).config
     )
-    with pytest.raises(aalp.InputError, match="known are diagnosis, strong"):
+    with pytest.raises(aalp.InputError, match="known are diagnosis, strong, attacks"):
         measure(model, split, attack, kind="weak", subject={}, tier="quick")
 
 

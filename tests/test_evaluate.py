@@ -4,7 +4,8 @@ from conftest import linear
 from scipy.stats import norm
 
 import aalp_lib as aalp
-from aalp_lib.evaluate import Outcome, gradients
+from aalp_lib.attacks import derived
+from aalp_lib.evaluate import ALTERED, Outcome, altered, altered_suite, gradients
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +30,32 @@ def test_ten_columns_with_the_papers_settings():
 
 def test_suite_takes_one_trajectory_a_loss():
     assert gradients(aalp.table2_suite("mnist")) == 1 + 100 + 100
+
+
+def test_altered_attacks_change_one_setting_of_table_2s():
+    suite, plain = altered_suite(0.3, 0.01), aalp.table2_suite("mnist")
+    assert {name: suite[name] for name in plain} == plain
+    assert suite["pgd10 longer"] == derived(plain["pgd10"], step=0.03)
+    assert suite["cw100 start"] == derived(plain["cw100"], start="clean")
+    assert suite["fgsm start"] == derived(plain["fgsm"], start="uniform")
+    assert suite["fgsm half"] == derived(plain["fgsm"], start="uniform", step=0.15)
+    assert {name.partition(" ")[2] for name in suite} == {"", *ALTERED} - {"last"}
+    assert gradients(suite) == 201 + 200 + 200 + 2
+
+
+def test_altered_attacks_stand_beside_those_of_table_2(trained, few):
+    few, told = few[:40], []
+    report = altered(trained, few, 0.1, 0.04, seed=3, progress=lambda *said: told.append(said))
+    plain = {name: attack for name, attack in altered_suite(0.1, 0.04).items() if " " not in name}
+    for reading, ending in (("any", ""), ("last", " last")):
+        alone = aalp.evaluate(trained, few, plain, seed=3, reading=reading)
+        for name in plain.keys() - {"fgsm"}:
+            assert torch.equal(report[f"{name}{ending}"].correct, alone[name].correct)
+    longer = aalp.evaluate(trained, few, {"a": aalp.CW(0.1, 0.12, 20)}, seed=3)["a"]
+    assert torch.equal(report["cw20 longer"].correct, longer.correct)
+    assert report["fgsm half"].accuracy > report["fgsm"].accuracy
+    assert "fgsm last" not in report
+    assert told[-1][0] == told[-1][1]
 
 
 def test_shared_trajectory_reads_what_separate_attacks_find(trained, few):

@@ -230,6 +230,28 @@ def test_measurements_are_read_under_either_name(tmp_path):
     assert "| MNIST | ALP | fast | 0 | float32 | 1000 | 70.0 (67.1–72.8) |" in report.strong_table(kept)
 
 
+def test_altered_attacks_are_told_by_what_they_move():
+    names = [*aalp.table2_suite("mnist")]
+    columns = dict.fromkeys(names, right(900)) | {"pgd10 longer": right(850), "fgsm half": right(912)}
+    m = dataclasses.replace(strong("adv", **columns), kind="attacks", config={"images": COUNT})
+    text = report.attacks_table(found(as_published("adv", 1.5), measurements=[m]))
+    cells = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
+    _, nothing, *changes, paper_row = [dict(zip(cells[0], line, strict=True)) for line in cells if "---" not in line]
+    assert nothing["Network"] == "MNIST, Madry, fast, seed 0"
+    assert (nothing["FGSM"], nothing["PGD-10"], nothing["Images"]) == ("90.0", "90.0", "1000")
+    moved = {line["What is changed"]: line for line in changes}
+    assert len(moved) == 4
+    assert moved["steps three times as long"]["PGD-10"] == "-5.0"
+    assert moved["steps three times as long"]["CW-10"] == moved["steps three times as long"]["FGSM"] == "–"
+    assert moved["FGSM of half a step from a random start"]["FGSM"] == "+1.2"
+    assert paper_row["PGD-10"] == "*-1.5*"
+    alone = report.attacks_table(found(measurements=[dataclasses.replace(m, subject=m.subject | {"seed": 1})]))
+    assert alone.splitlines()[-1].count("–") == len(names)
+    assert report.attacks_table(found()) == "Other settings of the attacks: not measured yet.\n"
+    lines = report.files(found(*duel(700, 650), measurements=[m]))["mnist/attacks.csv"].splitlines()
+    assert 'MNIST,Madry,fast,0,float32,"PGD-10, steps three times as long",85.00,82.65,87.08,850,1000' in lines
+
+
 def test_tables_say_what_gradients_were_computed_in():
     kept = [strong(name, pgd100x20=right(700)) for name in ("adv", "alp", "aalp")]
     kept[1].config["precision"] = "bfloat16"

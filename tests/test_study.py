@@ -64,7 +64,7 @@ def test_measures_what_is_missing_and_draws_it(grid, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["strong", "diagnosis"])
+@pytest.mark.parametrize("kind", ["strong", "diagnosis", "attacks"])
 def test_a_measurement_goes_on_where_it_was_stopped(grid, tmp_path, monkeypatch, kind):
     """Stopped again and again, each time an attack later: no attack is finished twice, and the record is the same."""
     few = dataclasses.replace(load("mnist-sample"), test=load("mnist-sample").test[:12])
