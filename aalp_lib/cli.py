@@ -320,7 +320,7 @@ def _measure(options: argparse.Namespace) -> None:
         paths = study.measure(
             folder, dataset, kinds=options.kinds.split(","), images=options.images, seed=options.seed,
             precision=options.precision, progress=tell,
-            methods=options.methods.split(",") if options.methods else None,
+            methods=options.methods.split(",") if options.methods else None, seeds=options.seeds,
         )  # fmt: skip
     console.print(f"{len(paths)} measurement" + "s" * (len(paths) != 1), highlight=False)
     console.print(f"next: aalp results {options.out} --write", highlight=False)
@@ -801,11 +801,13 @@ def _add_measure(commands: Any) -> None:
     parser = _add(commands, "measure", _measure, what, "aalp measure mnist")
     parser.add_argument("grid", help="the folder in --out that aalp reproduce wrote: mnist, svhn, cifar10, ...")
     parser.add_argument("--out", type=Path, default=Path("results"), help="the folder of aalp reproduce")
-    parser.add_argument("--kinds", default=",".join(study.KINDS), help="what to measure, with commas between")
+    what = "with commas between: samples (Table 1, the figures), diagnosis, strong, attacks (Table 2's, set otherwise)"
+    parser.add_argument("--kinds", default=",".join(study.KINDS), help=what)
     parser.add_argument("--methods", help="only models of these methods, names with commas between (default: all)")
     parser.add_argument("--images", type=int, default=1000, help="test images for diagnosis, strong, attacks")
-    what = "fixes the attacks' random starts; models of every training seed are measured"
-    parser.add_argument("--seed", type=int, default=0, help=what)
+    what = "only models trained with these, numbers with commas between them (default: all)"
+    parser.add_argument("--seeds", type=_numbers, help=what)
+    parser.add_argument("--seed", type=int, default=0, help="fixes the attacks' random starts")
     _add_precision(parser)
     _add_source(parser, None)
     _add_machine(parser)

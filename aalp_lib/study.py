@@ -95,6 +95,7 @@ def measure(
     *,
     kinds: Sequence[Kind] = KINDS,
     methods: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
     images: int = 1000,
     seed: int = 0,
     precision: Precision = "float32",
@@ -116,6 +117,8 @@ def measure(
         "attacks" (Table 2's, and what else its settings may be read as).
     methods : sequence of str, optional
         Only models of these methods; variants by their name in code; by default all.
+    seeds : sequence of int, optional
+        Only models that were trained with these seeds; by default all.
     images : int
         Test images, from the front of the split, for a diagnosis and for attacks.
     seed : int
@@ -133,7 +136,7 @@ def measure(
     Raises
     ------
     InputError
-        If no run on that data set is finished, or none of a method; a kind is unknown, or a measurement that is there
+        If no run on that data set is finished, or none of a method or a seed; a kind is unknown, or a measurement that is there
         was made with other settings, or on another network of that name.
     """
     folder, runs = Path(folder), trained(folder)
@@ -146,6 +149,10 @@ def measure(
     chosen = [one for one in runs if one.record.method in wanted]
     if not chosen:
         raise InputError("name at least one method, or leave them out for all")
+    there = sorted({one.record.seed for one in chosen})
+    for trained_with in seeds or ():
+        _checks.known("training seed", str(trained_with), map(str, there))
+    chosen = [one for one in chosen if seeds is None or one.record.seed in seeds]
     for kind in kinds:
         _checks.known("kind of measurement", kind, KINDS)
     tells = stages(progress, **{f"{one.run.name} {kind}": 1000.0 for one in chosen for kind in kinds})  # thousandths

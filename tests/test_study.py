@@ -249,9 +249,16 @@ def test_a_variant_is_asked_for_by_its_own_name(grid, sample, tmp_path):
         study.measure(tmp_path, few, kinds=["diagnosis"], methods=["alp"])
     with pytest.raises(aalp.InputError, match="at least one method"):
         study.measure(tmp_path, few, kinds=["diagnosis"], methods=[])
+    with pytest.raises(aalp.InputError, match="unknown training seed '3'; known are 0"):
+        study.measure(tmp_path, few, kinds=["diagnosis"], seeds=[0, 3])
+    later = results.Record.load(tmp_path / "averaged.json")
+    dataclasses.replace(later, seed=3).save(tmp_path / "later.json")
+    shutil.copytree(tmp_path / "runs" / "averaged", tmp_path / "runs" / "later")
+    assert study.measure(tmp_path, few, kinds=["diagnosis"], seeds=[0], images=10) == [path]
+    (tmp_path / "later.json").unlink()
     keep(tmp_path / "runs" / "averaged")
     shutil.rmtree(tmp_path / "runs")  # what is left tells which data set it was
-    arguments = ["--kinds", "diagnosis", "--images", "10", "--methods", "alp_averaged"]
+    arguments = ["--kinds", "diagnosis", "--images", "10", "--methods", "alp_averaged", "--seeds", "0"]
     assert main(["measure", tmp_path.name, "--out", str(tmp_path.parent), *arguments]) == 0
 
 
