@@ -136,8 +136,8 @@ def measure(
     Raises
     ------
     InputError
-        If no run on that data set is finished, or none of a method or a seed; a kind is unknown, or a measurement that is there
-        was made with other settings, or on another network of that name.
+        If no run on that data set is finished, or none of a method or a seed; a kind is unknown, or a measurement that
+        is there was made with other settings, or on another network of that name.
     """
     folder, runs = Path(folder), trained(folder)
     runs = [one for one in runs if one.record.data == dataset.name]
