@@ -1,5 +1,8 @@
 """What the paper does not ask, in tables by model: stronger attacks, other settings of its own, signs of masking."""
 
+from collections.abc import Mapping, Sequence
+from statistics import mean
+
 from aalp_lib import paper
 from aalp_lib.collect import (
     TITLES,
@@ -49,16 +52,18 @@ def strong_table(found: Found, which: Which = "last") -> str:
 
 
 def attacks_table(found: Found, which: Which = "last") -> str:
-    """Table 2's attacks with one setting changed, for each model: what that moves, and how far the paper's row is."""
-    made = about(found, "attacks", which)
+    """Table 2's attacks with one setting changed, for a network of each row: what that moves, and how far the paper's
+    row lies from the network's own."""
+    each = {data: by_method(found, "attacks", data, which) for data in TITLES}  # of several seeds the lowest
+    made = [each[data][name] for data in TITLES for name in METHODS if name in each[data]]
     if not made:
         return f"Other settings of the attacks: {UNMEASURED}.\n"
     names = [*suite_in_ball(1.0, 1.0)]
     lines = [["Network", "Images", "What is changed", *(HEADINGS[name] for name in names)]]
     for m in made:
         cells, precision = m.values["columns"], gradients(m)
-        *about_it, seed = _subject(m, found)
-        words = [*about_it, f"seed {seed}", *([precision] if precision != "float32" else [])]
+        data, method, _, seed = _subject(m, found)
+        words = [data, method, f"seed {seed}", *([precision] if precision != "float32" else [])]
         plain = {name: 100 * cells[name]["accuracy"] for name in names}
         lines.append([", ".join(words), str(m.config["images"]), "nothing", *(f"{v:.1f}" for v in plain.values())])
         for word, what in ALTERED.items():
@@ -72,6 +77,51 @@ def attacks_table(found: Found, which: Which = "last") -> str:
         "on all test images. Where a change moves a column as far as that, the paper's number may be of such an "
         "attack.\n\n" + grid(lines)
     )
+
+
+def starts_table(found: Found, which: Which = "last") -> str:
+    """PGD-100 and CW-100 from a random start, from twenty, and from the image itself, over the networks of each row."""
+    alike: dict[tuple[str, ...], list[Measurement]] = {}
+    for m in about(found, "attacks", which):
+        alike.setdefault(tuple(_subject(m, found)[:3]), []).append(m)
+    if not alike:
+        return f"Attacks from the image itself: {UNMEASURED}.\n"
+    lines = [["Data", "Method", "Protocol", "Seeds"]]
+    for name in ("pgd100", "cw100"):
+        lines[0] += [f"{HEADINGS[name]}, random start", "twenty of them", "from the image", "Beside the random start"]
+    for words, made in alike.items():
+        twenty = [_strong_of(m, found, which) for m in made]
+        line = [*words, str(len(made))]
+        for name in ("pgd100", "cw100"):
+            random, own = ([m.values["columns"][column] for m in made] for column in (name, f"{name} start"))
+            moved = [100 * (b["accuracy"] - a["accuracy"]) for a, b in zip(random, own, strict=True)]
+            many = [cells[f"{name}x20"] for cells in twenty if f"{name}x20" in cells]
+            line += [_spread(random), _spread(many) if len(many) == len(made) else "–", _spread(own)]
+            line.append(f"**{mean(moved):+.1f}**" + f" [{min(moved):+.1f} to {max(moved):+.1f}]" * (len(made) > 1))
+        lines.append(line)
+    return (
+        "Correct images in percent, of the first of the test set, as many as in the table above; mean over seeds with "
+        "the lowest and the highest; then by how many points the attack that starts at the image leaves more right "
+        "than the one that starts at a random point of the ball. Both take 100 steps.\n\n" + grid(lines)
+    )
+
+
+def _strong_of(m: Measurement, found: Found, which: Which) -> dict[str, dict[str, float]]:
+    """The columns of the measurement "strong" of the same network; none if there is none."""
+    wanted = {key: m.subject[key] for key in ("data", "method", "seed", "network")}
+    for other in about(found, "strong", which):
+        same = all(
+            other.subject.get(key, value) == value for key, value in wanted.items()
+        )  # older ones name no network
+        if same and measured_protocol(other) == measured_protocol(m):
+            return dict(other.values["columns"])
+    return {}
+
+
+def _spread(cells: Sequence[Mapping[str, float]]) -> str:
+    values = [100 * cell["accuracy"] for cell in cells]
+    span = f" [{min(values):.1f}–{max(values):.1f}]" if len(values) > 1 else ""
+    return f"{mean(values):.1f}{span}"
 
 
 def _away_from_the_paper(m: Measurement, found: Found, which: Which) -> dict[str, float]:

@@ -4,6 +4,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import mean
+from typing import Literal
 
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -147,22 +148,22 @@ def outcomes(record: Record, which: str) -> dict[str, Tensor]:
     return {name: unpack(text, int(counts[name]["count"])) for name, text in packed.items()}
 
 
-def _strong(found: Found, record: Record, which: str) -> dict[str, Tensor]:
-    """Which images each stronger attack left right, bool (N,)."""
-    m = _attacked(found, record, which)
+def _strong(found: Found, record: Record, which: str, kind: str = "strong") -> dict[str, Tensor]:
+    """Which images each attack of a measurement left right, bool (N,)."""
+    m = _attacked(found, record, which, kind)
     if m is None:
         return {}
     counts = m.values["columns"]
     return {name: unpack(text, int(counts[name]["count"])) for name, text in m.values["outcomes"].items()}
 
 
-def _attacked(found: Found, record: Record, which: str) -> Measurement | None:
-    """The measurement "strong" of a run."""
+def _attacked(found: Found, record: Record, which: str, kind: str = "strong") -> Measurement | None:
+    """The measurement "strong" or "attacks" of a run."""
     wanted = {"data": record.data, "method": record.method, "seed": record.seed, "model": which}
     for m in found.measurements:
         alike = measured_protocol(m) == training_protocol(record)
         same = record.network in (None, m.subject.get("network", record.network))
-        if m.kind == "strong" and alike and same and wanted.items() <= m.subject.items():
+        if m.kind == kind and alike and same and wanted.items() <= m.subject.items():
             return m
     return None
 
@@ -445,11 +446,16 @@ def compare(
 
 
 def compare_strong(
-    found: Found, first: Sequence[Record], second: Sequence[Record], column: str = STRONGEST, which: Which = "last"
+    found: Found,
+    first: Sequence[Record],
+    second: Sequence[Record],
+    column: str = STRONGEST,
+    which: Which = "last",
+    kind: Literal["strong", "attacks"] = "strong",
 ) -> Comparison | None:
-    """The same in a column of the measurements "strong", on the images that these attacked."""
+    """The same in a column of the measurements "strong", or "attacks", on the images that these attacked."""
     theirs, ours = (
-        {record.seed: _strong(found, record, which).get(column) for record in row} for row in (first, second)
+        {record.seed: _strong(found, record, which, kind).get(column) for record in row} for row in (first, second)
     )
     return _compared(theirs, ours, column)
 

@@ -14,7 +14,7 @@ import torch
 from aalp_lib import _checks, checkpoints, paper, results
 from aalp_lib._checks import InputError
 from aalp_lib.beyond import about as about  # beside the tables, for chapters
-from aalp_lib.beyond import attacks_table, diagnosis_table, measured_csv, signs_table, strong_table
+from aalp_lib.beyond import attacks_table, diagnosis_table, measured_csv, signs_table, starts_table, strong_table
 from aalp_lib.beyond import by_method as by_method
 from aalp_lib.collect import (
     ABLATIONS,
@@ -654,6 +654,7 @@ def blocks(found: Found) -> dict[str, str]:
         "mcnemar": mcnemar_table(found),
         "order": order_table(found),
         "attacks": attacks_table(found),
+        "starts": starts_table(found),
         "strong": strong_table(found),
         "diagnosis": diagnosis_table(found),
         "signs": signs_table(found),

@@ -237,7 +237,7 @@ def test_altered_attacks_are_told_by_what_they_move():
     text = report.attacks_table(found(as_published("adv", 1.5), measurements=[m]))
     cells = [[c.strip() for c in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("|")]
     _, nothing, *changes, paper_row = [dict(zip(cells[0], line, strict=True)) for line in cells if "---" not in line]
-    assert nothing["Network"] == "MNIST, Madry, fast, seed 0"
+    assert nothing["Network"] == "MNIST, Madry, seed 0"
     assert (nothing["FGSM"], nothing["PGD-10"], nothing["Images"]) == ("90.0", "90.0", "1000")
     moved = {line["What is changed"]: line for line in changes}
     assert len(moved) == 4
@@ -250,6 +250,39 @@ def test_altered_attacks_are_told_by_what_they_move():
     assert report.attacks_table(found()) == "Other settings of the attacks: not measured yet.\n"
     lines = report.files(found(*duel(700, 650), measurements=[m]))["mnist/attacks.csv"].splitlines()
     assert 'MNIST,Madry,fast,0,float32,"PGD-10, steps three times as long",85.00,82.65,87.08,850,1000' in lines
+
+
+def test_starts_are_told_over_the_seeds_beside_twenty_random_ones():
+    names = [*aalp.table2_suite("mnist")]
+    seeds = []
+    for seed, own in ((0, 880), (1, 870)):
+        columns = dict.fromkeys(names, right(900)) | {"pgd100 start": right(own), "cw100 start": right(900)}
+        m = strong("alp", seed, **columns)
+        seeds.append(
+            dataclasses.replace(m, kind="attacks", config={"images": COUNT}, subject=m.subject | {"network": "a"})
+        )
+    twenty = [strong("alp", seed, pgd100x20=right(890), cw100x20=right(895)) for seed in (0, 1)]
+    cells = report.starts_table(found(measurements=[*seeds, *twenty])).splitlines()[-1].split(" | ")
+    assert cells[2:8] == [
+        "fast",
+        "2",
+        "90.0 [90.0–90.0]",
+        "89.0 [89.0–89.0]",
+        "87.5 [87.0–88.0]",
+        "**-2.5** [-3.0 to -2.0]",
+    ]
+    assert cells[-1] == "**+0.0** [+0.0 to +0.0] |"
+    twenty[1].subject["network"] = "b"
+    cells = report.starts_table(found(measurements=[*seeds, *twenty])).splitlines()[-1].split(" | ")
+    assert cells[5] == "–"
+    assert report.starts_table(found()) == "Attacks from the image itself: not measured yet.\n"
+    rows = [record("alp"), record("aalp")]
+    more = dataclasses.replace(seeds[0], subject=seeds[0].subject | {"method": "aalp"})
+    step = paired.compare_strong(
+        found(measurements=[seeds[0], more]), rows[:1], rows[1:], "pgd100 start", kind="attacks"
+    )
+    assert step.gains == (0.0,)
+    assert paired.compare_strong(found(measurements=[seeds[0], more]), rows[:1], rows[1:], "pgd100 start") is None
 
 
 def test_tables_say_what_gradients_were_computed_in():
