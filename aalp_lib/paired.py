@@ -210,12 +210,18 @@ def headline(found: Found, which: Which = "last") -> str:
     includes the stages before. What is shown at PGD-100 rests
     on all images and seeds. A gain that is shown there "turns over" if AALP is shown to be behind under the strongest
     attack (see `standing`), "vanishes" if neither is shown to be ahead, "shrinks" if AALP is still shown to be ahead
-    but by less than at PGD-100 on the same images, and else "holds".
+    but by less than at PGD-100 on the same images, and else "holds". Where PGD and CW were started at the image, too,
+    what that shows stands in a paragraph of its own.
     """
     by: dict[tuple[str, str], list[Pair]] = {}
     for pair in pairs(found, which):
         by.setdefault((pair.data, pair.protocol), []).append(pair)
-    said = [_judged(f"{title(data)}, {words}", of) for (data, words), of in by.items()]
+    said = []
+    for data in measured_sets(found):
+        for words, alp, aalp in _couples(found, data):
+            if of := by.get((data, words)):
+                heading = f"{title(data)}, {words}"
+                said.append(_judged(heading, of) + _from_the_image(heading, found, alp, aalp, which))
     return "\n".join(said) if said else f"AALP against ALP on the same images: {UNMEASURED}.\n"
 
 
@@ -262,6 +268,26 @@ def _judged(heading: str, found: Sequence[Pair]) -> str:
     return (
         f"{text}. Under {attack_title(name)}, the strongest attack with a record of each image ({count:,} images), "
         f"{_lead(strong)}: a change of {change:+.1f} points on the same images.\n"
+    )
+
+
+def _from_the_image(heading: str, found: Found, alp: Group, aalp: Group, which: Which) -> str:
+    """What PGD-100 and CW-100 show that start at the image instead of at random; empty where that was not measured."""
+    made = {
+        name: compare_strong(found, alp.records, aalp.records, f"{name} start", which, "attacks") for name in PAIRED
+    }
+    steps = {name: step for name, step in made.items() if step}
+    if not steps:
+        return ""
+    ways = {word: [HEADINGS[n] for n, step in steps.items() if step.standing == way] for way, word in _ENDS.items()}
+    words = [f"{word} at {_listed(names)}" for word, names in ways.items() if names and word != _ENDS[0]]
+    one_seed = " on one seed" * (max(len(step.gains) for step in steps.values()) == 1)
+    said = " and ".join(words) + one_seed if words else _ENDS[0]
+    numbers = [f"at {HEADINGS[name]} AALP stands at {step.over_seeds}" for name, step in steps.items()]
+    images = max(step.images for step in steps.values())
+    return (
+        f"\n**{heading}, PGD and CW started at the image instead of at random: {said}.** On the first {images:,} test "
+        f"images, against ALP, {'; '.join(numbers)}.\n"
     )
 
 
@@ -424,6 +450,11 @@ class Comparison:
         if self.p_seeds is not None:
             lines.append(f"over seeds {shown_p(self.p_seeds)}")
         return "<br>".join(lines)
+
+    @property
+    def over_seeds(self) -> str:
+        """The gain with its range and both p, in a sentence."""
+        return str(self) if self.p_seeds is None else f"{str(self)[:-1]}, over seeds {shown_p(self.p_seeds)})"
 
     def __str__(self) -> str:
         span = f", {min(self.gains):+.1f} to {max(self.gains):+.1f}" if len(self.gains) > 1 else ""

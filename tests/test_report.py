@@ -390,6 +390,30 @@ def test_the_headline_says_at_which_weaker_attacks_aalp_is_ahead():
     assert "ahead at FGSM (+3.5 points, p 2e-12, over seeds 0.090) and CW-10 (+2.0 points, p 2e-06)" in said
 
 
+@pytest.mark.parametrize(
+    ("start", "said"),
+    [
+        ((850, 900), "AALP is ahead at PGD-100 and CW-100 on one seed."),
+        ((900, 850), "AALP is behind at PGD-100 and CW-100 on one seed."),
+        ((850, 850), "neither is shown to be ahead."),
+    ],
+)
+def test_the_headline_says_what_starts_at_the_image_show(start, said):
+    runs = duel(700, 650)
+    own = [
+        strong(r.method, **{"pgd100 start": right(n), "cw100 start": right(n)})
+        for r, n in zip(runs, start, strict=True)
+    ]
+    attacks = [dataclasses.replace(m, kind="attacks") for m in own]
+    plain, text = (paired.headline(found(*runs, measurements=ms)) for ms in ((), attacks))
+    assert text.startswith(plain)
+    assert text[len(plain) :].startswith(
+        f"\n**MNIST, fast, PGD and CW started at the image instead of at random: {said}**"
+    )
+    assert f"at CW-100 AALP stands at {(start[1] - start[0]) / 10:+.1f} points (1 seed" in text
+    assert paired.headline(found(*runs, measurements=attacks[:1])) == plain
+
+
 def test_of_equally_strong_attacks_the_headline_names_the_last():
     """Stages that take nothing more still belong to AutoAttack."""
     stages = ("apgd-t", "fab-t", "square")
