@@ -155,6 +155,80 @@ def test_under_autoattack_alp_and_aalp_fall_behind_madry(kept, rows):
     assert max(by_fab for by_fab, _ in taken["adv"]) == 1
 
 
+def _from_the_image(kept, row, column):
+    """Images right when started at the image, at a random point, and at twenty, by seed."""
+    made = []
+    for r in row:
+        own, hard = paired._strong(kept, r, "last", "attacks"), paired._strong(kept, r, "last")
+        if own and hard:
+            made.append([int(each.sum()) for each in (own[f"{column} start"], own[column], hard[f"{column}x20"])])
+    return made
+
+
+def test_one_run_from_the_image_finds_more_than_twenty_random_ones_in_alp(kept, rows, slow):
+    for column in ("pgd100", "cw100"):
+        counts = {name: _from_the_image(kept, rows[name], column) for name in ROBUST}
+        assert len(counts["alp"]) == len(counts["aalp"]) == 5
+        assert all(own < min(random, twenty) for own, random, twenty in counts["alp"])
+        for name in ("aalp", "aalp_gd", "aalp_sw"):
+            assert all(own < random for own, random, _ in counts[name])
+            assert abs(statistics.mean(own - twenty for own, _, twenty in counts[name])) < 10
+        for name in ("adv", "trades"):
+            assert all(abs(own - random) < 5 and twenty < own for own, random, twenty in counts[name])
+        for name in ("alp", "aalp"):
+            ((own, random, _),) = _from_the_image(kept, [slow[name]], column)
+            assert own - random > min(a - b for a, b, _ in counts[name])
+    taken = {"fab": [0, 0], "square": [0, 0]}
+    for r in (r for name in ("alp", "aalp", "aalp_gd", "aalp_sw") for r in rows[name]):
+        own, hard = paired._strong(kept, r, "last", "attacks"), paired._strong(kept, r, "last")
+        if own:
+            fooled = ~own["pgd100 start"] | ~own["cw100 start"]
+            for name, before, after in (("fab", "apgd-t", "fab-t"), ("square", "fab-t", "square")):
+                lost = hard[before] & ~hard[after]
+                taken[name][0] += int(lost.sum())
+                taken[name][1] += int((lost & fooled).sum())
+    shares = {name: also / lost for name, (lost, also) in taken.items()}
+    assert shares["fab"] > 0.7
+    assert 1 / 3 < shares["square"] < 1 / 2
+
+
+def test_started_at_the_image_aalp_is_ahead_of_alp(kept, rows):
+    cw, pgd = (
+        paired.compare_strong(kept, rows["alp"], rows["aalp"], f"{c} start", kind="attacks")
+        for c in paired.PAIRED[::-1]
+    )
+    assert (cw.standing, len(cw.gains), surely(cw)) == (1, 5, True)
+    assert (pgd.standing, sum(gain > 0 for gain in pgd.gains)) == (0, 4)
+    assert PUBLISHED["aalp"]["cw100"] - PUBLISHED["alp"]["cw100"] <= cw.gain
+
+
+def test_no_other_setting_of_the_attacks_explains_the_rows_at_100_steps(kept):
+    cells = {name: m.values["columns"] for name, m in report.by_method(kept, "attacks").items() if name in TABLE_2}
+    assert set(cells) == set(TABLE_2)
+    moved = {
+        (name, *column.split(" ", 1)): 100 * (cell["accuracy"] - of[column.split(" ")[0]]["accuracy"])
+        for name, of in cells.items()
+        for column, cell in of.items()
+        if " " in column
+    }
+    away = {
+        (r.name, c): r.published[c] - r.ours[c].value
+        for r in report.table_2(kept, "mnist")
+        if r.source == "ours, fast"
+        for c in r.published
+    }
+    for column in ("pgd10", "cw10"):
+        left = 100 * cells["raw"][f"{column} longer"]["accuracy"]
+        assert abs(left - PUBLISHED["raw"][column]) < 0.6
+        assert abs(moved["adv", column, "longer"] - away["adv", column]) < 1.6
+    assert moved["adv", "pgd20", "longer"] < away["adv", "pgd20"] - 1.5
+    for name in ROBUST:
+        assert moved[name, "fgsm", "half"] > 0 < away[name, "fgsm"]
+        assert (moved[name, "fgsm", "half"] > away[name, "fgsm"]) == (name == "adv")
+        assert max(v for (n, c, _), v in moved.items() if n == name and c in ("pgd100", "cw100")) < 0.5
+    assert max(abs(v) for (_, _, word), v in moved.items() if word == "last") <= 0.2
+
+
 def test_trades_is_ahead_of_every_other_row_under_autoattack(kept, rows):
     for name in ("adv", "alp", "aalp_gd", "aalp_sw", "aalp"):
         beyond = paired.compare_strong(kept, rows[name], rows["trades"])
