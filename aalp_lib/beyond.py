@@ -86,6 +86,7 @@ def starts_table(found: Found, which: Which = "last") -> str:
         alike.setdefault(tuple(_subject(m, found)[:3]), []).append(m)
     if not alike:
         return f"Attacks from the image itself: {UNMEASURED}.\n"
+    images = " or ".join(f"{n:,}" for n in sorted({m.config["images"] for made in alike.values() for m in made}))
     lines = [["Data", "Method", "Protocol", "Seeds"]]
     for name in ("pgd100", "cw100"):
         lines[0] += [f"{HEADINGS[name]}, random start", "twenty of them", "from the image", "Beside the random start"]
@@ -100,9 +101,9 @@ def starts_table(found: Found, which: Which = "last") -> str:
             line.append(f"**{mean(moved):+.1f}**" + f" [{min(moved):+.1f} to {max(moved):+.1f}]" * (len(made) > 1))
         lines.append(line)
     return (
-        "Correct images in percent, of the first of the test set, as many as in the table above; mean over seeds with "
-        "the lowest and the highest; then by how many points the attack that starts at the image leaves more right "
-        "than the one that starts at a random point of the ball. Both take 100 steps.\n\n" + grid(lines)
+        f"Correct of the first {images} test images in percent, mean over seeds with the lowest and the highest; then "
+        "by how many points more are right after the attack from the image than after that from one random point: "
+        "below 0, the start at the image finds more. Both take 100 steps.\n\n" + grid(lines)
     )
 
 
