@@ -1,6 +1,5 @@
 """What the paper does not ask, in tables by model: stronger attacks, other settings of its own, signs of masking."""
 
-from collections.abc import Mapping, Sequence
 from statistics import mean
 
 from aalp_lib import paper
@@ -23,8 +22,8 @@ from aalp_lib.collect import (
 from aalp_lib.diagnose import LARGE, NOISE, QUERIES, Diagnosis
 from aalp_lib.evaluate import ALTERED, HEADINGS, paper_name, suite_in_ball
 from aalp_lib.methods import METHODS
-from aalp_lib.paired import attack_title
-from aalp_lib.results import Measurement, label
+from aalp_lib.paired import attack_title, attacked
+from aalp_lib.results import Measurement, Record, label
 
 GRADIENTS = (
     'Gradients are float32\'s; or "TF32": float32 on a GPU whose convolutions round what they multiply to 10 bits, in '
@@ -54,22 +53,24 @@ def strong_table(found: Found, which: Which = "last") -> str:
 def attacks_table(found: Found, which: Which = "last") -> str:
     """Table 2's attacks with one setting changed, for a network of each row: what that moves, and how far the paper's
     row lies from the network's own."""
-    each = {data: by_method(found, "attacks", data, which) for data in TITLES}  # of several seeds the lowest
-    made = [each[data][name] for data in TITLES for name in METHODS if name in each[data]]
-    if not made:
+    rows: dict[tuple[str, str], tuple[Record, Measurement]] = {}
+    for r, m in _under_attacks(found, which):
+        if r.method in METHODS and not changes(r) and training_protocol(r) == "fast":
+            rows.setdefault((r.data, r.method), (r, m))  # of several seeds the lowest
+    if not rows:
         return f"Other settings of the attacks: {UNMEASURED}.\n"
     names = [*suite_in_ball(1.0, 1.0)]
     lines = [["Network", "Images", "What is changed", *(HEADINGS[name] for name in names)]]
-    for m in made:
+    for r, m in rows.values():
         cells, precision = m.values["columns"], gradients(m)
-        data, method, _, seed = _subject(m, found)
-        words = [data, method, f"seed {seed}", *([precision] if precision != "float32" else [])]
+        words = [title(r.data), label(r.method), f"seed {r.seed}", *([precision] if precision != "float32" else [])]
         plain = {name: 100 * cells[name]["accuracy"] for name in names}
         lines.append([", ".join(words), str(m.config["images"]), "nothing", *(f"{v:.1f}" for v in plain.values())])
         for word, what in ALTERED.items():
             moved = {n: 100 * c["accuracy"] - plain[n] for n in names if (c := cells.get(f"{n} {word}"))}
             lines.append(["", "", what, *(f"{moved[n]:+.1f}" if n in moved else "–" for n in names)])
-        away = _away_from_the_paper(m, found, which)
+        published, all_images = paper.TABLE_2[paper_name(r.data)].get(r.method, {}), r.accuracy.get(which, {})
+        away = {n: v - 100 * all_images[n]["accuracy"] for n, v in published.items() if n in all_images}
         lines.append(["", "", "*the paper's row*", *(f"*{away[n]:+.1f}*" if n in away else "–" for n in names)])
     return (
         "Correct images in percent, from the front of the test set; below them, in points, what one change of the "
@@ -81,59 +82,38 @@ def attacks_table(found: Found, which: Which = "last") -> str:
 
 def starts_table(found: Found, which: Which = "last") -> str:
     """PGD-100 and CW-100 from a random start, from twenty, and from the image itself, over the networks of each row."""
-    alike: dict[tuple[str, ...], list[Measurement]] = {}
-    for m in about(found, "attacks", which):
-        alike.setdefault(tuple(_subject(m, found)[:3]), []).append(m)
+    alike: dict[tuple[str, ...], list[tuple[Record, Measurement]]] = {}
+    for r, m in _under_attacks(found, which):
+        alike.setdefault(tuple(_subject(m, found)[:3]), []).append((r, m))
     if not alike:
         return f"Attacks from the image itself: {UNMEASURED}.\n"
-    images = " or ".join(f"{n:,}" for n in sorted({m.config["images"] for made in alike.values() for m in made}))
+    images = " or ".join(f"{n:,}" for n in sorted({m.config["images"] for made in alike.values() for _, m in made}))
     lines = [["Data", "Method", "Protocol", "Seeds"]]
     for name in ("pgd100", "cw100"):
         lines[0] += [f"{HEADINGS[name]}, random start", "twenty of them", "from the image", "Beside the random start"]
     for words, made in alike.items():
-        twenty = [_strong_of(m, found, which) for m in made]
+        twenty = [hard.values["columns"] for r, _ in made if (hard := attacked(found, r, which))]
         line = [*words, str(len(made))]
         for name in ("pgd100", "cw100"):
-            random, own = ([m.values["columns"][column] for m in made] for column in (name, f"{name} start"))
+            random, own = ([m.values["columns"][column] for _, m in made] for column in (name, f"{name} start"))
             moved = [100 * (b["accuracy"] - a["accuracy"]) for a, b in zip(random, own, strict=True)]
             many = [cells[f"{name}x20"] for cells in twenty if f"{name}x20" in cells]
-            line += [_spread(random), _spread(many) if len(many) == len(made) else "–", _spread(own)]
+            line += [str(Cell.of(random)), str(Cell.of(many)) if len(many) == len(made) else "–", str(Cell.of(own))]
             line.append(f"**{mean(moved):+.1f}**" + f" [{min(moved):+.1f} to {max(moved):+.1f}]" * (len(made) > 1))
         lines.append(line)
     return (
-        f"Correct of the first {images} test images in percent, mean over seeds with the lowest and the highest; then "
-        "by how many points more are right after the attack from the image than after that from one random point: "
-        "below 0, the start at the image finds more. Both take 100 steps.\n\n" + grid(lines)
+        f"Correct of the first {images} test images in percent: of one seed with its 95 % Wilson interval, of several "
+        "their mean with the lowest and the highest. Then by how many points more are right after the attack from the "
+        "image than after that from one random point: below 0, the start at the image finds more. Both take 100 "
+        "steps.\n\n" + grid(lines)
     )
 
 
-def _strong_of(m: Measurement, found: Found, which: Which) -> dict[str, dict[str, float]]:
-    """The columns of the measurement "strong" of the same network; none if there is none."""
-    wanted = {key: m.subject[key] for key in ("data", "method", "seed", "network")}
-    for other in about(found, "strong", which):
-        same = all(
-            other.subject.get(key, value) == value for key, value in wanted.items()
-        )  # older ones name no network
-        if same and measured_protocol(other) == measured_protocol(m):
-            return dict(other.values["columns"])
-    return {}
-
-
-def _spread(cells: Sequence[Mapping[str, float]]) -> str:
-    values = [100 * cell["accuracy"] for cell in cells]
-    span = f" [{min(values):.1f}–{max(values):.1f}]" if len(values) > 1 else ""
-    return f"{mean(values):.1f}{span}"
-
-
-def _away_from_the_paper(m: Measurement, found: Found, which: Which) -> dict[str, float]:
-    """The paper's row less the network's own, in points, by column; nothing where either is missing."""
-    key = (m.subject["data"], m.subject["method"], m.subject["seed"], measured_protocol(m))
-    published = paper.TABLE_2.get(paper_name(key[0]), {}).get(key[1], {})
-    for r in found.records:
-        if (r.data, r.method, r.seed, training_protocol(r)) == key and not changes(r):
-            cells = r.accuracy.get(which, {})
-            return {n: value - 100 * cells[n]["accuracy"] for n, value in published.items() if n in cells}
-    return {}
+def _under_attacks(found: Found, which: Which) -> list[tuple[Record, Measurement]]:
+    """The full-tier runs whose network has a measurement "attacks", each with it, in the order of the tables."""
+    runs = [r for r in (*found.records, *found.ablations) if r.tier == "full" and r.data in TITLES]
+    made = [(r, m) for r in runs if (m := attacked(found, r, which, "attacks"))]
+    return sorted(made, key=lambda pair: [*TITLES].index(pair[0].data))
 
 
 def diagnosis_table(found: Found, which: Which = "last") -> str:

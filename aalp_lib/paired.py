@@ -132,9 +132,9 @@ def _seed_pairs(found: Found, words: str, alp: Record, aalp: Record, which: str)
     a, b = outcomes(alp, which), outcomes(aalp, which)
     both = [name for name in HEADINGS if name != "clean" and name in a and name in b and len(a[name]) == len(b[name])]
     made = [_pair(alp, words, name, a[name], b[name]) for name in both]
-    c, d = _strong(found, alp, which), _strong(found, aalp, which)
+    c, d = attack_outcomes(found, alp, which), attack_outcomes(found, aalp, which)
     shared = [name for name in c if name != "clean" and name in d and len(c[name]) == len(d[name])]
-    used = dict.fromkeys(gradients(m) for m in (_attacked(found, alp, which), _attacked(found, aalp, which)) if m)
+    used = dict.fromkeys(gradients(m) for m in (attacked(found, alp, which), attacked(found, aalp, which)) if m)
     made += [_pair(alp, words, name, c[name], d[name], strong=", ".join(used)) for name in shared]
     if "pgd100" in both:
         parts = sorted({len(c[name]) for name in shared} - {len(a["pgd100"])})
@@ -148,16 +148,16 @@ def outcomes(record: Record, which: str) -> dict[str, Tensor]:
     return {name: unpack(text, int(counts[name]["count"])) for name, text in packed.items()}
 
 
-def _strong(found: Found, record: Record, which: str, kind: str = "strong") -> dict[str, Tensor]:
+def attack_outcomes(found: Found, record: Record, which: str, kind: str = "strong") -> dict[str, Tensor]:
     """Which images each attack of a measurement left right, bool (N,)."""
-    m = _attacked(found, record, which, kind)
+    m = attacked(found, record, which, kind)
     if m is None:
         return {}
     counts = m.values["columns"]
     return {name: unpack(text, int(counts[name]["count"])) for name, text in m.values["outcomes"].items()}
 
 
-def _attacked(found: Found, record: Record, which: str, kind: str = "strong") -> Measurement | None:
+def attacked(found: Found, record: Record, which: str, kind: str = "strong") -> Measurement | None:
     """The measurement "strong" or "attacks" of a run."""
     wanted = {"data": record.data, "method": record.method, "seed": record.seed, "model": which}
     for m in found.measurements:
@@ -486,7 +486,8 @@ def compare_strong(
 ) -> Comparison | None:
     """The same in a column of the measurements "strong", or "attacks", on the images that these attacked."""
     theirs, ours = (
-        {record.seed: _strong(found, record, which, kind).get(column) for record in row} for row in (first, second)
+        {record.seed: attack_outcomes(found, record, which, kind).get(column) for record in row}
+        for row in (first, second)
     )
     return _compared(theirs, ours, column)
 
@@ -659,7 +660,7 @@ def _seeds_apart(found: Found, data: str, which: Which) -> Iterator[list[str]]:
             continue
         if len(group.records) > 1:
             columns = [[outcomes(record, which).get(name) for record in group.records] for name in PAIRED]
-            columns.append([_strong(found, record, which).get(STRONGEST) for record in group.records])
+            columns.append([attack_outcomes(found, record, which).get(STRONGEST) for record in group.records])
             yield [label(group.method), *(_apart(right) for right in columns)]
 
 

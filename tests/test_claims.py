@@ -159,7 +159,7 @@ def _from_the_image(kept, row, column):
     """Images right when started at the image, at a random point, and at twenty, by seed."""
     made = []
     for r in row:
-        own, hard = paired._strong(kept, r, "last", "attacks"), paired._strong(kept, r, "last")
+        own, hard = paired.attack_outcomes(kept, r, "last", "attacks"), paired.attack_outcomes(kept, r, "last")
         if own and hard:
             made.append([int(each.sum()) for each in (own[f"{column} start"], own[column], hard[f"{column}x20"])])
     return made
@@ -182,7 +182,7 @@ def test_one_run_from_the_image_finds_more_than_twenty_random_ones_in_alp(kept, 
             assert own - random > min(a - b for a, b, _ in counts[name])
     taken = {"fab": [0, 0], "square": [0, 0]}
     for r in (r for name in ("alp", "aalp", "aalp_gd", "aalp_sw") for r in rows[name]):
-        own, hard = paired._strong(kept, r, "last", "attacks"), paired._strong(kept, r, "last")
+        own, hard = paired.attack_outcomes(kept, r, "last", "attacks"), paired.attack_outcomes(kept, r, "last")
         if own:
             fooled = ~own["pgd100 start"] | ~own["cw100 start"]
             for name, before, after in (("fab", "apgd-t", "fab-t"), ("square", "fab-t", "square")):

@@ -245,44 +245,42 @@ def test_altered_attacks_are_told_by_what_they_move():
     assert moved["steps three times as long"]["CW-10"] == moved["steps three times as long"]["FGSM"] == "–"
     assert moved["FGSM of half a step from a random start"]["FGSM"] == "+1.2"
     assert paper_row["PGD-10"] == "*-1.5*"
-    alone = report.attacks_table(found(measurements=[dataclasses.replace(m, subject=m.subject | {"seed": 1})]))
-    assert alone.splitlines()[-1].count("–") == len(names)
+    bare = report.attacks_table(found(record("adv"), measurements=[m]))
+    assert bare.splitlines()[-1].count("–") == len(names)
     assert report.attacks_table(found()) == "Other settings of the attacks: not measured yet.\n"
     lines = report.files(found(*duel(700, 650), measurements=[m]))["mnist/attacks.csv"].splitlines()
     assert 'MNIST,Madry,fast,0,float32,"PGD-10, steps three times as long",85.00,82.65,87.08,850,1000' in lines
 
 
 def test_starts_are_told_over_the_seeds_beside_twenty_random_ones():
-    names = [*aalp.table2_suite("mnist")]
+    names, of = [*aalp.table2_suite("mnist")], {"network": "a"}
+    rows = [dataclasses.replace(record("alp", seed), network="a") for seed in (0, 1)]
     seeds = []
     for seed, own in ((0, 880), (1, 870)):
         columns = dict.fromkeys(names, right(900)) | {"pgd100 start": right(own), "cw100 start": right(900)}
         m = strong("alp", seed, **columns)
-        seeds.append(
-            dataclasses.replace(m, kind="attacks", config={"images": COUNT}, subject=m.subject | {"network": "a"})
-        )
+        seeds.append(dataclasses.replace(m, kind="attacks", config={"images": COUNT}, subject=m.subject | of))
     twenty = [strong("alp", seed, pgd100x20=right(890), cw100x20=right(895)) for seed in (0, 1)]
-    cells = report.starts_table(found(measurements=[*seeds, *twenty])).splitlines()[-1].split(" | ")
-    assert cells[2:8] == [
-        "fast",
-        "2",
-        "90.0 [90.0–90.0]",
-        "89.0 [89.0–89.0]",
-        "87.5 [87.0–88.0]",
-        "**-2.5** [-3.0 to -2.0]",
-    ]
+    both = ["fast", "2", "90.0 [90.0–90.0]", "89.0 [89.0–89.0]", "87.5 [87.0–88.0]", "**-2.5** [-3.0 to -2.0]"]
+    cells = report.starts_table(found(*rows, measurements=[*seeds, *twenty])).splitlines()[-1].split(" | ")
+    assert cells[2:8] == both
     assert cells[-1] == "**+0.0** [+0.0 to +0.0] |"
     twenty[1].subject["network"] = "b"
-    cells = report.starts_table(found(measurements=[*seeds, *twenty])).splitlines()[-1].split(" | ")
+    cells = report.starts_table(found(*rows, measurements=[*seeds, *twenty])).splitlines()[-1].split(" | ")
     assert cells[5] == "–"
     assert report.starts_table(found()) == "Attacks from the image itself: not measured yet.\n"
+
+
+def test_two_rows_are_compared_under_either_kind_of_measurement():
     rows = [record("alp"), record("aalp")]
-    more = dataclasses.replace(seeds[0], subject=seeds[0].subject | {"method": "aalp"})
-    step = paired.compare_strong(
-        found(measurements=[seeds[0], more]), rows[:1], rows[1:], "pgd100 start", kind="attacks"
-    )
-    assert step.gains == (0.0,)
-    assert paired.compare_strong(found(measurements=[seeds[0], more]), rows[:1], rows[1:], "pgd100 start") is None
+    own = [
+        dataclasses.replace(strong(r.method, **{"pgd100 start": right(n)}), kind="attacks")
+        for r, n in zip(rows, (850, 880), strict=True)
+    ]
+    kept = found(measurements=own)
+    step = paired.compare_strong(kept, rows[:1], rows[1:], "pgd100 start", kind="attacks")
+    assert step.gains == (3.0,)
+    assert paired.compare_strong(kept, rows[:1], rows[1:], "pgd100 start") is None
 
 
 def test_tables_say_what_gradients_were_computed_in():
