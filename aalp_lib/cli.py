@@ -240,6 +240,11 @@ def _grid(options: argparse.Namespace) -> list[Job]:
     if options.grid == "ablations":
         _refuse(options, "methods", "seeds", "quick")
         return _chosen(experiments.ablations(folder, options.seeds, options.quick, device), options.methods)
+    if options.grid == "cifar10-reasons":
+        _refuse(options, "methods", "seeds", "folder", "root")
+        folder = options.out / "cifar10" / "ablations"
+        made = experiments.cifar10_reasons(folder, options.folder, options.root, device, options.seeds)
+        return _chosen(made, options.methods)
     if options.grid in ("reasons", "controls"):
         _refuse(options, "methods", "seeds", "root")
         made = experiments.reasons if options.grid == "reasons" else experiments.controls
@@ -758,13 +763,14 @@ def _add_evaluate(commands: Any) -> None:
 def _add_reproduce(commands: Any) -> None:
     what = "run the paper's experiments as a grid of jobs; what is done is kept, what was interrupted goes on"
     parser = _add(commands, "reproduce", _reproduce, what, "aalp reproduce mnist --seeds 0,1,2 --jobs 2")
-    grids = ("mnist", "svhn", "cifar10", "mnist-sample", "ablations", "reasons", "controls")
+    grids = ("mnist", "svhn", "cifar10", "mnist-sample", "ablations", "reasons", "cifar10-reasons", "controls")
     what = (
-        "whose settings; ablations run on the bundled digits; on the full MNIST, reasons are changes of ALP, and "
-        "controls are AALP's halves without guidance"
+        "whose settings; ablations run on the bundled digits; reasons (on the full MNIST) and cifar10-reasons are "
+        "changes of a row that may explain its distance from the paper's, and controls are AALP's halves without "
+        "guidance"
     )
     parser.add_argument("grid", choices=grids, help=what)
-    what = "names, with commas between them (default: Table 2's; of ablations, reasons, controls all of them)"
+    what = "names, with commas between them (default: Table 2's; of ablations, reasons and controls all of them)"
     parser.add_argument("--methods", help=what)
     parser.add_argument(
         "--seeds", type=_numbers, help="numbers, with commas between them (default: 0; of ablations 0,1,2)"

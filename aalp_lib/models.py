@@ -199,6 +199,7 @@ def resnet9(
 
 
 def resnet32(
+    width: int = 16,
     *,
     in_channels: int = 3,
     classes: int = 10,
@@ -211,21 +212,24 @@ def resnet32(
 
     Parameters
     ----------
+    width : int
+        Channels of the first of the three stages; the others have 2 and 4 times as many, and so many features there are
+        (Zagoruyko and Komodakis 2016 widen residual networks so).
     in_channels, classes : int
         Images are (N, in_channels, H, W), H and W at least 4; logits are (N, classes).
     mean, std : sequences of float
         Normalisation; by default CIFAR-10's.
     """
+    first, second, third = width, 2 * width, 4 * width
     stages = [
-        (16, 16, 1),
-        *[(16, 16, 1)] * 4,
-        (16, 32, 2),
-        *[(32, 32, 1)] * 4,
-        (32, 64, 2),
-        *[(64, 64, 1)] * 4,
+        *[(first, first, 1)] * 5,
+        (first, second, 2),
+        *[(second, second, 1)] * 4,
+        (second, third, 2),
+        *[(third, third, 1)] * 4,
     ]
     body = nn.Sequential(
-        _conv_norm_relu(in_channels, 16),
+        _conv_norm_relu(in_channels, first),
         *(_BasicBlock(fan_in, fan_out, stride) for fan_in, fan_out, stride in stages),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
@@ -233,8 +237,8 @@ def resnet32(
     for module in body.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    config = _config("resnet32", locals(), "in_channels", "classes", "mean", "std")
-    return Classifier(body, nn.Linear(64, classes), mean, std, config)
+    config = _config("resnet32", locals(), "width", "in_channels", "classes", "mean", "std")
+    return Classifier(body, nn.Linear(third, classes), mean, std, config)
 
 
 MODELS: dict[str, Callable[..., Classifier]] = {"lenet": lenet, "resnet9": resnet9, "resnet32": resnet32}

@@ -100,15 +100,33 @@ def test_ablations_refuse_what_they_would_pass_over(capsys, tmp_path):
     assert "the ablations take no --observe" in capsys.readouterr().err
 
 
-def test_reasons_change_one_thing_each_but_for_two_together_and_take_no_other_settings(capsys, tmp_path):
+CHANGED = {
+    "averaged": 1,
+    "ce_adversarial": 1,
+    "long": 1,
+    "ramp": 1,
+    "steps": 1,
+    "wide": 1,
+    "wide-steps": 2,
+    "image-start": 1,
+}
+
+
+def changes(job, usual):
+    base = METHODS[job.row.name.removesuffix("_averaged").removesuffix("_ce_adversarial")]
+    made = [f.name for f in dataclasses.fields(base) if getattr(base, f.name) != getattr(job.row, f.name)]
+    return {*made} - {"name", "label"} | {
+        n for n in ("model", "attack", "recipe") if getattr(job.setting, n) != getattr(usual, n)
+    }
+
+
+def test_reasons_change_what_their_name_says_and_take_no_other_settings(capsys, tmp_path):
     jobs = experiments.reasons(tmp_path)
-    usual = SETTINGS["mnist"]["fast"]
     for job in jobs:
-        base = METHODS[job.row.name.removesuffix("_averaged").removesuffix("_ce_adversarial")]
-        made = [f.name for f in dataclasses.fields(base) if getattr(base, f.name) != getattr(job.row, f.name)]
-        changed = {*made} - {"name", "label"}
-        changed |= {n for n in ("model", "attack", "recipe") if getattr(job.setting, n) != getattr(usual, n)}
-        assert len(changed) == (2 if job.label == "alp_averaged-steps" else 1), job.name
+        expected = CHANGED.get(job.variant, 0) + any(
+            job.row.name.endswith(said) for said in ("averaged", "adversarial")
+        )
+        assert len(changes(job, SETTINGS["mnist"]["fast"])) == expected > 0, job.name
     assert len({job.name for job in jobs}) == len(jobs)
     arguments = ["reproduce", "reasons", "--dry-run", "--out", str(tmp_path)]
     assert main(arguments) == 0
@@ -124,12 +142,31 @@ def test_reasons_change_one_thing_each_but_for_two_together_and_take_no_other_se
     assert "the reasons take no --epochs" in capsys.readouterr().err
 
 
+def test_reasons_on_cifar10_take_their_images_from_a_folder(capsys, tmp_path):
+    jobs = experiments.cifar10_reasons(tmp_path, tmp_path / "images")
+    found = {job.label: changes(job, SETTINGS["cifar10"]["fast"]) for job in jobs}
+    assert found == {
+        "alp_averaged": {"weight"},
+        "aalp_averaged": {"weight"},
+        "adv-wide": {"model"},
+        "alp_averaged-wide": {"model", "weight"},
+    }
+    assert {(job.data, job.columns) for job in jobs} == {(str(tmp_path / "images"), None)}
+    arguments = ["reproduce", "cifar10-reasons", "--dry-run", "--methods", "adv-wide", "--out", str(tmp_path)]
+    assert main(arguments) == 0
+    assert "cifar10-adv-wide-seed0" in capsys.readouterr().out
+    assert main([*arguments, "--epochs", "1"]) == 1
+    assert "the cifar10-reasons take no --epochs" in capsys.readouterr().err
+
+
 def test_controls_run_on_the_whole_of_mnist(capsys, tmp_path):
     jobs = experiments.controls(tmp_path, seeds=(0, 1))
     assert {(job.data, job.reduced, job.test_images, job.columns) for job in jobs} == {("mnist", None, None, None)}
-    assert len({job.name for job in jobs}) == 4
+    assert len({job.name for job in jobs}) == 8
+    halved = [job.setting.model["width"] for job in jobs if job.variant == experiments.HALF_FEATURES]
+    assert halved == 4 * [(16, 32, 256 // 2)]
     assert main(["reproduce", "controls", "--dry-run", "--seeds", "0,1", "--out", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.count("to do") == 4
+    assert capsys.readouterr().out.count("to do") == 8
 
 
 def test_jobs_for_a_scheduler_do_not_depend_on_this_machine(tmp_path, monkeypatch):

@@ -21,6 +21,7 @@ def weights(model):
         (models.resnet9(), (3, 32, 32), 512, 6_573_130),
         (models.resnet9(16), (3, 32, 32), 128, 412_954),
         (models.resnet32(), (3, 32, 32), 64, 464_154),  # "0.46M" in He et al. 2016, table 6
+        (models.resnet32(64), (3, 32, 32), 256, 7_386_186),
     ],
 )
 def test_paper_networks(model, shape, features, count):
