@@ -242,9 +242,10 @@ def _grid(options: argparse.Namespace) -> list[Job]:
         return _chosen(experiments.ablations(folder, options.seeds, options.quick, device), options.methods)
     if options.grid == "cifar10-reasons":
         _refuse(options, "methods", "seeds", "folder", "root")
-        folder = options.out / "cifar10" / "ablations"
-        made = experiments.cifar10_reasons(folder, options.folder, options.root, device, options.seeds)
-        return _chosen(made, options.methods)
+        jobs = experiments.cifar10_reasons(
+            options.out / "cifar10" / "ablations", options.folder, options.root, device, options.seeds
+        )
+        return _chosen(jobs, options.methods)
     if options.grid in ("reasons", "controls"):
         _refuse(options, "methods", "seeds", "root")
         made = experiments.reasons if options.grid == "reasons" else experiments.controls
