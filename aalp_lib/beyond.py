@@ -87,13 +87,13 @@ def starts_table(found: Found, which: Which = "last") -> str:
         alike.setdefault(tuple(_subject(m, found)[:3]), []).append((r, m))
     if not alike:
         return f"Attacks from the image itself: {UNMEASURED}.\n"
-    images = " or ".join(f"{n:,}" for n in sorted({m.config["images"] for made in alike.values() for _, m in made}))
-    lines = [["Data", "Method", "Protocol", "Seeds"]]
+    lines = [["Data", "Method", "Protocol", "Seeds", "Images"]]
     for name in ("pgd100", "cw100"):
         lines[0] += [f"{HEADINGS[name]}, random start", "twenty of them", "from the image", "Beside the random start"]
     for words, made in alike.items():
         twenty = [hard.values["columns"] for r, _ in made if (hard := attacked(found, r, which))]
-        line = [*words, str(len(made))]
+        images = sorted({m.config["images"] for _, m in made})
+        line = [*words, str(len(made)), " or ".join(f"{count:,}" for count in images)]
         for name in ("pgd100", "cw100"):
             random, own = ([m.values["columns"][column] for _, m in made] for column in (name, f"{name} start"))
             moved = [100 * (b["accuracy"] - a["accuracy"]) for a, b in zip(random, own, strict=True)]
@@ -102,10 +102,10 @@ def starts_table(found: Found, which: Which = "last") -> str:
             line.append(f"**{mean(moved):+.1f}**" + f" [{min(moved):+.1f} to {max(moved):+.1f}]" * (len(made) > 1))
         lines.append(line)
     return (
-        f"Correct of the first {images} test images in percent: of one seed with its 95 % Wilson interval, of several "
-        "their mean with the lowest and the highest. Then by how many points more are right after the attack from the "
-        "image than after that from one random point: below 0, the start at the image finds more. Both take 100 "
-        "steps.\n\n" + grid(lines)
+        "Correct images in percent, from the front of the test set: of one seed with its 95 % Wilson interval, of "
+        "several their mean with the lowest and the highest. Then by how many points more are right after the attack "
+        "from the image than after that from one random point: below 0, the start at the image finds more. Both take "
+        "100 steps.\n\n" + grid(lines)
     )
 
 

@@ -14,7 +14,7 @@ from aalp_lib import _checks, paper, results
 from aalp_lib._checks import InputError
 from aalp_lib.diagnose import Diagnosis
 from aalp_lib.evaluate import paper_name, suite_in_ball
-from aalp_lib.experiments import SETTINGS
+from aalp_lib.experiments import HALF_WIDTH, SETTINGS
 from aalp_lib.jobs import Setting
 from aalp_lib.methods import METHODS, Method
 from aalp_lib.plots import in_table_order
@@ -282,6 +282,11 @@ def _training_differences(record: Record) -> list[str]:
 def _setting(record: Record) -> Mapping[str, Setting] | None:
     """The settings for a record's data set by recipe; None where there are none, as for a reader's own images."""
     return SETTINGS.get(record.data) or SETTINGS.get(paper_name(record.data))
+
+
+def half_features(record: Record) -> bool:
+    """Whether a run is one of the controls with half the features (`experiments.controls`)."""
+    return (record.config.get("model") or {}).get("width") in (HALF_WIDTH, [*HALF_WIDTH])
 
 
 def effort(record: Record) -> tuple[int, int, int | None, bool]:

@@ -206,7 +206,8 @@ def cifar10_reasons(
 
 
 CONTROLS = ("aalp_shuffled", "aalp_sw_mean")
-HALF_FEATURES = "half-features"  # variant of the controls without Guided Dropout, of as many features as it keeps
+HALF_FEATURES = "half-features"  # variant: instead of Guided Dropout a network of as many features as it keeps
+HALF_WIDTH = (16, 32, 128)
 
 
 def controls(out: Path, root: Path | None = None, device: str = "cpu", seeds: Sequence[int] = (0,)) -> list[Job]:
@@ -216,7 +217,7 @@ def controls(out: Path, root: Path | None = None, device: str = "cpu", seeds: Se
     methods = tuple(ABLATIONS[name] for name in CONTROLS)
     made = Grid("mnist", out, methods, tuple(seeds), root=root, device=device).jobs()
     usual = SETTINGS["mnist"]["fast"]
-    half = dataclasses.replace(usual, model=_LENET | {"width": (16, 32, 128)})
+    half = dataclasses.replace(usual, model=_LENET | {"width": HALF_WIDTH})
     made += [
         Job("mnist", method, half, out, seed, root, variant=HALF_FEATURES, device=device)
         for seed in seeds

@@ -21,6 +21,7 @@ from aalp_lib.collect import (
     gradients,
     grid,
     groups,
+    half_features,
     measured_protocol,
     measured_sets,
     of_the_paper,
@@ -29,6 +30,7 @@ from aalp_lib.collect import (
     training_protocol,
 )
 from aalp_lib.evaluate import ALTERED, HEADINGS, TABLE_2_STEPS, paper_name
+from aalp_lib.experiments import HALF_FEATURES
 from aalp_lib.methods import TABLE_2
 from aalp_lib.results import Measurement, Record, label, mcnemar, sign_flip_p, unpack
 
@@ -53,7 +55,10 @@ CONTROLLED = (
     ("aalp_sw_mean", "aalp_sw"),
     ("aalp_shuffled", "aalp"),
     ("aalp_shuffled", "aalp_sw"),
-)  # what pairing less gains, what pairing less where the network is unsure gains on top; what guidance, what no mask
+    ("alp-half-features", "aalp_gd"),
+    ("aalp_sw-half-features", "aalp"),
+)  # what pairing less gains, what pairing less where the network is unsure gains on top; what guidance, what no mask;
+# what a mask over the features gains over a network of half of them
 STRONGEST = "square"  # the last stage of AutoAttack, which stands for all of it
 PAIR_COLUMNS = (
     *("data", "protocol", "seed", "attack", "gradients", "images", "alp", "aalp", "gain"),
@@ -684,7 +689,9 @@ _WAYS = {1: "ahead", 0: "not shown", -1: "behind"}
 
 def controls_table(found: Found, data: str = "mnist", which: Which = "last") -> str:
     """AALP's halves beside their controls (`experiments.controls`), on the same images and shared seeds."""
-    made = {g.method: g.records for g in groups(found.ablations) if (g.data, g.protocol) == (data, "fast")}
+    variants = [g for g in groups(found.ablations) if g.data == data]
+    made = {g.method: g.records for g in variants if g.protocol == "fast"}
+    made |= {f"{g.method}-{HALF_FEATURES}": g.records for g in variants if half_features(g.records[0])}
     made |= {g.method: g.records for g in of_the_paper(found.records, data) if (g.data, g.protocol) == (data, "fast")}
     lines, tests = [], 0
     for first, second in CONTROLLED:
@@ -693,7 +700,7 @@ def controls_table(found: Found, data: str = "mnist", which: Which = "last") -> 
             cells = [compare(*runs, column, which) for column in ("clean", *PAIRED)]
             cells.append(compare_strong(found, *runs, which=which))
             tests += sum(one is not None for one in cells)
-            names = [run[0].config["method"]["label"] for run in runs]
+            names = [run[0].config["method"]["label"] + ", half the features" * half_features(run[0]) for run in runs]
             lines.append([" → ".join(names), *(one.cell(_WAYS[one.standing]) if one else UNMEASURED for one in cells)])
     if not lines:
         return f"The controls on {title(data)}: {UNMEASURED}.\n"
@@ -733,8 +740,9 @@ def _base(group: Group, among: Sequence[Group]) -> Group | None:
     """The row that a variant is compared with; None for a row of the paper, or where it was not run."""
     if not changes(group.records[0]):
         return None
-    alike = [other for other in among if (other.data, other.protocol) == (group.data, group.protocol)]
-    return nearest(group, alike)
+    row = nearest(group, [other for other in among if other.data == group.data])
+    alike = (other for other in among if (other.data, other.protocol) == (group.data, group.protocol))
+    return next((other for other in alike if row and other.method == row.method), None)
 
 
 def nearest(group: Group, among: Sequence[Group]) -> Group | None:

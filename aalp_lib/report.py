@@ -30,6 +30,7 @@ from aalp_lib.collect import (
     effort,
     grid,
     groups,
+    half_features,
     measured_protocol,
     measured_sets,
     of_the_paper,
@@ -455,7 +456,7 @@ def tried_table(found: Found, data: str, which: Which = "last") -> str:
     Beside the plain run: on the same images, over the seeds that both have. Beside the paper: the mean over seeds.
     """
     runs = [r for r in (*found.records, *found.ablations) if r.tier == "full" and r.data == data]
-    runs = [r for r in runs if r.method not in CONTROLS]  # they explain no row
+    runs = [r for r in runs if r.method not in CONTROLS and not half_features(r)]  # those explain no row
     made = [group for group in groups(runs) if not group.records[0].config.get("reduced")]
     plain = [group for group in made if group.protocol in RECIPES and not changes(group.records[0])]
     tried = [group for group in made if group not in plain]
