@@ -261,13 +261,21 @@ def test_starts_are_told_over_the_seeds_beside_twenty_random_ones():
         m = strong("alp", seed, **columns)
         seeds.append(dataclasses.replace(m, kind="attacks", config={"images": COUNT}, subject=m.subject | of))
     twenty = [strong("alp", seed, pgd100x20=right(890), cw100x20=right(895)) for seed in (0, 1)]
-    both = ["fast", "2", "90.0 [90.0–90.0]", "89.0 [89.0–89.0]", "87.5 [87.0–88.0]", "**-2.5** [-3.0 to -2.0]"]
+    both = [
+        "fast",
+        "2",
+        f"{COUNT:,}",
+        "90.0 [90.0–90.0]",
+        "89.0 [89.0–89.0]",
+        "87.5 [87.0–88.0]",
+        "**-2.5** [-3.0 to -2.0]",
+    ]
     cells = report.starts_table(found(*rows, measurements=[*seeds, *twenty])).splitlines()[-1].split(" | ")
-    assert cells[2:8] == both
+    assert cells[2:9] == both
     assert cells[-1] == "**+0.0** [+0.0 to +0.0] |"
     twenty[1].subject["network"] = "b"
     cells = report.starts_table(found(*rows, measurements=[*seeds, *twenty])).splitlines()[-1].split(" | ")
-    assert cells[5] == "–"
+    assert cells[6] == "–"
     assert report.starts_table(found()) == "Attacks from the image itself: not measured yet.\n"
 
 
@@ -536,6 +544,32 @@ def test_controls_stand_between_the_rows_that_they_tell_apart():
     assert "**+0.9** ahead<br>2 seeds, +0.9 to +1.0<br>p " in which
     assert which.endswith("| **-2.0** behind<br>p 2e-06 |")
     assert mask.startswith("| AALP, keep as many, but random ones → AALP (sw) | **+0.0** not shown<br>p 1.000 |")
+
+
+def with_width(run, width):
+    return dataclasses.replace(run, config=run.config | {"model": {"name": "lenet", "width": width}})
+
+
+def test_a_network_of_half_the_features_is_a_control_and_explains_no_row():
+    half, wide = (with_width(record("aalp_sw", pgd100=700), width) for width in ([16, 32, 128], [32, 64, 1024]))
+    made = dataclasses.replace(found(*duel(700, 730)), ablations=[half, wide])
+    (line,) = paired.controls_table(made).split("\n\n")[1].splitlines()[2:]
+    assert line.startswith("| AALP (sw), half the features → AALP | **+0.0** not shown")
+    assert "| **+3.0** ahead on one seed" in line or "| **+3.0** ahead<br>" in line
+    tried = report.tried_table(made, "mnist")
+    assert "model width [32, 64, 1024]" in tried
+    assert "128" not in tried
+
+
+def test_a_variant_in_a_setting_of_its_own_is_not_compared_with_another_row_of_that_setting():
+    averaged = dataclasses.replace(METHODS["alp"], name="alp_averaged", label="ALP, averaged", weight=0.1)
+    runs = [
+        with_width(record("trades"), [32, 64, 1024]),
+        with_width(record("alp_averaged", row=averaged), [32, 64, 1024]),
+    ]
+    assert "| ALP, averaged | base not measured yet |" in paired.ablation_table(
+        dataclasses.replace(found(record("alp")), ablations=runs)
+    )
 
 
 def test_cost_counts_attack_steps_and_samples_of_the_training_step():
