@@ -89,7 +89,7 @@ def starts_table(found: Found, which: Which = "last") -> str:
         return f"Attacks from the image itself: {UNMEASURED}.\n"
     lines = [["Data", "Method", "Protocol", "Seeds", "Images"]]
     for name in ("pgd100", "cw100"):
-        lines[0] += [f"{HEADINGS[name]}, random start", "twenty of them", "from the image", "Beside the random start"]
+        lines[0] += [f"{HEADINGS[name]}, random start", "twenty of them", "from the image"]
     for words, made in alike.items():
         twenty = [hard.values["columns"] for r, _ in made if (hard := attacked(found, r, which))]
         images = sorted({m.config["images"] for _, m in made})
@@ -98,14 +98,15 @@ def starts_table(found: Found, which: Which = "last") -> str:
             random, own = ([m.values["columns"][column] for _, m in made] for column in (name, f"{name} start"))
             moved = [100 * (b["accuracy"] - a["accuracy"]) for a, b in zip(random, own, strict=True)]
             many = [cells[f"{name}x20"] for cells in twenty if f"{name}x20" in cells]
-            line += [str(Cell.of(random)), str(Cell.of(many)) if len(many) == len(made) else "–", str(Cell.of(own))]
-            line.append(f"**{mean(moved):+.1f}**" + f" [{min(moved):+.1f} to {max(moved):+.1f}]" * (len(made) > 1))
+            line += [str(Cell.of(random)), str(Cell.of(many)) if len(many) == len(made) else "–"]
+            span = f" [{min(moved):+.1f} to {max(moved):+.1f}]" * (len(made) > 1)
+            line.append(f"{Cell.of(own)}<br>**{mean(moved):+.1f}**{span}")
         lines.append(line)
     return (
         "Correct images in percent, from the front of the test set: of one seed with its 95 % Wilson interval, of "
-        "several their mean with the lowest and the highest. Then by how many points more are right after the attack "
-        "from the image than after that from one random point: below 0, the start at the image finds more. Both take "
-        "100 steps.\n\n" + grid(lines)
+        "several their mean with the lowest and the highest. In bold by how many points more are right after the "
+        "attack from the image than after that from one random point: below 0, the start at the image finds more. All "
+        "take 100 steps.\n\n" + grid(lines)
     )
 
 
