@@ -573,7 +573,7 @@ def test_trained_on_attacks_from_the_image(rows, tried):
     assert on_gpu == [False, True, True]
 
 
-def test_a_network_of_half_the_features_is_not_told_apart_from_guided_dropout_at_100_steps(rows, tried):
+def test_a_network_of_half_the_features_is_not_told_apart_from_guided_dropout_at_100_steps(kept, rows, tried):
     half = "fast, model width [16, 32, 128]"
     for alone, guided in (("alp", "aalp_gd"), ("aalp_sw", "aalp")):
         steps = {column: paired.compare(tried[alone, half], rows[guided], column) for column in PUBLISHED[guided]}
@@ -584,6 +584,8 @@ def test_a_network_of_half_the_features_is_not_told_apart_from_guided_dropout_at
     for column in ("pgd100", "cw100"):
         alone = [paired.compare(tried["aalp_sw", half], [r], column) for r in rows["aalp"] if r.seed < 3]
         assert [step.standing for step in alone] == [1, 0, 1]
+    hard = paired.compare_strong(kept, tried["aalp_sw", half], rows["aalp"])
+    assert (hard.standing, len(hard.gains), min(hard.gains) < -1, max(hard.gains) > 1) == (0, 3, True, True)
     for guided in ("aalp_gd", "aalp"):
         assert [r.environment["device"] == "cpu" for r in rows[guided]][:3] == [True, False, False]
     for column in PUBLISHED["aalp_sw"]:
