@@ -573,25 +573,6 @@ def test_trained_on_attacks_from_the_image(rows, tried):
     assert on_gpu == [False, True, True]
 
 
-def test_a_network_of_half_the_features_is_not_told_apart_from_guided_dropout_at_100_steps(kept, rows, tried):
-    half = "fast, model width [16, 32, 128]"
-    for alone, guided in (("alp", "aalp_gd"), ("aalp_sw", "aalp")):
-        steps = {column: paired.compare(tried[alone, half], rows[guided], column) for column in PUBLISHED[guided]}
-        ahead = {column: step for column, step in steps.items() if step.standing}
-        assert set(ahead) == (set() if guided == "aalp_gd" else {"pgd20", "cw20"})
-        assert all(step.standing == 1 and max(step.gains) < 0.34 and not surely(step) for step in ahead.values())
-        assert all(min(steps[column].gains) < 0 < max(steps[column].gains) for column in ("clean", "pgd100", "cw100"))
-    for column in ("pgd100", "cw100"):
-        alone = [paired.compare(tried["aalp_sw", half], [r], column) for r in rows["aalp"] if r.seed < 3]
-        assert [step.standing for step in alone] == [1, 0, 1]
-    hard = paired.compare_strong(kept, tried["aalp_sw", half], rows["aalp"])
-    assert (hard.standing, len(hard.gains), min(hard.gains) < -1, max(hard.gains) > 1) == (0, 3, True, True)
-    for guided in ("aalp_gd", "aalp"):
-        assert [r.environment["device"] == "cpu" for r in rows[guided]][:3] == [True, False, False]
-    for column in PUBLISHED["aalp_sw"]:
-        assert paired.compare(tried["aalp_sw", half], rows["aalp_sw"], column).standing == 1
-
-
 def test_with_the_papers_learning_rate_networks_were_still_improving(rows, slow):
     late = [paired.compare([slow["alp"]], [slow["aalp"]], "cw100", which) for which in ("last", "best")]
     assert [found.standing for found in late] == [1, 0]
@@ -615,6 +596,25 @@ def test_the_mask_soon_has_nothing_to_do_on_the_bundled_sample(kept, rows, slow,
     assert dead_shares(kept, "aalp", "fast") == pytest.approx([0.5, 0.5], abs=0.03)
     (dead,) = dead_shares(kept, "aalp", "paper")
     assert dead < slow["aalp"].history["epochs"][-1]["kept"] - 0.1 == 0.4
+
+
+def test_a_network_of_half_the_features_is_not_told_apart_from_guided_dropout_at_100_steps(kept, rows, tried):
+    half = "fast, model width [16, 32, 128]"
+    for alone, guided in (("alp", "aalp_gd"), ("aalp_sw", "aalp")):
+        steps = {column: paired.compare(tried[alone, half], rows[guided], column) for column in PUBLISHED[guided]}
+        ahead = {column: step for column, step in steps.items() if step.standing}
+        assert set(ahead) == (set() if guided == "aalp_gd" else {"pgd20", "cw20"})
+        assert all(step.standing == 1 and max(step.gains) < 0.34 and not surely(step) for step in ahead.values())
+        assert all(min(steps[column].gains) < 0 < max(steps[column].gains) for column in ("clean", "pgd100", "cw100"))
+    for column in ("pgd100", "cw100"):
+        alone = [paired.compare(tried["aalp_sw", half], [r], column) for r in rows["aalp"] if r.seed < 3]
+        assert [step.standing for step in alone] == [1, 0, 1]
+    hard = paired.compare_strong(kept, tried["aalp_sw", half], rows["aalp"])
+    assert (hard.standing, len(hard.gains), min(hard.gains) < -1, max(hard.gains) > 1) == (0, 3, True, True)
+    for guided in ("aalp_gd", "aalp"):
+        assert [r.environment["device"] == "cpu" for r in rows[guided]][:3] == [True, False, False]
+    for column in PUBLISHED["aalp_sw"]:
+        assert paired.compare(tried["aalp_sw", half], rows["aalp_sw"], column).standing == 1
 
 
 def test_guided_dropout_does_less_harm_than_a_random_mask_and_not_less_than_none(kept, rows, full, small):
