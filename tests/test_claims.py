@@ -467,7 +467,7 @@ def test_on_cifar10_rows_trained_on_attacked_images_lie_furthest_below_the_paper
 # --- what keeps MNIST's rows from the paper's, and what the mask does
 
 
-def test_what_keeps_the_rows_from_the_papers_is_the_scale_and_then_width_and_steps(tried):
+def test_averaging_width_and_steps_bring_rows_to_about_the_papers(tried):
     measured = ("clean", "pgd40", "pgd100", "cw100")
     averaged = [beside_the_paper(r) for r in tried["alp_averaged", "fast"]]
     assert all(abs(one[c]) < 2 for one in averaged for c in measured[:3])
