@@ -185,20 +185,20 @@ def measured_csv(found: Found, data: str) -> dict[str, str]:
     for kind in ("strong", "diagnosis", "attacks"):
         kept = [m for m in about(found, kind, "last") if paper_name(str(m.subject.get("data"))) == data]
         if kept:
-            lines = ([*_subject(m, found), gradients(m), *cells] for m in kept for cells in _accuracies(m))
+            lines = ([*_subject(m, found), *cells] for m in kept for cells in _accuracies(m))
             made[kind] = csv_text(COLUMNS, lines)
     return made
 
 
 def _accuracies(m: Measurement) -> list[list[str]]:
-    """Attack, percent with its interval, number right and of how many."""
+    """Gradients, attack, percent with its interval, number right and of how many."""
     if m.kind != "diagnosis":
-        rows = [(attack_title(name), row) for name, row in m.values["columns"].items()]
+        rows = [(gradients(m, name), attack_title(name), row) for name, row in m.values["columns"].items()]
     else:
-        rows = [(name, row) for group in Diagnosis.of(m).rows for name, row, _ in group]
+        rows = [(gradients(m), name, row) for group in Diagnosis.of(m).rows for name, row, _ in group]
     return [
-        [name, *(f"{100 * row[k]:.2f}" for k in ("accuracy", "low", "high")), str(row["correct"]), str(row["count"])]
-        for name, row in rows
+        [*names, *(f"{100 * row[k]:.2f}" for k in ("accuracy", "low", "high")), str(row["correct"]), str(row["count"])]
+        for *names, row in rows
     ]
 
 

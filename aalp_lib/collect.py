@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from aalp_lib import _checks, paper, results
 from aalp_lib._checks import InputError
-from aalp_lib.diagnose import Diagnosis
+from aalp_lib.diagnose import VERSIONS, Diagnosis
 from aalp_lib.evaluate import paper_name, suite_in_ball
 from aalp_lib.experiments import HALF_WIDTH, SETTINGS
 from aalp_lib.jobs import Setting
@@ -306,9 +306,12 @@ def title(data: str) -> str:
     return TITLES.get(data, data)
 
 
-def gradients(m: Measurement) -> str:
-    """What a measurement's gradients were computed in: "float32", "bfloat16", or "TF32" for a GPU's rounded float32."""
-    precision = str(m.config.get("precision", "float32"))
+def gradients(m: Measurement, attack: str = "") -> str:
+    """What a measurement's gradients were computed in: "float32", "bfloat16", or "TF32" for a GPU's rounded float32.
+
+    Of one attack, if it is named: AutoAttack's stages are never bfloat16's.
+    """
+    precision = "float32" if attack in VERSIONS["standard"] else str(m.config.get("precision", "float32"))
     return "TF32" if precision == "float32" and m.environment.get("tf32") else precision
 
 

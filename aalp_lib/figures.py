@@ -163,7 +163,7 @@ def mean_maps(found: Sequence[Measurement], kind: str = "paper") -> Figure:
         shown = panel.imshow(mean, cmap="inferno", vmin=0, vmax=max(map(np.max, means)), interpolation="nearest")
         panel.set(title=label(_name(measured)), xticks=[], yticks=[])
     figure.colorbar(shown, ax=panels[0], label="mean of maps, each\nover its largest value", shrink=0.9)
-    where = "Shown: the mean of all maps; it says where they lie, not how concentrated one is."
+    where = "Shown: the mean of all maps; it says where they lie, not how concentrated one is"
     figure.suptitle(f"{_claim_of_maps(found, kind, size)}\n{_filled(where, size)}", fontsize=10)
     return figure
 

@@ -79,7 +79,7 @@ class Pair:
     """ALP and AALP of one seed under one attack, on the same `images` images; `only_alp` has only ALP right.
 
     `lead` is 1 where only AALP is right, -1 where only ALP is, else 0: int64 (images,). `strong` says for
-    an attack of measurements "strong" what the gradients were computed in, ALP's first where the two differ.
+    an attack of measurements "strong" what its gradients were computed in, ALP's first where the two differ.
     """
 
     data: str
@@ -139,8 +139,10 @@ def _seed_pairs(found: Found, words: str, alp: Record, aalp: Record, which: str)
     made = [_pair(alp, words, name, a[name], b[name]) for name in both]
     c, d = attack_outcomes(found, alp, which), attack_outcomes(found, aalp, which)
     shared = [name for name in c if name != "clean" and name in d and len(c[name]) == len(d[name])]
-    used = dict.fromkeys(gradients(m) for m in (attacked(found, alp, which), attacked(found, aalp, which)) if m)
-    made += [_pair(alp, words, name, c[name], d[name], strong=", ".join(used)) for name in shared]
+    both_attacked = [m for m in (attacked(found, alp, which), attacked(found, aalp, which)) if m]
+    for name in shared:
+        used = dict.fromkeys(gradients(m, name) for m in both_attacked)
+        made.append(_pair(alp, words, name, c[name], d[name], strong=", ".join(used)))
     if "pgd100" in both:
         parts = sorted({len(c[name]) for name in shared} - {len(a["pgd100"])})
         made += [_pair(alp, words, "pgd100", a["pgd100"][:count], b["pgd100"][:count]) for count in parts]
@@ -241,7 +243,15 @@ _ENDS = {1: "AALP is ahead", 0: "neither is shown to be ahead", -1: "AALP is beh
 
 def _end(found: Sequence[Pair]) -> str:
     way = standing(found)
-    return _ENDS[way] + " on one seed" * (way != 0 and len(found) == 1)
+    return _ENDS[way] + _on(found) * (way != 0)
+
+
+def _on(found: Sequence[Pair]) -> str:
+    """What a thing shown is bound to: one seed, or these where the t test over them does not show it; else nothing."""
+    if len(found) == 1:
+        return " on one seed"
+    p = _t_test([pair.gain for pair in found])
+    return "" if p is not None and p < 0.05 else f" on these {len(found)} seeds"
 
 
 def _judged(heading: str, found: Sequence[Pair]) -> str:
@@ -266,7 +276,8 @@ def _judged(heading: str, found: Sequence[Pair]) -> str:
     )  # of equals the last
     strong, count = columns[name], columns[name][0].images
     same = [p for p in found if p.attack == "pgd100" and p.images == count]
-    text = f"**{heading}: {_fate(weak, same, strong, list(ahead))}** {text}"
+    shown = [*ahead, HEADINGS["cw100"]] if by["cw100"] and standing(by["cw100"]) > 0 else [*ahead]
+    text = f"**{heading}: {_fate(weak, same, strong, shown)}** {text}"
     if count < images:
         text += f". On the first {count:,} test images alone, at PGD-100 {_lead(same)}"
     change = mean(p.gain for p in strong) - mean(p.gain for p in same)
@@ -299,21 +310,21 @@ def _from_the_image(heading: str, found: Found, alp: Group, aalp: Group, which: 
 def _fate(weak: Sequence[Pair], same: Sequence[Pair], strong: Sequence[Pair], ahead: Sequence[str]) -> str:
     before, after = standing(weak), standing(strong)
     some = f", on {len(strong)} of these {len(weak)} seeds," if len(strong) < len(weak) else ""
-    lone = " on one seed" * (len(weak) == 1)
     if before <= 0:
-        start = f"AALP is behind ALP at PGD-100{lone}"
+        start = f"AALP is behind ALP at PGD-100{_on(weak)}"
         if before == 0:
             start = "no gain of AALP over ALP is shown at PGD-100"
         if before == 0 and ahead:
+            lone = " on one seed" * (len(weak) == 1)
             start = f"AALP's gain over ALP{lone}, shown at {_listed(ahead)}, is not shown at PGD-100"
-        return f"{start}; under the strongest attack{some} {_end(strong)}."
+        return f"{start}; under the strongest attack{some} {_ENDS[after] if some else _end(strong)}."
     if after == 0 and standing(same) <= 0:
-        return f"AALP is ahead of ALP at PGD-100{lone}; on the images of the strongest attack{some} at neither."
+        return f"AALP is ahead of ALP at PGD-100{_on(weak)}; on the images of the strongest attack{some} at neither."
     if after > 0:
         word = "shrinks" if mean(p.gain for p in strong) < mean(p.gain for p in same) else "holds"
     else:
         word = "vanishes" if after == 0 else "turns over"
-    return f"AALP's gain over ALP{lone} {word} under the strongest attack{some.removesuffix(',')}."
+    return f"AALP's gain over ALP{_on(weak)} {word} under the strongest attack{some.removesuffix(',')}."
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -378,7 +389,7 @@ def mcnemar_table(found: Found, which: Which = "last") -> str:
         )  # fmt: skip
     return (
         "Correct images in percent; number of images that only one of the two has right; p of McNemar's exact test, "
-        'two-sided. "Gradients" of the stronger attacks are as in the table above, ALP\'s first where the two differ.'
+        'two-sided. "Gradients" are those of the stronger attacks, ALP\'s first where the two differ.'
         "\n\n" + grid(lines)
     )
 

@@ -311,7 +311,7 @@ _CAPTIONS = {
     f"{_SPANS}",
     4: "Test images in percent that are right both clean and attacked, at the steps of section 4.1's training attack: "
     "PGD-40 on MNIST, PGD-10 on SVHN, where an image counts as fooled once any iterate fools it; on CIFAR-10 the last "
-    "of 7 steps, as in Table 1, or PGD-10 where that was not measured. "
+    "of 7 steps, as in Table 1, or PGD-10 for a row of which any seed lacks that. "
     f"{_AGREES} {_SPANS}",
 }
 _WHICH = {"last": "model after the last epoch", "best": "model that was best on the validation split"}

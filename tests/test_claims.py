@@ -467,7 +467,7 @@ def test_on_cifar10_rows_trained_on_attacked_images_lie_furthest_below_the_paper
 # --- what keeps MNIST's rows from the paper's, and what the mask does
 
 
-def test_averaging_width_and_steps_bring_rows_to_about_the_papers(tried):
+def test_averaging_width_and_steps_bring_rows_to_about_the_papers(kept, tried):
     measured = ("clean", "pgd40", "pgd100", "cw100")
     averaged = [beside_the_paper(r) for r in tried["alp_averaged", "fast"]]
     assert all(abs(one[c]) < 2 for one in averaged for c in measured[:3])
@@ -484,6 +484,15 @@ def test_averaging_width_and_steps_bring_rows_to_about_the_papers(tried):
     assert near["aalp_averaged", close] == near["aalp_gd_averaged", "fast"] == {*measured} - {"cw100"}
     assert near["aalp_sw_averaged", "fast"] == {"clean", "pgd40"}
     assert near["trades", close] == {*PUBLISHED["trades"]}
+    attacked = [m for m in report.about(kept, "attacks", "last") if "averaged" in str(m.subject["method"])]
+    assert sorted((m.subject["method"], m.config["images"]) for m in attacked) == [
+        ("aalp_averaged", 1000), ("aalp_averaged", 1000), ("alp_averaged", 1000), ("alp_averaged", 1000)
+    ]  # fmt: skip
+    for m in attacked:
+        name, cells = m.subject["method"].removesuffix("_averaged"), m.values["columns"]
+        below = {c for c in PUBLISHED[name] if PUBLISHED[name][c] - 100 * cells[c]["accuracy"] > 2}
+        assert below - {"pgd100"} == {"fgsm", "cw40", "cw100"} | ({"pgd40"} if name == "aalp" else set())
+        assert "pgd100" in below or name == "alp"
 
 
 def test_which_of_scale_width_and_steps_moves_more_is_not_shown(rows, tried):
@@ -615,6 +624,8 @@ def test_a_network_of_half_the_features_is_not_told_apart_from_guided_dropout_at
         assert [r.environment["device"] == "cpu" for r in rows[guided]][:3] == [True, False, False]
     for column in PUBLISHED["aalp_sw"]:
         assert paired.compare(tried["aalp_sw", half], rows["aalp_sw"], column).standing == 1
+    for column in ("pgd100", "cw100"):
+        assert min(whole := paired.compare(tried["alp", half], rows["alp"], column).gains) < 0 < max(whole)
 
 
 def test_guided_dropout_does_less_harm_than_a_random_mask_and_not_less_than_none(kept, rows, full, small):
@@ -634,7 +645,7 @@ def test_guided_dropout_does_less_harm_than_a_random_mask_and_not_less_than_none
     assert paired.compare(small["aalp"], small["aalp_no_dropout"], "pgd40").standing == 1
 
 
-def test_what_is_open_on_mnist(kept, tried):
+def test_what_is_open_on_mnist(kept, rows, tried):
     said = {row.name: row.verdict for row in report.table_2(kept, "mnist") if row.source == "ours, fast"}
     assert not any(said[name].startswith("agrees") for name in ("alp", "aalp", "trades", "aalp_gd", "aalp_sw"))
     close = {name: runs for (name, protocol), runs in tried.items() if WIDE in protocol and STEPS in protocol}
@@ -642,14 +653,26 @@ def test_what_is_open_on_mnist(kept, tried):
     assert not any(paired.attacked(kept, r, "last") for runs in close.values() for r in runs)
     weights = (ROOT / "results" / "mnist" / "ablations" / "weights").iterdir()
     assert not any("wide" in file.name for file in weights)
+    assert all(at_last(r, "fgsm") > PUBLISHED["raw"]["fgsm"] + 2 for r in rows["raw"])
+    assert not any("fgsm" in r.accuracy["last"] for (name, _), runs in tried.items() if "averaged" in name for r in runs)
+    assert {p for name, p in tried if name == "aalp_sw_averaged"} == {"fast"}
 
 
-def test_what_is_open_of_records(rows):
+def test_what_is_open_of_records(kept, rows, full):
     again = [r for name in TABLE_2 for r in rows[name] if r.seed in (1, 2, 3)]
     clean = [(r.method, r.seed) for r in again if not r.environment["commit"].endswith("+")]
     assert clean == [("adv", 1)]
     first = [r for name in TABLE_2 for r in rows[name] if r.seed == 0]
     assert [r.method for r in first if r.environment["commit"].endswith("+")] == ["aalp_sw"]
+    others = {(r.data, r.method, r.seed) for r in kept.records if "+" in (r.environment["commit"] or "")}
+    others -= {("mnist", r.method, r.seed) for name in TABLE_2 for r in rows[name]}
+    assert others == {("mnist", "raw_gd", seed) for seed in range(3)} | {
+        ("cifar10-jpeg", name, 0) for name in ("raw", "raw_gd", "adv_gd")
+    }
+    averaged = [r for runs in full.values() for r in runs if "+" in (r.environment["commit"] or "")]
+    assert sorted((r.method, r.seed) for r in averaged) == [
+        (name, seed) for name in ("aalp_averaged", "alp_averaged") for seed in (1, 2)
+    ]
     nameless = [r for name in TABLE_2 for r in rows[name] if r.environment["commit"] is None]
     assert {r.seed for r in nameless} == {4, 5, 6}
     assert {r.environment["code"] for r in nameless} == {"ad1218ca445e"}
