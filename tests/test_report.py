@@ -295,7 +295,8 @@ def test_tables_say_what_gradients_were_computed_in():
     assert pgd == 'MNIST,ALP,fast,0,bfloat16,"PGD-100, 20 starts",70.00,67.09,72.76,700,1000'
     assert square.startswith('MNIST,ALP,fast,0,float32,"AutoAttack')
     by = {line["attack"]: line["gradients"] for line in csv.DictReader(io.StringIO(files["mnist/mcnemar.csv"]))}
-    assert by["PGD-100, 20 starts"] == "bfloat16, TF32" and by["AutoAttack: all, + Square"] == "float32, TF32"
+    used = by["PGD-100, 20 starts"], by["AutoAttack: all, + Square"]
+    assert used == ("bfloat16, TF32", "float32, TF32")
 
 
 def test_strong_attacks_on_another_network_than_the_records_are_not_paired_with_it():
