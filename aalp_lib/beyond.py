@@ -87,13 +87,14 @@ def starts_table(found: Found, which: Which = "last") -> str:
         alike.setdefault(tuple(_subject(m, found)[:3]), []).append((r, m))
     if not alike:
         return f"Attacks from the image itself: {UNMEASURED}.\n"
-    lines = [["Data", "Method", "Protocol", "Seeds", "Images"]]
+    lines = [["Data", "Network", "Seeds × images"]]
     for name in ("pgd100", "cw100"):
         lines[0] += [f"{HEADINGS[name]}, random start", "twenty of them", "from the image"]
-    for words, made in alike.items():
+    for (data, method, recipe), made in alike.items():
         twenty = [hard.values["columns"] for r, _ in made if (hard := attacked(found, r, which))]
         images = sorted({m.config["images"] for _, m in made})
-        line = [*words, str(len(made)), " or ".join(f"{count:,}" for count in images)]
+        network = method if recipe == "fast" else f"{method}, {recipe.removeprefix('fast, ')}"
+        line = [data, network, f"{len(made)} × {' or '.join(f'{count:,}' for count in images)}"]
         for name in ("pgd100", "cw100"):
             random, own = ([m.values["columns"][column] for _, m in made] for column in (name, f"{name} start"))
             moved = [100 * (b["accuracy"] - a["accuracy"]) for a, b in zip(random, own, strict=True)]
@@ -106,7 +107,7 @@ def starts_table(found: Found, which: Which = "last") -> str:
         "Correct images in percent, from the front of the test set: of one seed with its 95 % Wilson interval, of "
         "several their mean with the lowest and the highest. In bold by how many points more are right after the "
         "attack from the image than after that from one random point: below 0, the start at the image finds more. All "
-        "take 100 steps.\n\n" + grid(lines)
+        'take 100 steps. The recipe is "fast" where none is named.\n\n' + grid(lines)
     )
 
 

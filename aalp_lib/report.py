@@ -449,6 +449,9 @@ def _csv(number: int, which: str, rows: Iterable[Row]) -> str:
 # --- what was tried to explain a row ----------------------------------------------------------------------------------
 
 
+TRIED = ("clean", "fgsm", *ABLATED[1:])  # columns; FGSM is where RAW's row departs
+
+
 def tried_table(found: Found, data: str, which: Which = "last") -> str:
     """Full-tier runs on a data set that depart from the plain recipes in one thing or several, each beside the plain
     run that it departs from, which comes first, and beside the paper: what was tried to explain a row.
@@ -462,7 +465,7 @@ def tried_table(found: Found, data: str, which: Which = "last") -> str:
     tried = [group for group in made if group not in plain]
     if not tried:
         return f"Runs that depart from the recipe on {title(data)}: {UNMEASURED}.\n"
-    lines = [["Method", "What is changed", "Seeds", *(HEADINGS[name] for name in ABLATED)]]
+    lines = [["Method", "What is changed", "Seeds", *(HEADINGS[name] for name in TRIED)]]
     lines[0] += [f"Against the plain run, {HEADINGS[DECIDING]}", f"Against the paper, {HEADINGS[DECIDING]}"]
     bases = [_plain_run(group, plain) for group in tried]
     shown = [group for group in plain if any(group is base for base in bases)] + tried
@@ -483,7 +486,7 @@ def _tried_line(group: Group, plain: Sequence[Group], data: str, which: Which) -
     words = group.protocol.split(", ")[1:]
     if base and differences_from(record, base.method):
         words.append(given.removeprefix(f"{label(base.method)}, "))
-    cells = [group.cell(name, which) for name in ABLATED]
+    cells = [group.cell(name, which) for name in TRIED]
     at = group.cell(DECIDING, which)
     beside = compare(base.records, group.records, DECIDING, which) if base and base is not group else None
     published = paper.TABLE_2[paper_name(data)].get(base.method if base else group.method, {}).get(DECIDING)
