@@ -111,13 +111,13 @@ def verdict(published: Mapping[str, float], ours: Mapping[str, float]) -> str:
     """Say in words how our row stands to the paper's.
 
     "agrees" if in every column the two are at most 2 points apart (losses: 10 % of the published one); otherwise
-    "lower", "higher" or both, with the widest difference to that side, relative to what is allowed, and its column.
-    Columns that were not measured are counted.
+    "lower", "higher" or both, with the widest difference to that side, relative to what is allowed, and its column; of
+    several columns it is counted how many are that far apart, and how many were not measured.
 
     Examples
     --------
     >>> verdict({"clean": 99.0, "pgd40": 94.1}, {"clean": 98.9, "pgd40": 90.0})
-    'lower by 4.1 at PGD-40'
+    'lower by 4.1 at PGD-40; off in 1 of 2 columns'
     """
     shared = [name for name in published if name in ours]
     if not shared:
@@ -129,6 +129,9 @@ def verdict(published: Mapping[str, float], ours: Mapping[str, float]) -> str:
         if sign * apart[widest] > 1 + 1e-9:
             words.append(f"{word} by {_points(widest, abs(ours[widest] - published[widest]))}")
     widest = max(shared, key=lambda name: abs(apart[name]))
+    off = sum(abs(far) > 1 + 1e-9 for far in apart.values())
+    if off and len(shared) > 1:
+        words.append(f"off in {off} of {len(shared)} columns")
     words = words or [f"agrees; widest {_points(widest, ours[widest] - published[widest], '+')}"]
     if len(shared) < len(published):
         words.append(f"{len(published) - len(shared)} columns not measured")
@@ -292,7 +295,10 @@ def _counted(found: Found, group: Group, which: Which) -> Cell | None:
 
 
 TABLES: dict[int, Callable[..., list[Row]]] = {1: table_1, 2: table_2, 3: table_3, 4: table_4}
-_AGREES = "A row agrees if every column is within 2 points of the paper's; otherwise the widest difference is named."
+_AGREES = (
+    "A row agrees if every column is within 2 points of the paper's; otherwise the widest difference is named, and "
+    "counted how many columns are off."
+)
 _SPANS = (
     "Ours: one seed with its 95 % Wilson interval in round brackets; several as their mean with the lowest and the "
     "highest in square brackets."
