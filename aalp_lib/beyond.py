@@ -16,6 +16,8 @@ from aalp_lib.collect import (
     measured_protocol,
     measured_sets,
     of_the_paper,
+    signed,
+    spread,
     title,
     training_protocol,
 )
@@ -68,10 +70,10 @@ def attacks_table(found: Found, which: Which = "last") -> str:
         lines.append([", ".join(words), str(m.config["images"]), "nothing", *(f"{v:.1f}" for v in plain.values())])
         for word, what in ALTERED.items():
             moved = {n: 100 * c["accuracy"] - plain[n] for n in names if (c := cells.get(f"{n} {word}"))}
-            lines.append(["", "", what, *(f"{moved[n]:+.1f}" if n in moved else "–" for n in names)])
+            lines.append(["", "", what, *(signed(moved[n]) if n in moved else "–" for n in names)])
         published, all_images = paper.TABLE_2[paper_name(r.data)].get(r.method, {}), r.accuracy.get(which, {})
         away = {n: v - 100 * all_images[n]["accuracy"] for n, v in published.items() if n in all_images}
-        lines.append(["", "", "*the paper's row*", *(f"*{away[n]:+.1f}*" if n in away else "–" for n in names)])
+        lines.append(["", "", "*the paper's row*", *(f"*{signed(away[n])}*" if n in away else "–" for n in names)])
     return (
         "Correct images in percent, from the front of the test set; below them, in points, what one change of the "
         "attacks moves on the same images, and in italics how far above or below this network's row the paper's lies, "
@@ -100,8 +102,8 @@ def starts_table(found: Found, which: Which = "last") -> str:
             moved = [100 * (b["accuracy"] - a["accuracy"]) for a, b in zip(random, own, strict=True)]
             many = [cells[f"{name}x20"] for cells in twenty if f"{name}x20" in cells]
             line += [str(Cell.of(random)), str(Cell.of(many)) if len(many) == len(made) else "–"]
-            span = f" [{min(moved):+.1f} to {max(moved):+.1f}]" * (len(made) > 1)
-            line.append(f"{Cell.of(own)}<br>**{mean(moved):+.1f}**{span}")
+            span = f" [{spread(moved)}]" * (len(made) > 1)
+            line.append(f"{Cell.of(own)}<br>**{signed(mean(moved))}**{span}")
         lines.append(line)
     return (
         "Correct images in percent, from the front of the test set: of one seed with its 95 % Wilson interval, of "
@@ -143,7 +145,8 @@ def diagnosis_table(found: Found, which: Which = "last") -> str:
         )  # fmt: skip
     return (
         "Correct images in percent: PGD-100 from one start, five and twenty; FGSM; PGD-100 on the margin loss, which "
-        "is CW-100; images made against another network (ALP, or AALP against ALP); Square, one random search of "
+        "is CW-100; images made against ALP of the same seed and protocol (for ALP against AALP, for a variant "
+        "against another); Square, one random search of "
         f'{QUERIES:,} queries. "Square alone" counts images that Square fools and PGD-100 does not. Then PGD-100 at '
         "ε = 0.5, where every ball holds a grey image; share of images whose gradient is exactly 0, in percent; mean "
         f"of the largest absolute logit. {GRADIENTS}\n\n" + grid(lines) + _without(found, "diagnosis", which)
@@ -174,7 +177,8 @@ def signs_table(found: Found, which: Which = "last") -> str:
         "What counts as a sign, against PGD-100 from one start. If it is more than "
         f"{NOISE:.0%} of the images: those that transfer or Square fools and PGD-100 does not; by how many fewer FGSM "
         "leaves right; those whose gradient is exactly 0; how many more are right than is possible at that ε, or than "
-        f"at a smaller ε. If it is more than {LARGE:.0%}: those that twenty starts or the margin loss fool besides; "
+        f"at a smaller ε. If it is more than {LARGE:.0%}: those that twenty starts fool besides; by how many fewer "
+        "the margin loss leaves right; "
         "those with a probability of exactly 1; where more steps no longer raise the loss, those that another attack "
         "fools besides.\n\n"
     ) + grid(lines + [[*_subject(m, found), "; ".join(m.values["signs"]) or "none"] for m in made])

@@ -44,7 +44,7 @@ from aalp_lib import (
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
 from aalp_lib.diagnose import QUERIES, Diagnosis, installed, measure
-from aalp_lib.evaluate import HEADINGS, Report, chosen, evaluate, suite_for
+from aalp_lib.evaluate import HEADINGS, chosen, evaluate, suite_for
 from aalp_lib.fast import without_tf32
 from aalp_lib.jobs import Job, Origin, Setting, cores, finished, new_model, run_jobs, tier
 from aalp_lib.methods import METHODS, TABLE_2
@@ -122,7 +122,8 @@ def _train_on(device: torch.device, options: argparse.Namespace) -> None:
     distributed.once(lambda: origin.save(options.out))
     recipe, attack = setting.recipe, setting.attack
     console.print(
-        f"{method.label} on {dataset.name}, {setting.model['name']}: {recipe.epochs} epochs, "
+        f"{method.label} on {dataset.name}, {setting.model['name']}: "
+        f"{recipe.epochs} epoch{'s' * (recipe.epochs != 1)}, "
         f"batch {recipe.batch_size}, lr {recipe.lr:g} {recipe.schedule}, {recipe.precision}; "
         f"attack: eps {_levels(attack.eps)}, {attack.steps} steps of {_levels(attack.step)}",
         highlight=False,
@@ -166,7 +167,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         f"eps {_levels(pgd.eps)}, step {_levels(pgd.step)}",
         highlight=False,
     )
-    console.print(_report(report))
+    console.print(_accuracies(results.accuracies(report)))
     record = results.Record(
         data=dataset.name,
         method=run["method"]["name"],
@@ -212,7 +213,8 @@ def _reproduce(options: argparse.Namespace) -> None:
         with _executor(options.scheduler) as executor:
             _run_jobs(jobs, options.jobs, executor)
     except Interrupted as error:
-        raise Interrupted(f"{error} in {jobs[0].out}; go on with:\n  {options.again}") from None
+        where = " what is under way on the cluster runs to its end there; after that" * bool(options.scheduler)
+        raise Interrupted(f"{error} in {jobs[0].out};{where} go on with:\n  {options.again}") from None
     console.print(f"next: aalp results {options.out}", highlight=False)
 
 
@@ -344,6 +346,8 @@ def _results(options: argparse.Namespace) -> None:
         drawn = [figures.draw_all(found, found / "figures") for found in sorted(options.folder.glob("*/"))]
         for path in itertools.chain(written, *drawn):
             console.print(f"wrote {path}", highlight=False)
+        if not any((written, *drawn)):
+            console.print(f"nothing to write: no record below {options.folder} enters a table or a figure")
         return
     if everything.beside_checkpoints and not (everything.records or everything.ablations):
         print(
@@ -393,7 +397,9 @@ def _diagnose(options: argparse.Namespace) -> None:
                 tier=tier(dataset.name), seed=options.seed, source=source, source_subject=source_subject,
                 queries=options.queries, batch_size=options.batch_size, precision=options.precision, progress=tell,
             )  # fmt: skip
-        _show_diagnosis(Diagnosis.of(found)) if kind == "diagnosis" else console.print(_accuracies(found.values))
+        _show_diagnosis(Diagnosis.of(found)) if kind == "diagnosis" else console.print(
+            _accuracies(found.values["accuracy"])
+        )
         precision = f"-{found.config['precision']}" if found.config["precision"] != "float32" else ""
         name = f"{dataset.name}-{options.which}-{kind}-seed{options.seed}{precision}-first{options.images}.json"
         console.print(f"wrote {found.save(options.run_folder / 'measurements' / name)}", highlight=False)
@@ -606,22 +612,9 @@ def _levels(value: float) -> str:
     return f"{levels:.0f}/255" if abs(levels - round(levels)) < 1e-6 else f"{value:g}"
 
 
-def _report(report: Report) -> Table:
+def _accuracies(found: dict[str, dict[str, float]]) -> Table:
     table = Table("attack", "correct", "95 % interval", "images")
-    for name, outcome in report.items():
-        low, high = outcome.interval
-        table.add_row(
-            HEADINGS.get(name, name),
-            f"{100 * outcome.accuracy:.2f} %",
-            f"{100 * low:.2f} to {100 * high:.2f}",
-            str(outcome.count),
-        )
-    return table
-
-
-def _accuracies(values: dict[str, Any]) -> Table:
-    table = Table("attack", "correct", "95 % interval", "images")
-    for name, row in values["accuracy"].items():
+    for name, row in found.items():
         table.add_row(HEADINGS.get(name, name), *_cells(row), str(row["count"]))
     return table
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
 
-from aalp_lib import _checks, paper, results
+from aalp_lib import _checks, methods, models, paper, results
 from aalp_lib._checks import InputError
 from aalp_lib.diagnose import VERSIONS, Diagnosis
 from aalp_lib.evaluate import paper_name, suite_in_ball
@@ -19,7 +19,7 @@ from aalp_lib.jobs import Setting
 from aalp_lib.methods import METHODS, Method
 from aalp_lib.plots import in_table_order
 from aalp_lib.pretrained import INDEX
-from aalp_lib.results import Measurement, Record, label, unpack
+from aalp_lib.results import Measurement, Record, unpack
 from aalp_lib.train import RUN
 
 Which = Literal["last", "best"]
@@ -186,9 +186,7 @@ def select(
     """
     runs = (*found.records, *found.ablations)
     if method is not None:
-        labels = {row.label: row.name for row in METHODS.values()} | {label(r.method): r.method for r in runs}
-        method = labels.get(method, method)
-        _checks.known("method", method, dict.fromkeys((*METHODS, *(r.method for r in runs))))
+        method = methods.named(method, dict.fromkeys((*METHODS, *(r.method for r in runs))))
     if data is not None:
         _checks.known("data set", data, dict.fromkeys((*SETTINGS, *(r.data for r in runs))))
     if recipe is not None:
@@ -218,12 +216,11 @@ def _traits(record: Record) -> dict[str, Any]:
 def recipe(record: Record) -> str:
     """Return "paper" where learning rate and training attack are section 4.1's, else "fast"."""
     said = paper.SETTINGS.get(paper_name(record.data))
-    attack, lr = record.config["attack"] or {}, record.config["recipe"]["lr"]
-    if said and (attack.get("eps"), attack.get("step"), attack.get("steps"), lr) == (
-        said.eps, said.step, said.steps, said.lr,
-    ):  # fmt: skip
-        return "paper"
-    return "fast"
+    if said is None or record.config["recipe"]["lr"] != said.lr:
+        return "fast"
+    attack = record.config["attack"]  # None where `aalp train` trained on clean images alone
+    alike = attack is None or all(attack.get(key) == getattr(said, key) for key in ("eps", "step", "steps"))
+    return "paper" if alike else "fast"
 
 
 def protocol(record: Record) -> str:
@@ -256,6 +253,8 @@ def _differences(record: Record) -> list[str]:
         found.append("last iterate alone")
     if config.get("evaluation_precision", "float32") != "float32":
         found.append(f"evaluated in {config['evaluation_precision']}")
+    if config.get("evaluation_seed"):
+        found.append(f"attacked with seed {config['evaluation_seed']}")
     if config.get("test_images"):
         found.append(f"{config['test_images']} test images")
     return found
@@ -264,19 +263,26 @@ def _differences(record: Record) -> list[str]:
 def _training_differences(record: Record) -> list[str]:
     config, found = record.config, []
     if setting := _setting(record):
-        usual = setting[recipe(record)]
-        parts = (
-            ("model", usual.model),
-            ("attack", dataclasses.asdict(usual.attack)),
-            ("recipe", dataclasses.asdict(usual.recipe)),
-        )
-        for part, reference in parts:
+        usual, method = setting[recipe(record)], config["method"]
+        attack = Method("", "", method["classify"], method["pairing"]).training_attack(usual.attack)
+        # a grid's record has the setting, one of `aalp evaluate` the network in full and the method's own attack
+        parts = {
+            "model": (usual.model, models.build(usual.model).config),
+            "attack": (dataclasses.asdict(usual.attack), dataclasses.asdict(attack)),
+            "recipe": (dataclasses.asdict(usual.recipe),),
+        }
+        for part, references in parts.items():
             for key, value in (config.get(part) or {}).items():
-                if key not in _FITTED and reference.get(key) != value:
+                if key not in _FITTED and all(_plain(reference.get(key)) != value for reference in references):
                     found.append(f"{part} {key} {value}")
     if config.get("train_images"):
         found.append(f"{config['train_images']} train images")
     return found
+
+
+def _plain(value: Any) -> Any:
+    """As it comes back from JSON."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _setting(record: Record) -> Mapping[str, Setting] | None:
@@ -313,6 +319,23 @@ def gradients(m: Measurement, attack: str = "") -> str:
     """
     precision = "float32" if attack in VERSIONS["standard"] else str(m.config.get("precision", "float32"))
     return "TF32" if precision == "float32" and m.environment.get("tf32") else precision
+
+
+def signed(points: float) -> str:
+    """A difference in points with its sign and one decimal, never "-0.0"."""
+    return f"{round(points, 1) + 0.0:+.1f}"
+
+
+def spread(points: Sequence[float]) -> str:
+    """The lowest and the highest of several differences in points."""
+    return f"{signed(min(points))} to {signed(max(points))}"
+
+
+def is_of(m: Measurement, record: Record, which: str) -> bool:
+    """Whether a measurement is of a run's model, and of the network that this was when the record was made."""
+    wanted = {"data": record.data, "method": record.method, "seed": record.seed, "model": which}
+    alike = wanted.items() <= m.subject.items() and measured_protocol(m) == training_protocol(record)
+    return alike and record.network in (None, m.subject.get("network", record.network))
 
 
 @dataclass(frozen=True)

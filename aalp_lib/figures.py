@@ -514,7 +514,7 @@ def _claim_of_column(shown: Sequence[Row], column: str) -> str:
     widest = max(apart, key=lambda name: abs(apart[name]))
     return (
         f"{HEADINGS[column]}: {near} of {len(apart)} rows within {TOLERANCE:g} points; "
-        f"widest {label(widest)}, {apart[widest]:+.1f}"
+        f"widest {label(widest)}, {collect.signed(apart[widest])}"
     )
 
 

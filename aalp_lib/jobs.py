@@ -215,7 +215,7 @@ def run_job(job: Job, progress: Tell | None = None) -> Record:
         outcomes={which: results.outcomes(report) for which, report in reports.items()},
         history={"epochs": [dataclasses.asdict(e) for e in history.epochs], "best": history.best},
         seconds=seconds,
-        network=fingerprint(job.run / checkpoints.LAST),
+        network=fingerprint(model),  # not of the file: another process may have written there
     )
     record.save(job.record)
     return record
@@ -349,7 +349,10 @@ def run_jobs(
         raise InputError(f"two of the runs are {twice}; each method and seed can be there once")
     failed: dict[str, BaseException] = {}
     if executor is not None:
-        yield from _collect(executor, jobs, watch, failed)
+        try:
+            yield from _collect(executor, jobs, watch, failed)
+        except Interrupted:
+            raise Interrupted("stopped; what is done is saved") from None
     else:
         _checks.count("the number of jobs at once", workers)
         left = list(jobs)

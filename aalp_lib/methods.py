@@ -1,6 +1,6 @@
 """The rows of Table 2 and 3 as data: which terms of the training loss are on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -129,11 +129,14 @@ TABLE_2 = ("raw", "adv", "alp", "trades", "aalp_gd", "aalp_sw", "aalp")
 
 def method(name: str | Method) -> Method:
     """The row called `name`, in code or in tables, or `name` itself where it is a Method; else InputError."""
-    if isinstance(name, Method):
-        return name
+    return name if isinstance(name, Method) else METHODS[named(name, METHODS)]
+
+
+def named(name: str, known: Iterable[str]) -> str:
+    """Which of the `known` methods, by their names in code, is called `name` in code or in tables; else InputError."""
     labels = {method.label.lower(): method.name for method in METHODS.values()}
-    lower = name.lower()
-    return METHODS[_checks.known("method", labels.get(lower, lower), METHODS)]
+    lower = name.strip().lower()
+    return _checks.known("method", labels.get(lower, lower), known)
 
 
 class Terms(NamedTuple):

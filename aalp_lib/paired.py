@@ -22,12 +22,13 @@ from aalp_lib.collect import (
     grid,
     groups,
     half_features,
-    measured_protocol,
+    is_of,
     measured_sets,
     of_the_paper,
     recipe,
+    signed,
+    spread,
     title,
-    training_protocol,
 )
 from aalp_lib.evaluate import ALTERED, HEADINGS, TABLE_2_STEPS, paper_name
 from aalp_lib.experiments import HALF_FEATURES
@@ -166,13 +167,7 @@ def attack_outcomes(found: Found, record: Record, which: str, kind: str = "stron
 
 def attacked(found: Found, record: Record, which: str, kind: str = "strong") -> Measurement | None:
     """The measurement "strong" or "attacks" of a run."""
-    wanted = {"data": record.data, "method": record.method, "seed": record.seed, "model": which}
-    for m in found.measurements:
-        alike = measured_protocol(m) == training_protocol(record)
-        same = record.network in (None, m.subject.get("network", record.network))
-        if m.kind == kind and alike and same and wanted.items() <= m.subject.items():
-            return m
-    return None
+    return next((m for m in found.measurements if m.kind == kind and is_of(m, record, which)), None)
 
 
 def _pair(of: Record, words: str, name: str, alp: Tensor, aalp: Tensor, *, strong: str = "") -> Pair:
@@ -243,15 +238,15 @@ _ENDS = {1: "AALP is ahead", 0: "neither is shown to be ahead", -1: "AALP is beh
 
 def _end(found: Sequence[Pair]) -> str:
     way = standing(found)
-    return _ENDS[way] + _on(found) * (way != 0)
+    return _ENDS[way] + _on([pair.gain for pair in found]) * (way != 0)
 
 
-def _on(found: Sequence[Pair]) -> str:
+def _on(gains: Sequence[float]) -> str:
     """What a thing shown is bound to: one seed, or these where the t test over them does not show it; else nothing."""
-    if len(found) == 1:
+    if len(gains) == 1:
         return " on one seed"
-    p = _t_test([pair.gain for pair in found])
-    return "" if p is not None and p < 0.05 else f" on these {len(found)} seeds"
+    p = _t_test(gains)
+    return "" if p is not None and p < 0.05 else f" on these {len(gains)} seeds"
 
 
 def _judged(heading: str, found: Sequence[Pair]) -> str:
@@ -275,15 +270,18 @@ def _judged(heading: str, found: Sequence[Pair]) -> str:
         reversed(columns), key=lambda column: mean(p.alp + p.aalp for p in columns[column])
     )  # of equals the last
     strong, count = columns[name], columns[name][0].images
-    same = [p for p in found if p.attack == "pgd100" and p.images == count]
+    seeds = {p.seed for p in strong}
+    same = [p for p in found if p.attack == "pgd100" and p.images == count and p.seed in seeds]
     shown = [*ahead, HEADINGS["cw100"]] if by["cw100"] and standing(by["cw100"]) > 0 else [*ahead]
     text = f"**{heading}: {_fate(weak, same, strong, shown)}** {text}"
     if count < images:
         text += f". On the first {count:,} test images alone, at PGD-100 {_lead(same)}"
+    elif len(same) < len(weak):
+        text += f". On the seeds attacked harder alone, at PGD-100 {_lead(same)}"
     change = mean(p.gain for p in strong) - mean(p.gain for p in same)
     return (
         f"{text}. Under {attack_title(name)}, the strongest attack with a record of each image ({count:,} images), "
-        f"{_lead(strong)}: a change of {change:+.1f} points on the same images.\n"
+        f"{_lead(strong)}: a change of {signed(change)} points on the same images.\n"
     )
 
 
@@ -295,10 +293,11 @@ def _from_the_image(heading: str, found: Found, alp: Group, aalp: Group, which: 
     steps = {name: step for name, step in made.items() if step}
     if not steps:
         return ""
-    ways = {word: [HEADINGS[n] for n, step in steps.items() if step.standing == way] for way, word in _ENDS.items()}
-    words = [f"{word} at {_listed(names)}" for word, names in ways.items() if names and word != _ENDS[0]]
-    one_seed = " on one seed" * (max(len(step.gains) for step in steps.values()) == 1)
-    said = " and ".join(words) + one_seed if words else _ENDS[0]
+    ways: dict[str, list[str]] = {}
+    for name, step in steps.items():
+        if step.standing:
+            ways.setdefault(_ENDS[step.standing] + " at {}" + _on(step.gains), []).append(HEADINGS[name])
+    said = " and ".join(words.format(_listed(names)) for words, names in ways.items()) or _ENDS[0]
     numbers = [f"at {HEADINGS[name]} AALP stands at {step.over_seeds}" for name, step in steps.items()]
     images = max(step.images for step in steps.values())
     return (
@@ -308,10 +307,10 @@ def _from_the_image(heading: str, found: Found, alp: Group, aalp: Group, which: 
 
 
 def _fate(weak: Sequence[Pair], same: Sequence[Pair], strong: Sequence[Pair], ahead: Sequence[str]) -> str:
-    before, after = standing(weak), standing(strong)
+    before, after, on = standing(weak), standing(strong), _on([pair.gain for pair in weak])
     some = f", on {len(strong)} of these {len(weak)} seeds," if len(strong) < len(weak) else ""
     if before <= 0:
-        start = f"AALP is behind ALP at PGD-100{_on(weak)}"
+        start = f"AALP is behind ALP at PGD-100{on}"
         if before == 0:
             start = "no gain of AALP over ALP is shown at PGD-100"
         if before == 0 and ahead:
@@ -319,12 +318,12 @@ def _fate(weak: Sequence[Pair], same: Sequence[Pair], strong: Sequence[Pair], ah
             start = f"AALP's gain over ALP{lone}, shown at {_listed(ahead)}, is not shown at PGD-100"
         return f"{start}; under the strongest attack{some} {_ENDS[after] if some else _end(strong)}."
     if after == 0 and standing(same) <= 0:
-        return f"AALP is ahead of ALP at PGD-100{_on(weak)}; on the images of the strongest attack{some} at neither."
+        return f"AALP is ahead of ALP at PGD-100{on}; on the images of the strongest attack{some} at neither."
     if after > 0:
         word = "shrinks" if mean(p.gain for p in strong) < mean(p.gain for p in same) else "holds"
     else:
         word = "vanishes" if after == 0 else "turns over"
-    return f"AALP's gain over ALP{_on(weak)} {word} under the strongest attack{some.removesuffix(',')}."
+    return f"AALP's gain over ALP{on} {word} under the strongest attack{some.removesuffix(',')}."
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -337,19 +336,19 @@ def _at(name: str, found: Sequence[Pair]) -> str:
     gains, seeds = [pair.gain for pair in found], _t_test([pair.gain for pair in found])
     p = shown_p(_together([pair.lead for pair in found]))
     over = "" if seeds is None else f", over seeds {shown_p(seeds)}"
-    return f"{name} ({mean(gains):+.1f} points, p {p}{over})"
+    return f"{name} ({signed(mean(gains))} points, p {p}{over})"
 
 
 def _lead(found: Sequence[Pair]) -> str:
     gains = [pair.gain for pair in found]
     count = f"{len(found)} seed" + ("s" if len(found) > 1 else "")
-    span = f", {min(gains):+.1f} to {max(gains):+.1f}" if len(found) > 1 else ""
+    span = f", {spread(gains)}" if len(found) > 1 else ""
     ps = ", ".join(shown_p(pair.p) for pair in found)
     if len(found) > 1:
         ps += f", by the sign-flip test together {shown_p(_together([pair.lead for pair in found]))}"
         seeds = _t_test(gains)
         ps += "" if seeds is None else f", over seeds {shown_p(seeds)}"
-    return f"AALP stands at {mean(gains):+.1f} points against ALP ({count}{span}; McNemar's p {ps})"
+    return f"AALP stands at {signed(mean(gains))} points against ALP ({count}{span}; McNemar's p {ps})"
 
 
 def shown_p(value: float) -> str:
@@ -383,7 +382,7 @@ def mcnemar_table(found: Found, which: Which = "last") -> str:
         lines.append(
             [
                 title(p.data), p.protocol, str(p.seed), attack_title(p.attack), p.strong or "–", str(p.images),
-                f"{100 * p.alp:.1f}", f"{100 * p.aalp:.1f}", f"{p.gain:+.1f}", str(p.only_alp), str(p.only_aalp),
+                f"{100 * p.alp:.1f}", f"{100 * p.aalp:.1f}", signed(p.gain), str(p.only_alp), str(p.only_aalp),
                 shown_p(p.p),
             ]
         )  # fmt: skip
@@ -459,9 +458,9 @@ class Comparison:
 
     def cell(self, said: str) -> str:
         """The gain with what is said of it, its range over seeds and both p, as a cell of a table."""
-        lines = [f"**{self.gain:+.1f}** {said}"]
+        lines = [f"**{signed(self.gain)}** {said}"]
         if len(self.gains) > 1:
-            lines.append(f"{len(self.gains)} seeds, {min(self.gains):+.1f} to {max(self.gains):+.1f}")
+            lines.append(f"{len(self.gains)} seeds, {spread(self.gains)}")
         lines.append(f"p {shown_p(self.p)}")
         if self.p_seeds is not None:
             lines.append(f"over seeds {shown_p(self.p_seeds)}")
@@ -473,9 +472,9 @@ class Comparison:
         return str(self) if self.p_seeds is None else f"{str(self)[:-1]}, over seeds {shown_p(self.p_seeds)})"
 
     def __str__(self) -> str:
-        span = f", {min(self.gains):+.1f} to {max(self.gains):+.1f}" if len(self.gains) > 1 else ""
+        span = f", {spread(self.gains)}" if len(self.gains) > 1 else ""
         seeds = f"{len(self.gains)} seed" + "s" * (len(self.gains) > 1)
-        return f"{self.gain:+.1f} points ({seeds}{span}; p {shown_p(self.p)})"
+        return f"{signed(self.gain)} points ({seeds}{span}; p {shown_p(self.p)})"
 
 
 def compare(
@@ -609,7 +608,7 @@ def order_table(found: Found, which: Which = "last") -> str:
                 *paired, strong = cells
                 line = [f"{label(first)} → {label(second)}"]
                 for step in paired:
-                    line += [f"{step.theirs:+.1f}", str(step)]
+                    line += [signed(step.theirs), str(step)]
                 lines.append([*line, str(strong)])
             tables.append(f"**{title(data)}, pairing {pairing}**\n\n{grid(lines)}")
         if lines := list(_seeds_apart(found, data, which)):
@@ -633,10 +632,9 @@ def order_table(found: Found, which: Which = "last") -> str:
 
 
 def _by_chance(tests: int) -> str:
-    return (
-        f"With {tests} comparisons, chance alone would bring about {max(1, round(0.05 * tests))} below 0.05 if no two "
-        "networks differed."
-    )
+    count, many = f"{tests} comparison" + "s" * (tests != 1), round(0.05 * tests)
+    by_chance = f"about {many}" if 0.05 * tests >= 1 else "fewer than one"
+    return f"With {count}, chance alone would bring {by_chance} below 0.05 if no two networks differed."
 
 
 def order_csv(found: Found, data: str, which: Which = "last") -> str:
@@ -785,5 +783,5 @@ def _against(group: Group, base: Group, which: Which) -> tuple[str, str]:
     if whole is None:
         return "no seed in common", ""
     gains, alone = whole.gains, (compare(base.records, [record], DECIDING, which) for record in group.records)
-    span = f" [{min(gains):+.1f} to {max(gains):+.1f}]" if len(gains) > 1 else ""
-    return f"{mean(gains):+.1f}{span}", ", ".join(shown_p(one.p) for one in alone if one)
+    span = f" [{spread(gains)}]" if len(gains) > 1 else ""
+    return f"{signed(mean(gains))}{span}", ", ".join(shown_p(one.p) for one in alone if one)

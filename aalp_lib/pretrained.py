@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from aalp_lib import _checks, checkpoints
 from aalp_lib._checks import InputError
@@ -130,20 +133,22 @@ def kept(run: Path) -> Path:
     return run.parent.parent / "weights" / f"{run.name}.safetensors"
 
 
-def fingerprint(file: Path) -> str:
-    """What tells a network from others: the same for its checkpoint and for its weights in half precision.
+def fingerprint(of: Path | Classifier) -> str:
+    """What tells a network from others: the same for it, for its checkpoint and for its weights in half precision.
 
     The first 16 hexadecimal digits of the SHA-256 of its weights in half precision.
     """
-    halves = sorted(_halved(checkpoints.read(file)).tensors.items())
-    return hashlib.sha256(b"".join(value.contiguous().numpy().tobytes() for _, value in halves)).hexdigest()[:16]
+    weights = checkpoints.read(of).part("model") if isinstance(of, Path) else of.state_dict()
+    halves = (value.cpu().contiguous().numpy().tobytes() for _, value in sorted(_halves(weights).items()))
+    return hashlib.sha256(b"".join(halves)).hexdigest()[:16]
+
+
+def _halves(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
 
 
 def _halved(checkpoint: Checkpoint) -> Checkpoint:
-    tensors = {
-        f"model.{key}": value.half() if value.is_floating_point() else value
-        for key, value in checkpoint.part("model").items()
-    }
+    tensors = {f"model.{key}": value for key, value in _halves(checkpoint.part("model")).items()}
     return Checkpoint(tensors, {"model": checkpoint.meta["model"]})
 
 

@@ -31,13 +31,14 @@ from aalp_lib.collect import (
     grid,
     groups,
     half_features,
+    is_of,
     measured_protocol,
     measured_sets,
     of_the_paper,
     protocol,
     recipe,
+    signed,
     title,
-    training_protocol,
 )
 from aalp_lib.evaluate import HEADINGS, Outcome, Report, gradients, paper_name, suite_in_ball
 from aalp_lib.experiments import CONTROLS
@@ -182,9 +183,11 @@ def table_1(found: Found, data: str, which: Which = "last", measured: bool = Fal
         Leave out the rows for which there is nothing of ours.
     """
     samples: dict[tuple[str, str], list[Measurement]] = {}
+    runs = of_the_paper(found.records, data)
+    trained = [record for group in runs if group.method == "alp" for record in group.records]
     for m in about(found, "samples", which):
         where = str(m.subject.get("data"))
-        if m.subject.get("method") == "alp" and data in (where, paper_name(where)):
+        if any(is_of(m, record, which) for record in trained):
             samples.setdefault((where, measured_protocol(m)), []).append(m)
     rows = []
     for name, published in paper.TABLE_1[paper_name(data)].items():
@@ -252,7 +255,7 @@ def _effect(row: Row, by: Mapping[tuple[str, str, str], Sequence[Record]], which
     for name in row.ours:
         ours, theirs = compare(without, of, name, which), row.published[name] - paper.TABLE_3[base][name]
         if ours:
-            words.append(f"{HEADINGS[name]} {ours.gain:+.1f} ({theirs:+.1f}): {ours.way(theirs)}")
+            words.append(f"{HEADINGS[name]} {signed(ours.gain)} ({signed(theirs)}): {ours.way(theirs)}")
     if not words:
         return f"without it ({label(base)}): no seed in common"
     return f"effect of gd on the seeds with and without, ours (paper's): {'; '.join(words)}"
@@ -285,10 +288,8 @@ def _counted(found: Found, group: Group, which: Which) -> Cell | None:
     """The share of consistent samples that was counted on a group's networks; None unless it was on all of them."""
     cells = []
     for r in group.records:
-        mine = {"data": r.data, "method": r.method, "seed": r.seed}
         for m in about(found, "samples", which):
-            alike = mine.items() <= m.subject.items() and measured_protocol(m) == training_protocol(r)
-            if alike and m.config.get("images"):
+            if is_of(m, r, which) and m.config.get("images"):
                 right = torch.arange(m.config["images"]) < m.values["consistent"]["count"]
                 cells.append(results.accuracies(Report({"consistent": Outcome(right)}))["consistent"])
     return Cell.of(cells) if len(cells) == len(group.records) else None
@@ -496,7 +497,7 @@ def _tried_line(group: Group, plain: Sequence[Group], data: str, which: Which) -
     at = group.cell(DECIDING, which)
     beside = compare(base.records, group.records, DECIDING, which) if base and base is not group else None
     published = paper.TABLE_2[paper_name(data)].get(base.method if base else group.method, {}).get(DECIDING)
-    differences = [str(beside or "–"), f"{at.value - published:+.1f}" if at and published is not None else "–"]
+    differences = [str(beside or "–"), signed(at.value - published) if at and published is not None else "–"]
     name = label(base.method) if base else given
     changed, seeds = ", ".join(words) or "nothing: the plain run", str(len(group.records))
     return [name, changed, seeds, *(str(cell or "–") for cell in cells), *differences]
@@ -696,13 +697,6 @@ def _between(part: str) -> Callable[[re.Match[str]], str]:
     return lambda found: f"{found[1]}{part}{found[2]}"
 
 
-def _of_the_full_tier(path: Path) -> bool:
-    try:
-        return Record.load(path).tier == "full"
-    except (InputError, OSError):
-        return False
-
-
 def write(folder: str | Path, found: Found) -> list[Path]:
     """Remake the tables of `folder`, and the generated parts of the RESULTS.md beside it; returns what was written.
 
@@ -714,7 +708,7 @@ def write(folder: str | Path, found: Found) -> list[Path]:
         If the records lie in `folder` itself instead of in a folder a grid, or the page is damaged.
     """
     folder = Path(folder)
-    if any(_of_the_full_tier(path) for path in folder.glob("*.json")):
+    if results.named_records(folder):
         raise InputError(f"{folder} holds the records of one grid; name the folder above it, {folder.resolve().parent}")
     texts = {folder / name: text for name, text in files(found).items()}
     page = folder.resolve().parent / "RESULTS.md"

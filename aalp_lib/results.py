@@ -41,7 +41,8 @@ class Record:
     tier : str
         "quick" for the bundled data, "full" for a whole data set; a quick number never enters a paper table.
     config : dict
-        Network, training attack, recipe, suite and reading.
+        Network, training attack, recipe, method, and what of the evaluation may differ: reading, images, precision,
+        seed. The attacks of the columns follow from the data and the training attack, see `evaluate.suite_for`.
     environment : dict
         Device, processor, threads, versions, commit and code. On a GPU "tf32": whether convolutions in float32 were
         TF32 in training, and "evaluation_tf32", whether in evaluation; without the second, the first is of both.
@@ -333,7 +334,7 @@ def table(
 
 def columns(records: Sequence[Record], which: str) -> list[str]:
     """The columns that any of the records has, in order."""
-    return list(dict.fromkeys(name for record in records for name in record.accuracy[which]))
+    return list(dict.fromkeys(name for record in records for name in record.accuracy.get(which, {})))
 
 
 def label(method: str) -> str:
@@ -344,7 +345,9 @@ def label(method: str) -> str:
 def _markdown(records: list[Record], which: str) -> str:
     names = columns(records, which)
     head = ["Method", "Seed", *(HEADINGS.get(name, name) for name in names)]
-    rows = [[label(r.method), str(r.seed), *(_cell(r.accuracy[which].get(name)) for name in names)] for r in records]
+    rows = [
+        [label(r.method), str(r.seed), *(_cell(r.accuracy.get(which, {}).get(name)) for name in names)] for r in records
+    ]
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)) + "\n"
 
 
@@ -361,7 +364,7 @@ def _csv(records: list[Record], which: str) -> str:
         ["data", "method", "seed", "tier", "model", "attack", "accuracy", "low", "high", "correct", "count"]
     )
     for r in records:
-        for name, found in r.accuracy[which].items():
+        for name, found in r.accuracy.get(which, {}).items():
             percent = [f"{100 * found[key]:.2f}" for key in ("accuracy", "low", "high")]
             writer.writerow(
                 [

@@ -17,7 +17,7 @@ from aalp_lib.data import Dataset
 from aalp_lib.diagnose import measure as measured
 from aalp_lib.evaluate import suite_for
 from aalp_lib.fast import Precision
-from aalp_lib.methods import METHODS
+from aalp_lib.methods import named
 from aalp_lib.models import Classifier
 from aalp_lib.pretrained import fingerprint, kept, packaged, weights
 from aalp_lib.progress import Tell, stages
@@ -188,9 +188,7 @@ def _named(methods: Sequence[str] | None, runs: Sequence[Trained]) -> set[str]:
     known = sorted({one.record.method for one in runs})
     if methods is None:
         return set(known)
-    labels = {row.label.lower(): row.name for row in METHODS.values()}
-    wanted = [name.strip().lower() for name in methods]
-    return {_checks.known("method", labels.get(name, name), known) for name in wanted}
+    return {named(name, known) for name in methods}
 
 
 def _measure(

@@ -128,7 +128,7 @@ class History:
     best : int, optional
         Number of the best epoch on the validation split.
     seconds : float
-        Wall time of all, validation and interrupted sessions included.
+        Wall time of all steps and validations, those of interrupted sessions included.
 
     Examples
     --------
@@ -424,7 +424,7 @@ class _Run:
 
     def step(self, x: Tensor, y: Tensor, shard: Shard) -> None:
         """One step on this rank's rows of a batch; after an epoch's last, a line in the history and a checkpoint."""
-        self.began = time.perf_counter()
+        began = time.perf_counter()
         progress = (self.done + 1) / self.total
         with self._autocast():
             x_adv = self._adversarial(x, y, shard, progress)
@@ -440,10 +440,11 @@ class _Run:
         self.optimizer.step()
         self.done += 1
         self.sums += means.double().cpu()
-        self.seconds += time.perf_counter() - self.began
+        took = time.perf_counter() - began
+        self.seconds += took
+        self.history.seconds += took
         if self.done % self.per_epoch == 0:
             self._finish_epoch(progress)
-        self.history.seconds += time.perf_counter() - self.began
 
     def _adversarial(self, x: Tensor, y: Tensor, shard: Shard, progress: float) -> Tensor | None:
         if self.attack is None:
@@ -484,7 +485,9 @@ class _Run:
     # --- after an epoch
 
     def _finish_epoch(self, progress: float) -> None:
+        began = time.perf_counter()
         clean, robust = self._validate()
+        self.history.seconds += time.perf_counter() - began
         loss, classification, pairing, kept = (self.sums / self.per_epoch).tolist()
         eps = self.attack.eps * self.recipe.eps_fraction(progress) if self.attack else 0.0
         number, lr = len(self.history) + 1, self.recipe.lr_at(progress)

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import multiprocessing
 import os
@@ -14,7 +15,7 @@ import torch
 from conftest import heed_ctrl_c, tiny
 
 import aalp_lib as aalp
-from aalp_lib import checkpoints, observe, results
+from aalp_lib import checkpoints, observe, results, study
 from aalp_lib.cli import main
 from aalp_lib.jobs import Origin, Setting, finished, run_job, run_jobs
 from aalp_lib.pretrained import fingerprint
@@ -37,6 +38,23 @@ def test_a_job_leaves_a_record_that_says_everything(tmp_path, sample):
         assert torch.equal(results.unpack(record.outcomes["last"][name], 20), outcome.correct)
         assert record.accuracy["last"][name]["correct"] == outcome.correct.sum()
     assert Origin.read(job.run) == Origin("mnist-sample")
+
+
+def test_a_record_is_of_the_network_that_was_evaluated_whatever_lies_there_by_then(tmp_path, monkeypatch):
+    """Another process may have begun the same run and written its checkpoint: those weights are not the record's."""
+    job, evaluate = tiny("raw", tmp_path), aalp.evaluate
+
+    def meanwhile(model, *args, **kwargs):
+        saved = checkpoints.read(job.run / checkpoints.LAST)
+        tensors = {k: v + 1 if k.startswith("model.") else v for k, v in saved.tensors.items()}
+        checkpoints.write(job.run / checkpoints.LAST, dataclasses.replace(saved, tensors=tensors))
+        return evaluate(model, *args, **kwargs)
+
+    assert study.trained(tmp_path) == []
+    monkeypatch.setattr("aalp_lib.jobs.evaluate", meanwhile)
+    record = run_job(job)
+    assert record.network != fingerprint(job.run / checkpoints.LAST)
+    assert study.trained(tmp_path) == []
 
 
 def test_on_a_gpu_the_record_says_that_accuracies_are_without_tf32(tmp_path, monkeypatch):
@@ -288,6 +306,33 @@ def test_a_grid_runs_on_a_scheduler_that_the_command_names(tmp_path, monkeypatch
     records = [results.Record.load(path) for path in (tmp_path / "results" / "mnist-sample-quick").glob("*.json")]
     assert sorted(record.seed for record in records) == [0, 1]
     assert all(r.tier == "quick" and r.config["train_images"] == 200 for r in records)
+
+
+def test_after_ctrl_c_what_runs_on_a_cluster_is_to_be_waited_for(tmp_path, monkeypatch, capsys):
+    """To begin it again meanwhile would have two processes write one folder."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with ThreadPoolExecutor(1) as pool:
+        with pytest.raises(aalp.Interrupted, match=r"^stopped; what is done is saved$"):
+            list(run_jobs([tiny("raw", tmp_path)], watch=stop, executor=pool))
+        monkeypatch.setattr("aalp_lib.cli._executor", lambda address: contextlib.nullcontext(pool))
+        monkeypatch.setattr("aalp_lib.cli._run_jobs", lambda jobs, *_: list(run_jobs(jobs, watch=stop, executor=pool)))
+        call = [
+            "reproduce",
+            "mnist-sample",
+            "--quick",
+            "--methods",
+            "raw",
+            "--out",
+            str(tmp_path),
+            "--scheduler",
+            "tcp:1",
+        ]
+        assert main(call) == 130
+    said = capsys.readouterr().err
+    assert "what is under way on the cluster runs to its end there; after that go on with:\n  aalp reproduce" in said
 
 
 def test_a_scheduler_that_does_not_answer_is_one_sentence(tmp_path, monkeypatch, capsys):

@@ -93,6 +93,10 @@ def test_a_row_agrees_within_two_points_in_every_column():
     assert report.verdict(published, {}) == "not measured yet"
 
 
+def test_a_difference_that_rounds_to_nothing_has_no_minus():
+    assert [collect.signed(points) for points in (-0.04, 0.0, -0.06, 1.25)] == ["+0.0", "+0.0", "-0.1", "+1.2"]
+
+
 def test_losses_are_judged_by_a_tenth_of_the_published_one():
     published = {"mean_clean_confidence": 90.0, "alp_loss": 0.2}
     assert report.verdict(published, {"mean_clean_confidence": 91.0, "alp_loss": 0.215}).startswith("agrees")
@@ -122,6 +126,30 @@ def test_on_a_readers_images_other_settings_are_another_protocol():
     runs = [record(seed=0), record(seed=1), record(seed=0, changes={"model": {"name": "resnet9"}})]
     theirs = [dataclasses.replace(run, data="pictures") for run in runs]
     assert [len(group.records) for group in collect.groups(theirs)] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    ("method", "recipe"), [("alp", "fast"), ("trades", "fast"), ("aalp", "paper"), ("raw", "paper")]
+)
+def test_an_evaluation_of_a_trained_run_has_the_protocol_of_a_grids_run(method, recipe):
+    """`aalp evaluate` writes down the network in full and the method's own attack, none for RAW."""
+    of_a_grid, setting = record(method, recipe=recipe), experiments.SETTINGS["mnist"][recipe]
+    row = METHODS[method]
+    attack = dataclasses.asdict(row.training_attack(setting.attack)) if row.adversarial else None
+    changes = {"model": aalp.models.build(setting.model).config, "attack": attack, "evaluation_seed": 0}
+    of_a_run = record(method, recipe=recipe, seed=1, changes=changes)
+    assert collect.protocol(of_a_run) == recipe
+    assert [len(group.records) for group in collect.groups([of_a_grid, of_a_run])] == [2]
+    wider = record(method, recipe=recipe, changes=changes | {"model": changes["model"] | {"width": [32, 64, 1024]}})
+    assert collect.protocol(wider) == f"{recipe}, model width [32, 64, 1024]"
+
+
+def test_an_evaluation_with_other_random_starts_is_no_second_record_of_the_run(tmp_path):
+    for seed in (0, 1):
+        record(pgd40=900 + seed, changes={"evaluation_seed": seed}).save(tmp_path / f"{seed}.json")
+    kept = collect.read(tmp_path)
+    assert not kept.left_out
+    assert sorted(map(collect.protocol, kept.records)) == ["fast", "fast, attacked with seed 1"]
 
 
 def test_only_runs_of_one_protocol_are_averaged():
@@ -189,7 +217,8 @@ def test_table_1_reads_the_samples_of_alp():
         name: {"count": 900, **dict(zip(paper.SAMPLE_COLUMNS, (0.95, 0.93, 0.33, 0.15), strict=True))}
         for name in ("consistent", "inconsistent")
     }
-    rows = report.table_1(found(measurements=[measured("samples", sets), measured("samples", sets, "aalp")]), "mnist")
+    run, kept = record("alp"), [measured("samples", sets), measured("samples", sets, "aalp")]
+    rows = report.table_1(found(run, measurements=kept), "mnist")
     assert [row.name for row in rows] == ["consistent", "inconsistent"]
     assert rows[0].ours["mean_clean_confidence"].value == pytest.approx(95)
     assert rows[0].count("seeds") == "1"  # AALP's measurement is not ALP's second seed
@@ -197,6 +226,9 @@ def test_table_1_reads_the_samples_of_alp():
     assert (
         rows[1].verdict == "lower by 2.09 at ALP loss; higher by 71.1 at Adversarial confidence; off in 4 of 4 columns"
     )
+    kept[0].subject["network"] = "0123456789abcdef"
+    other = dataclasses.replace(run, network="fedcba9876543210")
+    assert report.table_1(found(other, measurements=kept), "mnist")[0].verdict == "not measured yet"
 
 
 def test_table_3_compares_effects_where_the_data_are_others():
@@ -232,7 +264,8 @@ def test_measurements_are_read_under_either_name(tmp_path):
     measured("strong", {"accuracy": values["columns"], "outcomes": values["outcomes"]}).save(tmp_path / "b.json")
     kept = collect.read(tmp_path)
     assert kept.left_out == []
-    consistent, inconsistent = report.table_1(kept, "mnist")
+    runs = dataclasses.replace(kept, records=[record("alp")])
+    consistent, inconsistent = report.table_1(runs, "mnist")
     assert consistent.ours["mean_adversarial_confidence"].value == pytest.approx(80)
     assert inconsistent.verdict == "not measured yet"
     assert "| MNIST | ALP | fast | 0 | float32 | 1000 | 70.0 (67.1–72.8) |" in report.strong_table(kept)
@@ -428,6 +461,28 @@ def test_the_headline_says_what_starts_at_the_image_show(start, said):
     assert paired.headline(found(*runs, measurements=attacks[:1])) == plain
 
 
+def test_starts_at_the_image_bind_a_lead_to_its_seeds_where_the_seeds_do_not_show_it():
+    runs = [run for seed in (0, 1) for run in duel(700, 650, seed=seed)]
+    own = [
+        strong(method, seed, **{"pgd100 start": right(first), "cw100 start": right(second)})
+        for method, seed, first, second in (
+            ("alp", 0, 800, 800), ("aalp", 0, 820, 850), ("alp", 1, 800, 800), ("aalp", 1, 870, 851),
+        )
+    ]  # fmt: skip
+    text = paired.headline(found(*runs, measurements=[dataclasses.replace(m, kind="attacks") for m in own]))
+    assert "instead of at random: AALP is ahead at PGD-100 on these 2 seeds and AALP is ahead at CW-100.**" in text
+
+
+def test_a_change_under_the_strongest_attack_is_of_the_seeds_that_were_attacked():
+    """All images of seed 0 alone were attacked harder; what seed 1 has at PGD-100 is no part of the change."""
+    runs = [*duel(700, 750), *duel(700, 710, seed=1)]
+    tough = [strong(method, square=right(count)) for method, count in (("alp", 500), ("aalp", 550))]
+    text = paired.headline(found(*runs, measurements=tough))
+    assert "holds under the strongest attack, on 1 of these 2 seeds." in text
+    assert "On the seeds attacked harder alone, at PGD-100 AALP stands at +5.0 points against ALP (1 seed;" in text
+    assert "a change of +0.0 points on the same images" in text
+
+
 def test_of_equally_strong_attacks_the_headline_names_the_last():
     """Stages that take nothing more still belong to AutoAttack."""
     stages = ("apgd-t", "fab-t", "square")
@@ -489,7 +544,7 @@ def test_a_pair_says_what_each_was_attacked_in_and_the_order_what_the_best_model
     assert "best:" not in paired.order_table(found(*runs))
     runs[0].outcomes["best"] = runs[1].outcomes["last"]
     assert " holds on one seed (best: not shown)<br>p " in paired.order_table(found(*runs))
-    assert "With 1 comparisons, chance alone would bring about 1 below 0.05" in paired.order_table(found(*runs))
+    assert "With 1 comparison, chance alone would bring fewer than one below 0.05" in paired.order_table(found(*runs))
 
 
 def test_part_of_the_images_is_compared_with_pgd_on_that_part():
@@ -664,6 +719,8 @@ def test_command_lists_filters_and_names_what_it_leaves_out(capsys, tmp_path):
     assert f"left out: {tmp_path / 'broken.json'} is not a readable record" in said.err
     assert main(["results", str(tmp_path), "--method", "AALP", "--data", "mnist"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 2
+    assert main(["results", str(tmp_path), "--method", "aalp (GD)"]) == 0  # as `aalp train` takes it, too
+    assert len(capsys.readouterr().out.splitlines()) == 1
     assert main(["results", str(tmp_path), "--table", "2", "--method", "alp"]) == 0
     said = capsys.readouterr().out
     assert "| ALP | paper |" in said
@@ -726,6 +783,12 @@ def test_a_page_is_refreshed_from_its_own_records_alone(capsys, tmp_path):
     capsys.readouterr()
     assert main(["results", str(tmp_path / "demo" / "mnist"), "--write"]) == 1
     assert "name the folder above it" in capsys.readouterr().err
+    record(data_set="mnist-sample", pgd100=900).save(tmp_path / "sample" / "ablations" / "a.json")
+    assert main(["results", str(tmp_path / "sample" / "ablations"), "--write"]) == 1
+    assert "name the folder above it" in capsys.readouterr().err
+    (tmp_path / "nothing").mkdir()
+    assert main(["results", str(tmp_path / "nothing"), "--write"]) == 0
+    assert "nothing to write" in capsys.readouterr().out
 
 
 def test_results_page_has_every_generated_part():

@@ -78,6 +78,9 @@ def test_markdown_table_shows_the_interval():
     assert first == "| AALP | 0 | 95.0 (93.5–96.2) | 80.0 (77.4–82.4) | 70.0 (67.1–72.8) |"
     assert "0.0 (0.0–0.4)" in second
     assert "71.0" in table([record()], which="best")
+    of_one_model = record(accuracy={"last": record().accuracy["last"]})  # as `aalp evaluate` writes it
+    assert table([of_one_model], which="best").count("not measured") == 0
+    assert table([record(), of_one_model], which="best").count("not measured") == 1
 
 
 def test_csv_table_has_a_line_for_each_accuracy():

@@ -195,6 +195,13 @@ def test_resumed_run_has_the_weights_of_an_uninterrupted_one(few, tmp_path, how,
     assert same(aalp.load_model(out), whole)
 
 
+def test_a_finished_run_taken_up_again_says_how_long_it_took(few, tmp_path):
+    history = aalp.fit(small(), few, "raw", ATTACK, epochs=2, out=tmp_path)
+    assert history.seconds > sum(line.seconds for line in history.epochs)  # validation counts, too
+    again = aalp.fit(small(seed=9), few, "raw", ATTACK, epochs=2, out=tmp_path, resume=True)
+    assert again.seconds == history.seconds
+
+
 def test_the_best_model_is_made_good_after_a_kill_before_it_was_written(few, tmp_path, monkeypatch):
     """On resuming, what an epoch would have been is forgotten; a best model of it must not be left behind."""
     written = []
