@@ -430,7 +430,7 @@ def test_on_cifar10_aalp_is_behind_alp_under_autoattack_too(kept, colour):
     assert less == [("adv", 1)]
     diagnosed = [m for m in report.about(kept, "diagnosis", "last") if m.subject["data"] == "cifar10-jpeg"]
     of_the_rows = {(m.subject["method"], m.subject["seed"]) for m in diagnosed if m.subject["method"] in TABLE_2}
-    assert of_the_rows == {(name, 0) for name in TABLE_2} | {(name, 1) for name in ("alp", "aalp")}
+    assert of_the_rows == {(name, 0) for name in TABLE_2} | {(name, 1) for name in ("adv", "alp", "trades", "aalp")}
     for m in diagnosed:
         assert len(m.values["signs"]) == (m.subject["method"] == "alp")
         if m.subject["method"] == "alp":
