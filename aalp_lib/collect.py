@@ -263,8 +263,8 @@ def _differences(record: Record) -> list[str]:
 def _training_differences(record: Record) -> list[str]:
     config, found = record.config, []
     if setting := _setting(record):
-        usual, method = setting[recipe(record)], config["method"]
-        attack = Method("", "", method["classify"], method["pairing"]).training_attack(usual.attack)
+        usual = setting[recipe(record)]
+        attack = Method("", "", pairing=config["method"].get("pairing")).training_attack(usual.attack)
         # a grid's record has the setting, one of `aalp evaluate` the network in full and the method's own attack
         parts = {
             "model": (usual.model, models.build(usual.model).config),
