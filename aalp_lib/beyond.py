@@ -146,8 +146,8 @@ def diagnosis_table(found: Found, which: Which = "last") -> str:
     return (
         "Correct images in percent: PGD-100 from one start, five and twenty; FGSM; PGD-100 on the margin loss, which "
         "is CW-100; images made against ALP of the same seed and protocol (for ALP against AALP, for a variant "
-        "against another); Square, one random search of "
-        f'{QUERIES:,} queries. "Square alone" counts images that Square fools and PGD-100 does not. Then PGD-100 at '
+        f"against another); Square, one random search of {QUERIES:,} queries. "
+        '"Square alone" counts images that Square fools and PGD-100 does not. Then PGD-100 at '
         "ε = 0.5, where every ball holds a grey image; share of images whose gradient is exactly 0, in percent; mean "
         f"of the largest absolute logit. {GRADIENTS}\n\n" + grid(lines) + _without(found, "diagnosis", which)
     )
@@ -178,9 +178,8 @@ def signs_table(found: Found, which: Which = "last") -> str:
         f"{NOISE:.0%} of the images: those that transfer or Square fools and PGD-100 does not; by how many fewer FGSM "
         "leaves right; those whose gradient is exactly 0; how many more are right than is possible at that ε, or than "
         f"at a smaller ε. If it is more than {LARGE:.0%}: those that twenty starts fool besides; by how many fewer "
-        "the margin loss leaves right; "
-        "those with a probability of exactly 1; where more steps no longer raise the loss, those that another attack "
-        "fools besides.\n\n"
+        "the margin loss leaves right; those with a probability of exactly 1; where more steps no longer raise the "
+        "loss, those that another attack fools besides.\n\n"
     ) + grid(lines + [[*_subject(m, found), "; ".join(m.values["signs"]) or "none"] for m in made])
 
 

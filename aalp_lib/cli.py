@@ -397,9 +397,10 @@ def _diagnose(options: argparse.Namespace) -> None:
                 tier=tier(dataset.name), seed=options.seed, source=source, source_subject=source_subject,
                 queries=options.queries, batch_size=options.batch_size, precision=options.precision, progress=tell,
             )  # fmt: skip
-        _show_diagnosis(Diagnosis.of(found)) if kind == "diagnosis" else console.print(
-            _accuracies(found.values["accuracy"])
-        )
+        if kind == "diagnosis":
+            _show_diagnosis(Diagnosis.of(found))
+        else:
+            console.print(_accuracies(found.values["accuracy"]))
         precision = f"-{found.config['precision']}" if found.config["precision"] != "float32" else ""
         name = f"{dataset.name}-{options.which}-{kind}-seed{options.seed}{precision}-first{options.images}.json"
         console.print(f"wrote {found.save(options.run_folder / 'measurements' / name)}", highlight=False)

@@ -173,6 +173,9 @@ def _source(data: str, words: str) -> str:
 def table_1(found: Found, data: str, which: Which = "last", measured: bool = False) -> list[Row]:
     """Consistent and inconsistent samples of ALP's model: confidences in percent, losses in nats.
 
+    Of measurements on the networks of the records alone: what was measured on a network that another took the place
+    of, or that has no record, is in no row.
+
     Parameters
     ----------
     found : Found
@@ -697,6 +700,13 @@ def _between(part: str) -> Callable[[re.Match[str]], str]:
     return lambda found: f"{found[1]}{part}{found[2]}"
 
 
+def _is_record(path: Path) -> bool:
+    try:
+        return isinstance(results.load(path), Record)
+    except (InputError, OSError):
+        return False
+
+
 def write(folder: str | Path, found: Found) -> list[Path]:
     """Remake the tables of `folder`, and the generated parts of the RESULTS.md beside it; returns what was written.
 
@@ -708,7 +718,7 @@ def write(folder: str | Path, found: Found) -> list[Path]:
         If the records lie in `folder` itself instead of in a folder a grid, or the page is damaged.
     """
     folder = Path(folder)
-    if results.named_records(folder):
+    if any(_is_record(path) for path in folder.glob("*.json")):
         raise InputError(f"{folder} holds the records of one grid; name the folder above it, {folder.resolve().parent}")
     texts = {folder / name: text for name, text in files(found).items()}
     page = folder.resolve().parent / "RESULTS.md"
