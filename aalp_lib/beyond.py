@@ -9,7 +9,6 @@ from aalp_lib.collect import (
     Cell,
     Found,
     Which,
-    changes,
     csv_text,
     gradients,
     grid,
@@ -53,11 +52,11 @@ def strong_table(found: Found, which: Which = "last") -> str:
 
 
 def attacks_table(found: Found, which: Which = "last") -> str:
-    """Table 2's attacks with one setting changed, for a network of each row: what that moves, and how far the paper's
-    row lies from the network's own."""
+    """Table 2's attacks with one setting changed, for a network of each row and recipe: what that moves, and how far
+    the paper's row lies from the network's own."""
     rows: dict[tuple[str, str, str], tuple[Record, Measurement]] = {}
     for r, m in _under_attacks(found, which):
-        if r.method in METHODS and not changes(r):
+        if r.method in METHODS and training_protocol(r) in ("fast", "paper"):
             rows.setdefault((r.data, r.method, training_protocol(r)), (r, m))  # of several seeds the lowest
     if not rows:
         return f"Other settings of the attacks: {UNMEASURED}.\n"
@@ -65,8 +64,14 @@ def attacks_table(found: Found, which: Which = "last") -> str:
     lines = [["Network", "Images", "What is changed", *(HEADINGS[name] for name in names)]]
     for r, m in rows.values():
         cells, precision = m.values["columns"], gradients(m)
-        unusual = [word for word in (training_protocol(r), precision) if word not in ("fast", "float32")]
-        words = [title(r.data), label(r.method), f"seed {r.seed}", *unusual]
+        recipe = ['recipe "paper"'] if training_protocol(r) == "paper" else []
+        words = [
+            title(r.data),
+            label(r.method),
+            *recipe,
+            f"seed {r.seed}",
+            *([precision] if precision != "float32" else []),
+        ]
         plain = {name: 100 * cells[name]["accuracy"] for name in names}
         lines.append([", ".join(words), str(m.config["images"]), "nothing", *(f"{v:.1f}" for v in plain.values())])
         for word, what in ALTERED.items():
@@ -80,7 +85,8 @@ def attacks_table(found: Found, which: Which = "last") -> str:
         "Correct images in percent, from the front of the test set; below them, in points, what one change of the "
         "attacks moves on the same images, and in italics how far above or below this network's row the paper's lies, "
         "on all test images. Where a change moves a column as far as that, the paper's number may be of such an "
-        "attack.\n\n" + grid(lines)
+        "attack. But FGSM without rounding is no attack of the paper's: it tells how much of the column the rounding "
+        "is.\n\n" + grid(lines)
     )
 
 

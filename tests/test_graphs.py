@@ -44,7 +44,7 @@ def plain(function, *args, **kwargs):
         return function(*args, **kwargs)
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "margin", "trades_kl"])
+@pytest.mark.parametrize("loss", ["cross_entropy", "exact_cross_entropy", "margin", "trades_kl"])
 def test_recorded_and_plain_loop_give_the_same_images(recorded, device, loss, digits):
     torch.manual_seed(0)
     model = aalp.models.lenet((4, 8, 32)).to(device)

@@ -1,5 +1,6 @@
 import math
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -42,6 +43,27 @@ def test_margin_is_positive_exactly_when_misclassified(classes, seed):
     z = 10 * torch.randn(20, classes, generator=generator) - 20
     y = torch.randint(classes, (20,), generator=generator)
     assert torch.equal(losses.margin(z, y) > 0, z.argmax(1) != y)
+
+
+@given(st.integers(2, 10), st.floats(0.1, 20), st.integers(0, 2**32 - 1))
+def test_exact_cross_entropy_is_cross_entropy_with_the_gradient_of_float64(classes, scale, seed):
+    generator = torch.Generator().manual_seed(seed)
+    z = (scale * torch.randn(20, classes, generator=generator)).requires_grad_()
+    y = torch.randint(classes, (20,), generator=generator)
+    exact, plain = losses.exact_cross_entropy(z, y), losses.cross_entropy(z.double(), y)
+    torch.testing.assert_close(exact.double(), plain, rtol=1e-4, atol=1e-6)
+    found, expected = (torch.autograd.grad(loss.sum(), z)[0] for loss in (exact, plain))
+    near = losses.margin(z, y) > -20  # further on float64 rounds it too, before it loses it
+    torch.testing.assert_close(found[near], expected[near], rtol=1e-4, atol=1e-30)
+
+
+def test_exact_cross_entropy_keeps_the_true_classs_part_of_the_gradient_of_a_sure_network():
+    for lead in (20.0, 40.0, 80.0):
+        z, y = torch.tensor([[0.0, -lead, -lead]], requires_grad=True), torch.tensor([0])
+        (plain,) = torch.autograd.grad(losses.cross_entropy(z, y).sum(), z)
+        (exact,) = torch.autograd.grad(losses.exact_cross_entropy(z, y).sum(), z)
+        assert plain[0, 0] == 0 > exact[0, 0]
+        assert exact[0, 0].item() == pytest.approx(-2 * math.exp(-lead), rel=1e-4)
 
 
 def test_trades_kl_closed_form_and_zero_at_equal_logits():
