@@ -2,13 +2,17 @@
 
 import csv
 import dataclasses
+import functools
 import io
+import json
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
 from typing import Any, Literal
+
+import torch
 
 from aalp_lib import _checks, methods, models, paper, results
 from aalp_lib._checks import InputError
@@ -267,7 +271,7 @@ def _training_differences(record: Record) -> list[str]:
         attack = Method("", "", pairing=config["method"].get("pairing")).training_attack(usual.attack)
         # a grid's record has the setting, one of `aalp evaluate` the network in full and the method's own attack
         parts = {
-            "model": (usual.model, models.build(usual.model).config),
+            "model": (usual.model, _in_full(json.dumps(usual.model))),
             "attack": (dataclasses.asdict(usual.attack), dataclasses.asdict(attack)),
             "recipe": (dataclasses.asdict(usual.recipe),),
         }
@@ -278,6 +282,13 @@ def _training_differences(record: Record) -> list[str]:
     if config.get("train_images"):
         found.append(f"{config['train_images']} train images")
     return found
+
+
+@functools.cache
+def _in_full(model: str) -> Mapping[str, Any]:
+    """The whole config of the network that a setting's, as JSON, describes."""
+    with torch.device("meta"):  # without memory, and without a draw from the global generator
+        return models.build(json.loads(model)).config
 
 
 def _plain(value: Any) -> Any:

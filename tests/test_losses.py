@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aalp_lib import losses
@@ -45,6 +45,7 @@ def test_margin_is_positive_exactly_when_misclassified(classes, seed):
     assert torch.equal(losses.margin(z, y) > 0, z.argmax(1) != y)
 
 
+@settings(deadline=None)
 @given(st.integers(2, 10), st.floats(0.1, 20), st.integers(0, 2**32 - 1))
 def test_exact_cross_entropy_is_cross_entropy_with_the_gradient_of_float64(classes, scale, seed):
     generator = torch.Generator().manual_seed(seed)

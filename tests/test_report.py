@@ -271,6 +271,13 @@ def test_measurements_are_read_under_either_name(tmp_path):
     assert "| MNIST | ALP | fast | 0 | float32 | 1000 | 70.0 (67.1–72.8) |" in report.strong_table(kept)
 
 
+def test_telling_how_a_run_was_made_draws_no_random_number():
+    collect._in_full.cache_clear()
+    before = torch.get_rng_state()
+    assert collect.protocol(record()) == "fast"
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_altered_attacks_are_told_by_what_they_move():
     names = [*aalp.table2_suite("mnist")]
     columns = dict.fromkeys(names, right(900)) | {"pgd10 longer": right(850), "fgsm half": right(912)}
@@ -286,6 +293,15 @@ def test_altered_attacks_are_told_by_what_they_move():
     assert moved["steps three times as long"]["CW-10"] == moved["steps three times as long"]["FGSM"] == "–"
     assert moved["FGSM of half a step from a random start"]["FGSM"] == "+1.2"
     assert paper_row["PGD-10"] == "*-1.5*"
+    start = {"attack": dataclasses.asdict(experiments.SETTINGS["mnist"]["fast"].attack) | {"start": "clean"}}
+    runs = [record("adv"), record("adv", recipe="paper"), record("adv", changes=start)]
+    made = [dataclasses.replace(m, subject=m.subject | {"recipe": collect.training_protocol(r)}) for r in runs]
+    said = [
+        line.split("|")[1].strip()
+        for line in report.attacks_table(found(*runs, measurements=made)).splitlines()
+        if "MNIST" in line
+    ]
+    assert said == ["MNIST, Madry, seed 0", 'MNIST, Madry, recipe "paper", seed 0']
     bare = report.attacks_table(found(record("adv"), measurements=[m]))
     assert bare.splitlines()[-1].count("–") == len(names)
     assert report.attacks_table(found()) == "Other settings of the attacks: not measured yet.\n"
