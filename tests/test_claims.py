@@ -622,7 +622,7 @@ def test_what_raw_withstands_of_fgsm_is_mostly_rounding(kept, rows, tried):
     }
     assert {key for key in counts if key[1] == "fast"} >= {(name, "fast", 0) for name in TABLE_2}
     usual, exact = counts["raw", "fast", 0]
-    assert exact < usual / 3
+    assert exact < usual / 5
     for seed in range(3):
         of_paper = counts["raw", "paper", seed]
         assert of_paper[1] < 10
