@@ -62,16 +62,10 @@ def attacks_table(found: Found, which: Which = "last") -> str:
         return f"Other settings of the attacks: {UNMEASURED}.\n"
     names = [*suite_in_ball(1.0, 1.0)]
     lines = [["Network", "Images", "What is changed", *(HEADINGS[name] for name in names)]]
-    for r, m in rows.values():
+    for (*_, protocol), (r, m) in rows.items():
         cells, precision = m.values["columns"], gradients(m)
-        recipe = ['recipe "paper"'] if training_protocol(r) == "paper" else []
-        words = [
-            title(r.data),
-            label(r.method),
-            *recipe,
-            f"seed {r.seed}",
-            *([precision] if precision != "float32" else []),
-        ]
+        unusual = {'recipe "paper"': protocol == "paper", precision: precision != "float32"}
+        words = [title(r.data), label(r.method), f"seed {r.seed}", *(word for word, said in unusual.items() if said)]
         plain = {name: 100 * cells[name]["accuracy"] for name in names}
         lines.append([", ".join(words), str(m.config["images"]), "nothing", *(f"{v:.1f}" for v in plain.values())])
         for word, what in ALTERED.items():

@@ -10,6 +10,23 @@ def cross_entropy(z: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(_wide(z), y, reduction="none")
 
 
+def exact_cross_entropy(z: Tensor, y: Tensor) -> Tensor:
+    """`cross_entropy` with a gradient that float32 does not spoil: `log(1 + sum_{j != y} exp(z_j - z_y))`, shape (N,).
+
+    The true class's part of the gradient is the sum of the others' with a minus sign. As the difference p_y - 1 that
+    `cross_entropy` has in its place, it is 0 in float32 once the true logit leads by about 17, in float64 by about 37.
+    Here both fade together, and in float32 vanish beyond a lead of about 104.
+
+    Examples
+    --------
+    >>> z, y = torch.tensor([[30.0, 0.0]], requires_grad=True), torch.tensor([0])
+    >>> [torch.autograd.grad(loss(z, y).sum(), z)[0].tolist() for loss in (cross_entropy, exact_cross_entropy)]
+    [[[0.0, 9.357...e-14]], [[-9.357...e-14, 9.357...e-14]]]
+    """
+    z, true = _wide(z), y[:, None]
+    return F.softplus(z.scatter(1, true, float("-inf")).logsumexp(1) - z.gather(1, true)[:, 0])
+
+
 def alp(z_clean: Tensor, z_adv: Tensor) -> Tensor:
     """Eq. 1, the logit-pairing loss: squared L2 distance of logits (N, K), summed over classes, shape (N,).
 
@@ -52,23 +69,6 @@ def margin(z: Tensor, y: Tensor) -> Tensor:
     """
     z, true = _wide(z), y[:, None]
     return z.scatter(1, true, float("-inf")).amax(1) - z.gather(1, true)[:, 0]
-
-
-def exact_cross_entropy(z: Tensor, y: Tensor) -> Tensor:
-    """`cross_entropy` with a gradient that float32 does not spoil: `log(1 + sum_{j != y} exp(z_j - z_y))`, shape (N,).
-
-    The true class's part of the gradient is the sum of the others' with a minus sign. As the difference p_y - 1 that
-    `cross_entropy` has in its place, it is 0 in float32 once the true logit leads by about 17, in float64 by about 37.
-    Here both fade together, and in float32 vanish beyond a lead of about 104.
-
-    Examples
-    --------
-    >>> z, y = torch.tensor([[30.0, 0.0]], requires_grad=True), torch.tensor([0])
-    >>> [torch.autograd.grad(loss(z, y).sum(), z)[0].tolist() for loss in (cross_entropy, exact_cross_entropy)]
-    [[[0.0, 9.357...e-14]], [[-9.357...e-14, 9.357...e-14]]]
-    """
-    z, true = _wide(z), y[:, None]
-    return F.softplus(z.scatter(1, true, float("-inf")).logsumexp(1) - z.gather(1, true)[:, 0])
 
 
 def trades_kl(z_clean: Tensor, z_adv: Tensor) -> Tensor:

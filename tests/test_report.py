@@ -301,7 +301,7 @@ def test_altered_attacks_are_told_by_what_they_move():
         for line in report.attacks_table(found(*runs, measurements=made)).splitlines()
         if "MNIST" in line
     ]
-    assert said == ["MNIST, Madry, seed 0", 'MNIST, Madry, recipe "paper", seed 0']
+    assert said == ["MNIST, Madry, seed 0", 'MNIST, Madry, seed 0, recipe "paper"']
     bare = report.attacks_table(found(record("adv"), measurements=[m]))
     assert bare.splitlines()[-1].count("–") == len(names)
     assert report.attacks_table(found()) == "Other settings of the attacks: not measured yet.\n"
