@@ -9,9 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from aalp_lib import _checks, graphs, lean, losses
+from aalp_lib import _checks, losses
 from aalp_lib._checks import InputError
-from aalp_lib.distributed import Shard
+from aalp_lib.engine import folding, graphs
+from aalp_lib.engine.distributed import Shard
 from aalp_lib.models import channels_last, class_count, evaluating
 
 Reading = Literal["any", "last"]
@@ -143,7 +144,7 @@ class Attack:
         result, rows = x.clone(), torch.arange(len(x), device=x.device)
         for run in range(self.restarts):
             first, start = (self._first(x, generator, shard) if start is None else start), None
-            for part in lean.parts(forward, rows):
+            for part in folding.parts(forward, rows):
                 result[part] = self._ascend(forward, x[part], y[part], first[part])
             if run == self.restarts - 1:
                 break
@@ -182,7 +183,7 @@ class Attack:
         read = self._read_any if reading == "any" else self._read_last
         for run in range(self.restarts):
             start = self._first(x, generators[run] if generators else None, shard)
-            for rows in lean.parts(forward, alive.any(0).nonzero()[:, 0]):
+            for rows in folding.parts(forward, alive.any(0).nonzero()[:, 0]):
                 alive[:, rows] &= read(forward, x[rows], y[rows], at, start[rows])
         return alive
 
@@ -276,7 +277,7 @@ class Attack:
             for _ in range(self.steps):
                 loop.advance()
             return loop.x_adv.clone()
-        with lean.network(forward):
+        with folding.network(forward):
             for k in range(self.steps):
                 if not len(x_adv):
                     return x_adv

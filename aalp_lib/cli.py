@@ -23,32 +23,17 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 import aalp_lib
-from aalp_lib import (
-    _checks,
-    bench,
-    checkpoints,
-    collect,
-    data,
-    demo,
-    distributed,
-    experiments,
-    figures,
-    methods,
-    models,
-    observe,
-    plots,
-    report,
-    results,
-    study,
-)
+from aalp_lib import _checks, checkpoints, data, methods, models, plots
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
-from aalp_lib.diagnose import QUERIES, Diagnosis, installed, measure
-from aalp_lib.evaluate import HEADINGS, chosen, evaluate, suite_for
-from aalp_lib.fast import without_tf32
-from aalp_lib.jobs import Job, Origin, Setting, cores, finished, new_model, run_jobs, tier
+from aalp_lib.diagnosis import QUERIES, Diagnosis, installed, measure
+from aalp_lib.engine import distributed
+from aalp_lib.engine.precision import without_tf32
+from aalp_lib.evaluation import HEADINGS, chosen, evaluate, suite_for
 from aalp_lib.methods import METHODS, TABLE_2
 from aalp_lib.progress import bars, shown
+from aalp_lib.reproduction import bench, collect, demo, figures, grids, measurements, per_epoch, report, schema
+from aalp_lib.reproduction.jobs import Job, Origin, Setting, cores, finished, new_model, run_jobs, tier
 from aalp_lib.train import RUN, Interrupted, fit
 
 console = Console()
@@ -116,7 +101,7 @@ def _train_on(device: torch.device, options: argparse.Namespace) -> None:
     dataset = distributed.in_turn(
         lambda: data.load(options.data, root=options.root, device=device, image_size=options.image_size)
     )
-    setting = _adjusted(experiments.setting_for(dataset, options.recipe, options.model), options)
+    setting = _adjusted(grids.setting_for(dataset, options.recipe, options.model), options)
     method = methods.method(options.method)
     model = new_model(setting, options.seed).to(device)
     distributed.once(lambda: origin.save(options.out))
@@ -154,7 +139,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         _checks.count("--images", options.images)
     test = dataset.test[: options.images]
     suite = suite_for(dataset.name, Attack(**run["watched"]) if run["watched"] else None)
-    began, environment = time.perf_counter(), results.environment(device)
+    began, environment = time.perf_counter(), schema.environment(device)
     options.precision = chosen(model, test, options.precision, options.batch_size)  # the record says which it was
     with shown(True, "attacking", console) as tell:
         report = evaluate(
@@ -167,8 +152,8 @@ def _evaluate(options: argparse.Namespace) -> None:
         f"eps {_levels(pgd.eps)}, step {_levels(pgd.step)}",
         highlight=False,
     )
-    console.print(_accuracies(results.accuracies(report)))
-    record = results.Record(
+    console.print(_accuracies(schema.accuracies(report)))
+    record = schema.Record(
         data=dataset.name,
         method=run["method"]["name"],
         seed=run["seed"],
@@ -181,8 +166,8 @@ def _evaluate(options: argparse.Namespace) -> None:
             "test_images": options.images,
         },
         environment=environment,
-        accuracy={options.which: results.accuracies(report)},
-        outcomes={options.which: results.outcomes(report)},
+        accuracy={options.which: schema.accuracies(report)},
+        outcomes={options.which: schema.outcomes(report)},
         history={},
         seconds={"evaluation": time.perf_counter() - began},
     )
@@ -237,25 +222,25 @@ def _grid(options: argparse.Namespace) -> list[Job]:
     device = options.device if options.scheduler else str(_checks.device(options.device))
     if options.jobs is None:
         options.jobs = cores() if device == "cpu" else 1
-    options.seeds = options.seeds or (experiments.SEEDS if options.grid == "ablations" else (0,))
+    options.seeds = options.seeds or (grids.SEEDS if options.grid == "ablations" else (0,))
     folder = options.out / (options.grid + ("-quick" if options.quick else ""))
     if options.grid == "ablations":
         _refuse(options, "methods", "seeds", "quick")
-        return _chosen(experiments.ablations(folder, options.seeds, options.quick, device), options.methods)
+        return _chosen(grids.ablations(folder, options.seeds, options.quick, device), options.methods)
     if options.grid == "cifar10-reasons":
         _refuse(options, "methods", "seeds", "folder", "root")
-        jobs = experiments.cifar10_reasons(
+        jobs = grids.cifar10_reasons(
             options.out / "cifar10" / "ablations", options.folder, options.root, device, options.seeds
         )
         return _chosen(jobs, options.methods)
     if options.grid in ("reasons", "controls"):
         _refuse(options, "methods", "seeds", "root")
-        made = experiments.reasons if options.grid == "reasons" else experiments.controls
+        made = grids.reasons if options.grid == "reasons" else grids.controls
         folder = options.out / "mnist" / "ablations"
         return _chosen(made(folder, options.root, device, options.seeds), options.methods)
-    reduced = experiments.QUICK if options.quick else {}
+    reduced = grids.QUICK if options.quick else {}
     given = {key: getattr(options, key) for key in ("epochs", "train_images", "test_images")}
-    grid = experiments.Grid(
+    grid = grids.Grid(
         options.grid,
         folder,
         tuple(methods.method(name).name for name in options.methods.split(",")) if options.methods else TABLE_2,
@@ -266,7 +251,7 @@ def _grid(options: argparse.Namespace) -> list[Job]:
         device=device,
         **(reduced | {key: value for key, value in given.items() if value is not None}),
     )
-    return [dataclasses.replace(job, observer=observe.job if options.observe else None) for job in grid.jobs()]
+    return [dataclasses.replace(job, observer=per_epoch.job if options.observe else None) for job in grid.jobs()]
 
 
 def _chosen(jobs: list[Job], names: str | None) -> list[Job]:
@@ -310,7 +295,7 @@ def _measure(options: argparse.Namespace) -> None:
     _set_threads(options.threads)
     device = _checks.device(options.device)
     folder = options.out / options.grid
-    found = study.trained(folder)
+    found = measurements.trained(folder)
     if not found:
         raise InputError(f"{folder} holds no finished run with its weights; aalp reproduce makes them")
     if options.data is None:
@@ -325,7 +310,7 @@ def _measure(options: argparse.Namespace) -> None:
     if not installed():
         console.print("Without the extra \\[autoattack] there is neither Square nor AutoAttack.")
     with shown(True, "measuring", console) as tell:
-        paths = study.measure(
+        paths = measurements.measure(
             folder, dataset, kinds=options.kinds.split(","), images=options.images, seed=options.seed,
             precision=options.precision, progress=tell,
             methods=options.methods.split(",") if options.methods else None, seeds=options.seeds,
@@ -384,7 +369,7 @@ def _diagnose(options: argparse.Namespace) -> None:
     dataset = data.load(origin.data, root=origin.root, device=device, image_size=origin.image_size)
     ball = suite_for(dataset.name, attack)["pgd100"]
     console.print(
-        f"{results.label(subject['method'])} on {dataset.name}, {options.which} epoch, eps {_levels(ball.eps)}, "
+        f"{schema.label(subject['method'])} on {dataset.name}, {options.which} epoch, eps {_levels(ball.eps)}, "
         f"{ball.steps} steps of {_levels(ball.step)}",
         highlight=False,
     )
@@ -441,7 +426,7 @@ def _bench(options: argparse.Namespace) -> None:
 
 def _info(_: argparse.Namespace) -> None:
     device = _checks.device("auto")
-    for key, value in results.environment(device).items():
+    for key, value in schema.environment(device).items():
         console.print(f"{key:>12}  {value}", highlight=False)
     console.print(f"{'data sets':>12}  {', '.join(data.SOURCES)}, or a folder; downloads go to {data.cache()}")
     console.print(f"{'methods':>12}  {', '.join(f'{m.name} ({m.label})' for m in METHODS.values())}")
@@ -498,9 +483,9 @@ def _set_threads(threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def _run_jobs(jobs: list[Job], workers: int, executor: Executor | None = None) -> list[results.Record]:
+def _run_jobs(jobs: list[Job], workers: int, executor: Executor | None = None) -> list[schema.Record]:
     """Run jobs with a bar for each that is under way and one over all, and a line for each that is done."""
-    records: list[results.Record] = []
+    records: list[schema.Record] = []
     with bars(console) as progress:
         each = _JobBars(progress, jobs)
         for record in run_jobs(jobs, workers, each.watch, executor):
@@ -556,8 +541,8 @@ def _percent(found: dict[str, float]) -> str:
     return f"{100 * found['accuracy']:.1f} %"
 
 
-def _table(records: Sequence[results.Record]) -> Table:
-    names = results.columns(records, "last")
+def _table(records: Sequence[schema.Record]) -> Table:
+    names = schema.columns(records, "last")
     count = int(next(iter(records[0].accuracy["last"].values()))["count"])
     title = f"Correct test images in %, of {count}, with 95 % intervals"
     heads = (HEADINGS[name].replace("-", "\n") for name in names)
@@ -565,7 +550,7 @@ def _table(records: Sequence[results.Record]) -> Table:
     for record in records:
         cells = [record.accuracy["last"][name] for name in names]
         table.add_row(
-            results.label(record.method),
+            schema.label(record.method),
             *(f"{100 * c['accuracy']:.1f}\n[dim]{100 * c['low']:.0f}–{100 * c['high']:.0f}[/]" for c in cells),
         )
     return table
@@ -758,13 +743,13 @@ def _add_evaluate(commands: Any) -> None:
 def _add_reproduce(commands: Any) -> None:
     what = "run the paper's experiments as a grid of jobs; what is done is kept, what was interrupted goes on"
     parser = _add(commands, "reproduce", _reproduce, what, "aalp reproduce mnist --seeds 0,1,2 --jobs 2")
-    grids = ("mnist", "svhn", "cifar10", "mnist-sample", "ablations", "reasons", "cifar10-reasons", "controls")
+    names = ("mnist", "svhn", "cifar10", "mnist-sample", "ablations", "reasons", "cifar10-reasons", "controls")
     what = (
         "whose settings; ablations run on the bundled digits; reasons (on the full MNIST) and cifar10-reasons are "
         "changes of a row that may explain its distance from the paper's, and controls are AALP's halves without "
         "guidance"
     )
-    parser.add_argument("grid", choices=grids, help=what)
+    parser.add_argument("grid", choices=names, help=what)
     what = "names, with commas between them (default: Table 2's; of ablations, reasons and controls all of them)"
     parser.add_argument("--methods", help=what)
     parser.add_argument(
@@ -803,7 +788,7 @@ def _add_measure(commands: Any) -> None:
     parser.add_argument("grid", help="the folder in --out that aalp reproduce wrote: mnist, svhn, cifar10, ...")
     parser.add_argument("--out", type=Path, default=Path("results"), help="the folder of aalp reproduce")
     what = "with commas between: samples (Table 1, the figures), diagnosis, strong, attacks (Table 2's, set otherwise)"
-    parser.add_argument("--kinds", default=",".join(study.KINDS), help=what)
+    parser.add_argument("--kinds", default=",".join(measurements.KINDS), help=what)
     parser.add_argument("--methods", help="only models of these methods, names with commas between (default: all)")
     parser.add_argument("--images", type=int, default=1000, help="test images for diagnosis, strong, attacks")
     what = "only models trained with these, numbers with commas between them (default: all)"

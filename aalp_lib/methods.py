@@ -7,10 +7,11 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from aalp_lib import _checks, distributed, losses
+from aalp_lib import _checks, losses
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack, trades_inner
 from aalp_lib.contributions import RULES, Rule, guided_dropout_mask, sample_scores
+from aalp_lib.engine import distributed
 from aalp_lib.models import Classifier
 
 

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from aalp_lib.evaluate import HEADINGS
+from aalp_lib.evaluation import HEADINGS
 from aalp_lib.methods import METHODS, TABLE_2
-from aalp_lib.results import Measurement, Record, columns, label
+from aalp_lib.reproduction.schema import Measurement, Record, columns, label
 
 # Okabe and Ito's palette, told apart with any colour vision; the two rows of Table 3 share their base method's colour.
 COLOURS = {

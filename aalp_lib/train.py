@@ -15,12 +15,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from aalp_lib import _checks, checkpoints, data, distributed, seeds
+from aalp_lib import _checks, checkpoints, data, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import PGD, Attack, scaled
 from aalp_lib.checkpoints import BEST, LAST, Checkpoint
 from aalp_lib.data import Dataset, Split
-from aalp_lib.distributed import Shard
+from aalp_lib.engine import distributed
+from aalp_lib.engine.distributed import Shard
 from aalp_lib.methods import Method, Terms, attacked_view, method, training_loss
 from aalp_lib.models import Classifier, class_count, evaluating, require_classifier
 from aalp_lib.progress import Tell, shown

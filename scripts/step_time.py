@@ -10,9 +10,10 @@ import time
 
 import torch
 
-from aalp_lib import graphs, models
+from aalp_lib import models
 from aalp_lib.data import Dataset, Split
-from aalp_lib.experiments import SETTINGS
+from aalp_lib.engine import graphs
+from aalp_lib.reproduction.grids import SETTINGS
 from aalp_lib.train import fit
 
 BATCHES = 2000  # of an epoch, more than are reached

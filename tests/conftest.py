@@ -4,11 +4,13 @@ import signal
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
+import scipy.io
 import torch
 
 import aalp_lib as aalp
-from aalp_lib.jobs import Job, Setting
+from aalp_lib.reproduction.jobs import Job, Setting
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -83,3 +85,16 @@ def tiny(method, out, **changes):
     """A job of a second."""
     values = {"data": "mnist-sample", "method": method, "setting": TINY, "out": out, "test_images": 20}
     return Job(**(values | {"best_columns": ("pgd40",)} | changes))
+
+
+def write_svhn(folder, count=30):
+    random = np.random.default_rng(0)
+    for part in ("train", "test"):
+        scipy.io.savemat(
+            folder / f"{part}_32x32.mat",
+            {
+                "X": random.integers(0, 256, (32, 32, 3, count), dtype=np.uint8),
+                "y": (np.arange(count) % 10 + 1).astype(np.uint8)[:, None],  # SVHN calls the digit 0 "10"
+            },
+        )
+    return folder

@@ -19,10 +19,12 @@ from PIL import Image
 from rich.console import Console
 
 import aalp_lib as aalp
-from aalp_lib import chapter, checkpoints, cli, collect
+from aalp_lib import checkpoints, cli
+from aalp_lib.book import chapter
 from aalp_lib.cli import main
-from aalp_lib.diagnose import installed
-from aalp_lib.results import Measurement, Record
+from aalp_lib.diagnosis import installed
+from aalp_lib.reproduction import collect
+from aalp_lib.reproduction.schema import Measurement, Record
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 COMMANDS = ("demo", "train", "evaluate", "diagnose", "reproduce", "measure", "results", "data", "bench", "info")

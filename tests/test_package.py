@@ -21,8 +21,9 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 import aalp_lib as aalp
-from aalp_lib import bench, demo, plots, results
+from aalp_lib import plots
 from aalp_lib.methods import TABLE_2
+from aalp_lib.reproduction import bench, demo, schema
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -204,7 +205,7 @@ def test_readmes_table_is_the_demos():
     """What the README shows is what `make demo` wrote, beside the records that it comes from."""
     text = (ROOT / "docs" / "demo" / "table.md").read_text()
     assert text in (ROOT / "README.md").read_text()
-    records = plots.in_table_order(results.load_records(ROOT / "docs" / "demo"))
+    records = plots.in_table_order(schema.load_records(ROOT / "docs" / "demo"))
     assert demo.markdown(records) == text
     for path in re.findall(r"\]\(((?!https?:)[^)#]+)\)", (ROOT / "README.md").read_text()):
         assert (ROOT / path).exists(), path
@@ -231,7 +232,7 @@ def test_the_table_of_runs_on_one_card_is_the_records():
 
 
 def test_the_demo_shows_what_it_promises():
-    records = {r.method: r for r in results.load_records(ROOT / "docs" / "demo")}
+    records = {r.method: r for r in schema.load_records(ROOT / "docs" / "demo")}
     assert tuple(records) == tuple(sorted(TABLE_2))
     assert sum(sum(r.seconds.values()) for r in records.values()) < 2 * 600  # on two cores
     for name, record in records.items():

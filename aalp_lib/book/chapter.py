@@ -1,0 +1,136 @@
+"""What the book's chapters share: the tier and its data, numbers inside sentences, and the trained networks."""
+
+import os
+import shlex
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+
+from aalp_lib import _checks, data, seeds
+from aalp_lib._checks import InputError
+from aalp_lib.attacks import PGD
+from aalp_lib.data import Dataset
+from aalp_lib.models import Classifier, lenet
+from aalp_lib.reproduction import collect
+from aalp_lib.reproduction.collect import Found
+from aalp_lib.train import Recipe, fit
+from aalp_lib.zoo import index, pretrained
+
+TIERS = {"quick": "mnist-sample", "full": "mnist"}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a chapter runs.
+
+    Attributes
+    ----------
+    tier : "quick" or "full"
+    data : Dataset
+        `mnist-sample`, or the whole of MNIST.
+    device : torch.device
+    """
+
+    tier: str
+    data: Dataset
+    device: torch.device
+
+    @property
+    def note(self) -> str:
+        """What to write beside a result: tier, digits, where."""
+        return f"{self.tier} tier, {len(self.data.test):,} test digits of {self.data.name}, {self.device.type}"
+
+    def digits(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """The first `count` test images (count, 1, 28, 28) in [0, 1], and their labels."""
+        return next(self.data.test.batches(count))
+
+    def network(self, name: str) -> Classifier:
+        """`pretrained("mnist/" + name)` on this device.
+
+        Until the package brings that network: one trained here for some seconds on `mnist-sample`.
+        """
+        if f"mnist/{name}" in index():
+            return pretrained(f"mnist/{name}").to(self.device)
+        return _briefly_trained(name).to(self.device).eval()
+
+
+def tier() -> str:
+    """The tier that the environment variable `AALP_TIER` asks for: "quick" by default, or "full".
+
+    Raises
+    ------
+    InputError
+        If it is neither.
+    """
+    return _checks.known("AALP_TIER", os.environ.get("AALP_TIER", "quick"), TIERS)
+
+
+def begin() -> Stage:
+    """Load the tier's data, fix torch's seed and the look of figures, and print where the chapter runs."""
+    found = tier()
+    device = _checks.device("auto" if found == "full" else "cpu")
+    torch.manual_seed(seeds.derive(0, "book"))
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # about torch's own parts
+    plt.rcParams.update({"axes.grid": True, "grid.color": "0.92", "axes.axisbelow": True, "font.size": 10})
+    plt.rcParams.update({"axes.titlesize": 11, "figure.constrained_layout.use": True})
+    stage = Stage(found, data.load(TIERS[found], device=device), device)
+    print(f"{stage.note} · torch {torch.__version__.partition('+')[0]}, Python {sys.version.split()[0]}")
+    return stage
+
+
+def shell(command: str, folder: str | Path) -> None:
+    """Run `aalp ...` in a folder as a terminal would, with this Python, and print the command and what it says.
+
+    Raises
+    ------
+    InputError
+        If the command is not one of `aalp`, or fails; the message is what it said.
+    """
+    program, *arguments = shlex.split(command)
+    _checks.known("command", program, ("aalp",))
+    plain = {key: value for key, value in os.environ.items() if key != "FORCE_COLOR"}  # a kernel sets it
+    done = subprocess.run(
+        [sys.executable, "-m", "aalp_lib", *arguments],
+        cwd=folder,
+        env=plain | {"COLUMNS": "92", "NO_COLOR": "1", "TERM": "dumb"},
+        capture_output=True,
+        text=True,
+    )
+    said = "\n".join(line.rstrip() for line in (done.stdout + done.stderr).strip().splitlines())
+    if done.returncode:
+        raise InputError(said)
+    print(f"$ {command}\n{said}")
+
+
+def say(text: str) -> None:
+    """Show Markdown: how a sentence with numbers in it gets them from the run."""
+    from IPython.display import Markdown, display
+
+    display(Markdown(text))
+
+
+def records() -> Found:
+    """What `collect.read` gives for the `results/` beside the book, seen from the book's folder or the one above it.
+
+    Where only the package is installed, as on Colab: nothing, and a sentence that says what is missing.
+    """
+    for home in (Path.cwd(), Path.cwd().parent):
+        if (home / "book").is_dir() and (home / "results").is_dir():
+            return collect.read(home / "results")
+    say(
+        "*The records of the full runs, `results/` in the repository, are not beside this notebook: what rests on them "
+        'reads "not measured yet" below.*'
+    )
+    return Found()
+
+
+def _briefly_trained(name: str) -> Classifier:
+    torch.manual_seed(0)
+    model = lenet((8, 16, 64))
+    fit(model, data.load("mnist-sample"), name, PGD(0.3, 0.1, 5), recipe=Recipe(epochs=5, batch_size=64, lr=2e-3))
+    return model

@@ -1,0 +1,327 @@
+"""Robust accuracy under a suite of attacks, with per-image outcomes and intervals."""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from aalp_lib import _checks, resume, seeds
+from aalp_lib.attacks import CW, FGSM, PGD, Attack, Reading, derived, laid_out
+from aalp_lib.data import Split, to_float
+from aalp_lib.engine.precision import PRECISIONS, Precision, faster, without_tf32
+from aalp_lib.models import Classifier, channels_last, class_count, evaluating
+from aalp_lib.progress import Tell, shown, stages
+
+Suite = Mapping[str, Attack]
+TABLE_2_STEPS = (10, 20, 40, 100)
+HEADINGS = {"clean": "Clean", "fgsm": "FGSM"} | {
+    f"{kind}{steps}": f"{kind.upper()}-{steps}" for kind in ("pgd", "cw") for steps in TABLE_2_STEPS
+}
+# of stronger attacks; those of AutoAttack say what its stages so far have left
+HEADINGS |= {"pgd100x20": "PGD-100, 20 starts", "cw100x20": "CW-100, 20 starts"}
+HEADINGS |= {"apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T", "square": "Square"}
+# eps and step of the paper's evaluation, in units of [0, 1]
+BALLS = {"mnist": (0.3, 0.01), "svhn": (12 / 255, 3 / 255), "cifar10": (8 / 255, 2 / 255)}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Outcome:
+    """Which images one attack left correctly classified.
+
+    Attributes
+    ----------
+    correct : bool tensor (N,)
+        Right on the clean image and not fooled. Images that are wrong without an attack count as wrong.
+    """
+
+    correct: Tensor
+
+    @property
+    def count(self) -> int:
+        """Number of images."""
+        return len(self.correct)
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction in [0, 1]."""
+        return int(self.correct.sum()) / self.count
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson score interval of the accuracy."""
+        from scipy.stats import binomtest  # slow to import
+
+        found = binomtest(int(self.correct.sum()), self.count).proportion_ci(0.95, method="wilson")
+        return float(found.low), float(found.high)
+
+    def __repr__(self) -> str:
+        return f"{100 * self.accuracy:6.2f} %  [{100 * self.low:.2f}, {100 * self.high:.2f}]  of {self.count}"
+
+    @property
+    def low(self) -> float:
+        """Lower end of the 95 % Wilson interval."""
+        return self.interval[0]
+
+    @property
+    def high(self) -> float:
+        """Upper end of the 95 % Wilson interval."""
+        return self.interval[1]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Report(Mapping[str, Outcome]):
+    """An `Outcome` for "clean" and for each attack of the suite, in the suite's order."""
+
+    outcomes: dict[str, Outcome]
+
+    def __getitem__(self, name: str) -> Outcome:
+        return self.outcomes[_checks.known("column", name, self.outcomes)]
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(self.outcomes)
+
+    def __len__(self) -> int:
+        return len(self.outcomes)
+
+    def consistent(self, attack: str) -> Tensor:
+        """Images right on clean and on adversarial, bool (N,)."""
+        return self[attack].correct
+
+    def inconsistent(self, attack: str) -> Tensor:
+        """Images right on clean and wrong on adversarial, bool (N,)."""
+        return self["clean"].correct & ~self[attack].correct
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name:>8}  {outcome!r}" for name, outcome in self.outcomes.items())
+
+
+def table2_suite(name: str) -> dict[str, Attack]:
+    """The nine attacks of Table 2 with the paper's radius and step for a data set.
+
+    Parameters
+    ----------
+    name : str
+        "mnist", "mnist-sample", "svhn", "cifar10" or "cifar10-jpeg".
+
+    Returns
+    -------
+    dict of Attack
+        Keys "fgsm", "pgd10", "pgd20", "pgd40", "pgd100", "cw10", "cw20", "cw40", "cw100"; `evaluate` adds "clean".
+        On MNIST ten steps of 0.01 cannot reach eps = 0.3; this is the paper's setting and does not warn here.
+
+    Examples
+    --------
+    >>> table2_suite("cifar10")["cw20"].steps
+    20
+    """
+    return suite_in_ball(*BALLS[_checks.known("data set", paper_name(name), BALLS)])
+
+
+def paper_name(data: str) -> str:
+    """The paper's data set that one is a part or a copy of: "mnist" for "mnist-sample"; otherwise its own name."""
+    return data.removesuffix("-sample").removesuffix("-jpeg")
+
+
+def suite_for(name: str, attack: Attack | None) -> Suite:
+    """Table 2's attacks for a data set of the paper; for any other, in the ball of the training attack."""
+    if paper_name(name) in BALLS:
+        return table2_suite(name)
+    eps = attack.eps if attack else 8 / 255
+    return suite_in_ball(eps, eps / 4)
+
+
+def suite_in_ball(eps: float, step: float) -> dict[str, Attack]:
+    """The nine attacks of Table 2 with another radius and step, in units of [0, 1]."""
+    suite = {"fgsm": FGSM(eps)}
+    for kind, make in (("pgd", PGD), ("cw", CW)):
+        longest = make(eps, step, TABLE_2_STEPS[-1])
+        suite |= {f"{kind}{steps}": derived(longest, steps=steps) for steps in TABLE_2_STEPS}
+    return suite
+
+
+ALTERED = {  # what may be read otherwise in Table 2's attacks, by the word that names it behind a column's
+    "longer": "steps three times as long",
+    "start": "FGSM from a random start, PGD and CW from the image itself",
+    "half": "FGSM of half a step from a random start",
+    "exact": "FGSM on the cross-entropy without rounding",
+    "last": "the last iterate alone counts",
+}
+
+
+def altered_suite(eps: float, step: float) -> dict[str, Attack]:
+    """Table 2's nine attacks, and each with another step or start: "pgd10", "pgd10 longer", ... (`ALTERED`).
+
+    What the paper leaves open of its attacks, tried one at a time; `altered` adds the other reading. "fgsm exact" is
+    no reading of the paper: it tells what of that column is rounding.
+    """
+    plain, longer = suite_in_ball(eps, step), suite_in_ball(eps, 3 * step)
+    one_step = {"fgsm start": derived(plain["fgsm"], start="uniform")}
+    one_step["fgsm half"] = derived(one_step["fgsm start"], step=eps / 2)
+    one_step["fgsm exact"] = derived(plain["fgsm"], loss="exact_cross_entropy")
+    several = plain.keys() - {"fgsm"}
+    altered = {f"{name} longer": longer[name] for name in plain if name in several}
+    altered |= {f"{name} start": derived(plain[name], start="clean") for name in plain if name in several}
+    return plain | one_step | altered
+
+
+def altered(
+    model: Classifier,
+    split: Split,
+    eps: float,
+    step: float,
+    *,
+    batch_size: int = 500,
+    seed: int = 0,
+    precision: Precision = "float32",
+    progress: bool | Tell | None = None,
+) -> Report:
+    """Table 2's attacks beside those that the paper's text and numbers allow as well: one report of all.
+
+    Parameters
+    ----------
+    model, split, batch_size, seed, precision, progress
+        As in `evaluate`.
+    eps, step : float
+        As in `suite_in_ball`.
+
+    Returns
+    -------
+    Report
+        "clean", the columns of `altered_suite`, and "pgd10 last", ... "cw100 last", where only iterate k counts.
+    """
+    suite, plain = altered_suite(eps, step), suite_in_ball(eps, step)
+    iterated = {name: attack for name, attack in plain.items() if attack.steps > 1}
+    attacked = functools.partial(evaluate, model, split, batch_size=batch_size, seed=seed, precision=precision)
+    with shown(progress, "attacking") as tell:
+        tells = stages(tell, any=gradients(suite), last=gradients(iterated))
+        found = attacked(suite, progress=tells["any"])
+        last = attacked(iterated, reading="last", progress=tells["last"])
+    return Report({**found, **{f"{name} last": last[name] for name in iterated}})
+
+
+@without_tf32()
+def evaluate(
+    model: Classifier,
+    split: Split,
+    suite: Suite,
+    *,
+    batch_size: int = 500,
+    seed: int = 0,
+    reading: Reading = "any",
+    precision: Precision = "float32",
+    progress: bool | Tell | None = None,
+) -> Report:
+    """Attack every image of a split with every attack of a suite.
+
+    Attacks that differ only in their number of steps share one trajectory for each image. Only images that are still
+    classified correctly are attacked on.
+
+    Parameters
+    ----------
+    model : Classifier
+        Seen in evaluation mode and left as it was.
+    split : Split
+        Moved to the model's device.
+    suite : mapping of str to Attack
+        `table2_suite(...)`, or any attacks under any names.
+    batch_size : int
+        Does not change the result beyond rounding.
+    seed : int
+        For the random starts: image i starts at the same place whichever model is attacked, in whatever suite.
+    reading : "any" or "last"
+        An image counts as fooled at k steps once any iterate up to k fools it, or only by iterate k, as the paper
+        seems to read.
+    precision : "float32", "bfloat16" or "auto"
+        Of the attacks' gradients; whether an image counts as fooled is always decided in float32, which on a GPU is not
+        rounded to TF32 here. "auto" takes what is faster here, measured once; two machines, or two such runs, may then
+        differ in single images.
+    progress : True or callable, optional
+        True shows a bar. A function is called after each trajectory of a batch with steps done, steps in all (summed
+        over batches), and a word on it.
+
+    Returns
+    -------
+    Report
+
+    Raises
+    ------
+    InputError
+        If `reading` is unknown, a label out of range, or the model cannot take such images.
+    """
+    _checks.known("reading", reading, ("any", "last"))
+    _checks.count("the batch size", batch_size)
+    split = split.to(next(model.parameters()).device)
+    trajectories, batches = _trajectories(suite), -(-len(split) // batch_size)
+    costs = {f"trajectory {i}": one.steps * one.restarts * batches for i, (one, _) in enumerate(trajectories)}
+    with shown(progress, "attacking") as tell, evaluating(model), channels_last(model):
+        found = chosen(model, split, precision, batch_size)
+        with torch.no_grad():
+            right = torch.cat([model(laid_out(x)).argmax(1) == y for x, y in split.batches(batch_size)])
+        correct, parts = {"clean": right}, right.split(batch_size)
+        for (name, tell_it), (longest, steps) in zip(stages(tell, **costs).items(), trajectories, strict=True):
+            survivors = functools.partial(
+                longest.survivors, model, at=[*steps.values()], reading=reading, generators=starts(longest, seed)
+            )
+            attack = functools.partial(
+                _over_batches, survivors, split.batches(batch_size), parts, found, tell_it, next(reversed(steps))
+            )
+            alive = resume.once(f"{name} {reading} {found}", attack)["alive"]
+            correct |= dict(zip(steps, alive, strict=True))
+    return Report({name: Outcome(correct[name].cpu()) for name in ("clean", *suite)})
+
+
+def chosen(model: Classifier, split: Split, precision: Precision, batch_size: int = 500) -> Precision:
+    """What "auto" stands for on these images, as `faster` says; any other precision is returned as it is.
+
+    InputError if the precision is unknown, a label out of range, or the model cannot take such images.
+    """
+    _checks.known("precision", precision, PRECISIONS)
+    split = split.to(next(model.parameters()).device)
+    with evaluating(model), channels_last(model):
+        _checks.labels(split.labels, len(split), class_count(model, to_float(split.images[:1])))
+        return faster(model, *next(split.batches(min(batch_size, 128)))) if precision == "auto" else precision
+
+
+def _over_batches(
+    survivors: Callable[..., Tensor],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    right: Sequence[Tensor],
+    precision: Precision,
+    tell: Tell | None,
+    name: str,
+) -> dict[str, Tensor]:
+    """Which of the images that are `right`, batch by batch, one trajectory leaves "alive": bool (S, N)."""
+    alive = []
+    for index, ((x, y), among) in enumerate(zip(batches, right, strict=True), 1):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            alive.append(survivors(laid_out(x), y, among=among))
+        if tell:
+            tell(index, len(right), f"{HEADINGS.get(name, name)} done")
+    return {"alive": torch.cat(alive, 1)}
+
+
+def starts(attack: Attack, seed: int) -> list[torch.Generator]:
+    """A generator for each restart, so that image i starts at the same place whatever the batches and the suite."""
+    return [torch.Generator().manual_seed(seeds.derive(seed, attack.loss, run)) for run in range(attack.restarts)]
+
+
+def gradients(suite: Suite) -> int:
+    """Gradients that the suite takes of an image which nothing fools: the steps of its trajectories."""
+    return sum(longest.steps * longest.restarts for longest, _ in _trajectories(suite))
+
+
+def _trajectories(suite: Suite) -> list[tuple[Attack, dict[str, int]]]:
+    """The longest attack of every group that differs only in steps, with the steps at which each name is read off."""
+    groups: dict[tuple[object, ...], list[str]] = {}
+    for name, attack in suite.items():
+        key = (attack.eps, attack.step, attack.loss, attack.start, attack.restarts)
+        groups.setdefault(key, []).append(name)
+    return [
+        (
+            max((suite[name] for name in names), key=lambda attack: attack.steps),
+            {n: suite[n].steps for n in names},
+        )
+        for names in groups.values()
+    ]

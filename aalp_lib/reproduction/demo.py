@@ -1,0 +1,95 @@
+"""The demo: Table 2's comparison on the bundled digits, as jobs, and what is made of their records."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+from matplotlib.figure import Figure
+
+from aalp_lib import checkpoints, plots
+from aalp_lib.attacks import PGD
+from aalp_lib.data import load
+from aalp_lib.methods import TABLE_2
+from aalp_lib.reproduction import schema
+from aalp_lib.reproduction.grids import SETTINGS
+from aalp_lib.reproduction.jobs import Job
+from aalp_lib.reproduction.schema import Record
+
+DATA = "mnist-sample"
+BEST_COLUMNS = ("pgd40",)
+
+
+def jobs(out: Path, seed: int = 0, quick: bool = False) -> list[Job]:
+    """One job for each method of Table 2; `quick` ones train for one epoch and attack 100 images."""
+    setting = SETTINGS[DATA]["fast"]
+    if quick:
+        setting = dataclasses.replace(setting, recipe=dataclasses.replace(setting.recipe, epochs=1))
+    return [
+        Job(DATA, name, setting, out, seed, best_columns=BEST_COLUMNS, test_images=100 if quick else None)
+        for name in TABLE_2
+    ]
+
+
+def write(records: Sequence[Record], jobs: Sequence[Job], out: Path) -> list[Path]:
+    """Write the table as Markdown and CSV and the figures as PNG; returns their paths."""
+    records = plots.in_table_order(records)
+    texts = {
+        "table.md": markdown(records),
+        "table.csv": schema.table(records, form="csv") + _without_head(schema.table(records, which="best", form="csv")),
+    }
+    for name, text in texts.items():
+        checkpoints.write_atomically(out / name, text.encode())
+    figures = {
+        "robust-accuracy.png": plots.robust_accuracy(records),
+        "training-curves.png": plots.training_curves(records),
+        "digits.png": digits({job.row.name: job for job in jobs}),
+    }
+    for name, figure in figures.items():
+        figure.savefig(out / name, dpi=plots.DPI)
+        plt.close(figure)
+    return [out / name for name in (*texts, *figures)]
+
+
+def markdown(records: Sequence[Record]) -> str:
+    """The table with what a reader needs to know about its numbers around it."""
+    first = records[0]
+    count = int(first.accuracy["last"]["clean"]["count"])
+    machine = first.environment
+    kept = {r.method: r.history["epochs"][-1]["kept"] for r in records if r.config["method"]["guided_dropout"]}
+    work = sum(sum(r.seconds.values()) for r in records)
+    dropout = ", ".join(f"{schema.label(name)} {100 * value:.0f} %" for name, value in kept.items())
+    return (
+        f"Correct test images in percent, with the 95 % Wilson interval; {count} digits of `{first.data}`, last epoch, "
+        f"seed {first.seed}. An image counts as fooled at k steps once any iterate up to k fools it.\n\n"
+        f"{schema.table(records)}\n"
+        "The model that was best on the validation split:\n\n"
+        f"{schema.table(records, which='best')}\n"
+        f"Features that Guided Dropout kept, mean over the last epoch: {dropout}.\n\n"
+        f"{machine['processor']}, {machine['threads']} thread a run, Python {machine['python']}, "
+        f"torch {machine['torch']}, aalp_lib {machine['aalp_lib']}; {work:.0f} s of work in all.\n"
+    )
+
+
+def digits(jobs: dict[str, Job]) -> Figure:
+    """The first test digit of each class, clean and after PGD-100, as RAW and as AALP see them."""
+    test = load(DATA).test
+    test = test[torch.stack([(test.labels == label).nonzero()[0, 0] for label in range(10)])]
+    (x, y), attack = next(test.batches(len(test))), PGD(0.3, 0.01, 100)
+    rows, wrong = [], {}
+    for method in ("raw", "aalp"):
+        model, name = checkpoints.load_model(jobs[method].run), schema.label(method)
+        x_adv = attack(model, x, y, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            before, after = model(x), model(x_adv)
+        wrong[name] = int((after.argmax(1) != y).sum())
+        rows += [(f"{name}\nclean", x, before), (f"{name}\nattacked", x_adv, after)]
+    figure = plots.predictions(rows, y, [str(label) for label in range(10)])
+    counts = " and ".join(f"{name} is wrong on {count}" for name, count in wrong.items())
+    figure.suptitle(f"After PGD-100, {counts} of these ten (the first test digit of each class)", fontsize=11)
+    return figure
+
+
+def _without_head(text: str) -> str:
+    return text.split("\n", 1)[1]

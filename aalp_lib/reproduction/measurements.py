@@ -1,0 +1,237 @@
+"""What is measured on the trained models of a grid, beyond Table 2: Table 1, the figures, stronger attacks."""
+
+import functools
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import torch
+
+from aalp_lib import _checks, checkpoints
+from aalp_lib._checks import InputError
+from aalp_lib.attacks import Attack
+from aalp_lib.data import Dataset
+from aalp_lib.diagnosis import measure as measured
+from aalp_lib.engine.precision import Precision
+from aalp_lib.evaluation import suite_for
+from aalp_lib.methods import named
+from aalp_lib.models import Classifier
+from aalp_lib.progress import Tell, stages
+from aalp_lib.reproduction import analyses
+from aalp_lib.reproduction.collect import changes, recipe, training_protocol
+from aalp_lib.reproduction.schema import Measurement, Record, named_records
+from aalp_lib.zoo import fingerprint, kept, packaged, weights
+
+Kind = Literal["samples", "diagnosis", "strong", "attacks"]
+KINDS: tuple[Kind, ...] = get_args(Kind)  # "samples" brings contributions, activation and examples along
+PARTS = {
+    "samples": ("samples", "contributions", "activation", "examples")
+}  # folders, where they are not the kind's own
+SOURCES = ("alp", "aalp")  # whose adversarial images are tried on the others, where there are such
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run that is done: its record, the folder of its checkpoints, and the file of its weights after the last epoch.
+
+    Where the checkpoints are not at hand, `weights` is a file in half precision: kept beside the records, or one that
+    comes with the package.
+    """
+
+    record: Record
+    run: Path
+    weights: Path
+
+    @property
+    def half(self) -> bool:
+        """Whether only weights in half precision are at hand."""
+        return self.weights.parent != self.run
+
+    @property
+    def attack(self) -> Attack:
+        """What the network was trained against."""
+        return Attack(**self.record.config["attack"])
+
+    @functools.cached_property
+    def subject(self) -> dict[str, object]:
+        """What a measurement says it was made on."""
+        found = {"data": self.record.data, "method": self.record.method, "seed": self.record.seed, "model": "last"}
+        if self.half:
+            found["weights"] = "in half precision" + ", as packaged" * self.weights.is_relative_to(weights())
+        return found | self.about | {"network": fingerprint(self.weights)}
+
+    @property
+    def about(self) -> dict[str, str]:
+        """In words, where the run departs from the recipe "fast", and how it fell short of the full protocol."""
+        words = self.record.config.get("reduced")
+        made = recipe(self.record) if words else training_protocol(self.record)
+        return ({"recipe": made} if made != "fast" else {}) | ({"reduced": words} if words else {})
+
+
+def trained(folder: str | Path) -> list[Trained]:
+    """The runs of a grid's folder with a record and weights, by name.
+
+    Weights are the run's own checkpoints; else those kept beside the records (`aalp_lib.zoo.keep`), or, for
+    seed 0 of the recipe "fast", those packed there or in the package (`aalp_lib.zoo.pack`). Weights of another
+    network than the record's are none of its own.
+    """
+    found = []
+    for name, record in named_records(folder).items():
+        run = Path(folder) / "runs" / name
+        files = [run / checkpoints.LAST, kept(run)]
+        if record.seed == 0 and training_protocol(record) == "fast" and not changes(record):
+            name = f"{record.data}/{record.method}"
+            files += filter(None, (packaged(name, folder=Path(folder) / "weights"), packaged(name)))
+        there = (file for file in files if file.exists() and record.network in (None, fingerprint(file)))
+        if file := next(there, None):
+            found.append(Trained(record, run, file))
+    return found
+
+
+def measure(
+    folder: str | Path,
+    dataset: Dataset,
+    *,
+    kinds: Sequence[Kind] = KINDS,
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    images: int = 1000,
+    seed: int = 0,
+    precision: Precision = "float32",
+    progress: Tell | None = None,
+) -> list[Path]:
+    """Write the measurements that are missing of a grid's trained models to `folder/KIND/RUN.json`.
+
+    What is done of a diagnosis or of the strong attacks is kept meanwhile in `folder/runs`: after a kill, the same call
+    with the same versions on the same device goes on from there.
+
+    Parameters
+    ----------
+    folder : path
+        Where the grid put its records and runs; for the variants of a grid, the folder `ablations` in it.
+    dataset : Dataset
+        What the grid was trained on.
+    kinds : sequence of str
+        "samples" (on the whole test split: with "contributions", "activation", "examples"), "diagnosis", "strong",
+        "attacks" (Table 2's, and what else its settings may be read as).
+    methods : sequence of str, optional
+        Only models of these methods; variants by their name in code; by default all.
+    seeds : sequence of int, optional
+        Only models that were trained with these seeds; by default all.
+    images : int
+        Test images, from the front of the split, for a diagnosis and for attacks.
+    seed : int
+        Of the attacks.
+    precision : "float32", "bfloat16" or "auto"
+        Of gradients in a diagnosis and of attacks, as in `evaluate`, but never of AutoAttack's. What is there is kept,
+        whatever its precision.
+    progress : callable, optional
+
+    Returns
+    -------
+    list of Path
+        Of all measurements, old and new.
+
+    Raises
+    ------
+    InputError
+        If no run on that data set is finished, or none of a method or a seed; a kind is unknown, or a measurement that
+        is there was made with other settings, or on another network of that name.
+    """
+    folder, runs = Path(folder), trained(folder)
+    runs = [one for one in runs if one.record.data == dataset.name]
+    if not runs:
+        raise InputError(
+            f"{folder} holds no finished run on {dataset.name} with its checkpoints; aalp reproduce makes them"
+        )
+    wanted = _named(methods, runs)
+    chosen = [one for one in runs if one.record.method in wanted]
+    if not chosen:
+        raise InputError("name at least one method, or leave them out for all")
+    there = sorted({one.record.seed for one in chosen})
+    for trained_with in seeds or ():
+        _checks.known("training seed", str(trained_with), map(str, there))
+    chosen = [one for one in chosen if seeds is None or one.record.seed in seeds]
+    for kind in kinds:
+        _checks.known("kind of measurement", kind, KINDS)
+    tells = stages(progress, **{f"{one.run.name} {kind}": 1000.0 for one in chosen for kind in kinds})  # thousandths
+    paths = []
+    for one in chosen:
+        for kind in kinds:
+            tell = tells[f"{one.run.name} {kind}"]
+            for path in (folder / part / f"{one.run.name}.json" for part in PARTS.get(kind, (kind,))):
+                _of_this_network(path, one)
+            if kind == "samples":
+                model = _model(one, dataset.test.images.device)
+                paths += analyses.measure_model(
+                    model, one.run.name, one.subject, dataset, folder,
+                    attack=analyses.attack_for(dataset, one.attack), seed=seed, tier=one.record.tier,
+                )  # fmt: skip
+            else:
+                paths.append(_measure(one, runs, dataset, folder, kind, images, seed, precision, tell))
+            if tell:
+                tell(1, 1, f"{one.run.name}, {kind} done")
+    return paths
+
+
+def _of_this_network(path: Path, one: Trained) -> None:
+    """InputError if a measurement that is there is of weights that a later run has taken the place of."""
+    if path.exists():
+        measured_on, network = Measurement.load(path).subject.get("network"), one.subject["network"]
+        if measured_on not in (None, network):  # older measurements do not say
+            raise InputError(f"{path} is of another network than {one.weights}; move it away to measure this one")
+
+
+def _named(methods: Sequence[str] | None, runs: Sequence[Trained]) -> set[str]:
+    """Names in code of the methods that are asked for; those of the paper may be named as in its tables."""
+    known = sorted({one.record.method for one in runs})
+    if methods is None:
+        return set(known)
+    return {named(name, known) for name in methods}
+
+
+def _measure(
+    one: Trained,
+    runs: Sequence[Trained],
+    dataset: Dataset,
+    folder: Path,
+    kind: Literal["diagnosis", "strong", "attacks"],
+    images: int,
+    seed: int,
+    precision: Precision,
+    tell: Tell | None,
+) -> Path:
+    path, parts = folder / kind / f"{one.run.name}.json", folder / "runs" / f"{one.run.name}-{kind}"
+    if path.exists() and _settings(Measurement.load(path)) == (min(images, len(dataset.test)), seed):
+        shutil.rmtree(parts, ignore_errors=True)  # of an attempt that was killed once it had written the measurement
+        return path
+    if path.exists():
+        raise InputError(f"{path} was made with other settings; name another folder, or move it away")
+    test, source = dataset.test[:images], _source(one, runs) if kind == "diagnosis" else None
+    attack, device = suite_for(dataset.name, one.attack)["pgd100"], test.images.device
+    found = measured(
+        _model(one, device), test, attack, kind=kind,
+        subject=one.subject, tier=one.record.tier, seed=seed, precision=precision, parts=parts, progress=tell,
+        source=_model(source, device) if source else None,
+        source_subject=source.subject if source else None,
+    )  # fmt: skip
+    found.save(path)
+    shutil.rmtree(parts)
+    return path
+
+
+def _settings(found: Measurement) -> tuple[int, int]:
+    return found.config["images"], found.config["seed"]
+
+
+def _model(one: Trained, device: torch.device) -> Classifier:
+    return checkpoints.load_model(one.weights).to(device)
+
+
+def _source(one: Trained, runs: Sequence[Trained]) -> Trained | None:
+    """Another model of the same seed and recipe, whose adversarial images are tried on this one."""
+    alike = [r for r in runs if (r.record.seed, r.about) == (one.record.seed, one.about) and r is not one]
+    others = {r.record.method: r for r in alike}
+    return next((others[name] for name in (*SOURCES, *others) if name in others), None)

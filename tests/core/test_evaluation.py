@@ -1,0 +1,200 @@
+import pytest
+import torch
+from conftest import linear
+from scipy.stats import norm
+
+import aalp_lib as aalp
+from aalp_lib.attacks import derived
+from aalp_lib.evaluation import ALTERED, Outcome, altered, altered_suite, gradients
+
+
+@pytest.fixture(scope="module")
+def few(sample):
+    return sample.test[:120]
+
+
+SUITE = {"fgsm": aalp.FGSM(0.1), "pgd5": aalp.PGD(0.1, 0.02, 5), "pgd20": aalp.PGD(0.1, 0.02, 20)}
+
+
+def test_ten_columns_with_the_papers_settings():
+    for name, (eps, step) in {"mnist": (0.3, 0.01), "svhn": (12 / 255, 3 / 255), "cifar10": (8 / 255, 2 / 255)}.items():
+        suite = aalp.table2_suite(name)
+        assert list(suite) == ["fgsm", *(f"pgd{k}" for k in (10, 20, 40, 100)), *(f"cw{k}" for k in (10, 20, 40, 100))]
+        assert suite["fgsm"] == aalp.FGSM(eps)
+        assert suite["pgd40"] == aalp.PGD(eps, step, 40)
+        assert suite["cw100"] == aalp.CW(eps, step, 100)
+    assert aalp.table2_suite("mnist-sample") == aalp.table2_suite("mnist")
+    with pytest.raises(aalp.InputError, match="Did you mean 'cifar10'"):
+        aalp.table2_suite("cifar")
+
+
+def test_suite_takes_one_trajectory_a_loss():
+    assert gradients(aalp.table2_suite("mnist")) == 1 + 100 + 100
+
+
+def test_altered_attacks_change_one_setting_of_table_2s():
+    suite, plain = altered_suite(0.3, 0.01), aalp.table2_suite("mnist")
+    assert {name: suite[name] for name in plain} == plain
+    assert suite["pgd10 longer"] == derived(plain["pgd10"], step=0.03)
+    assert suite["cw100 start"] == derived(plain["cw100"], start="clean")
+    assert suite["fgsm start"] == derived(plain["fgsm"], start="uniform")
+    assert suite["fgsm half"] == derived(plain["fgsm"], start="uniform", step=0.15)
+    assert suite["fgsm exact"] == derived(plain["fgsm"], loss="exact_cross_entropy")
+    assert {name.partition(" ")[2] for name in suite} == {"", *ALTERED} - {"last"}
+    assert gradients(suite) == 201 + 200 + 200 + 3
+
+
+def test_altered_attacks_stand_beside_those_of_table_2(trained, few):
+    few, told = few[:40], []
+    report = altered(trained, few, 0.1, 0.04, seed=3, progress=lambda *said: told.append(said))
+    plain = {name: attack for name, attack in altered_suite(0.1, 0.04).items() if " " not in name}
+    for reading, ending in (("any", ""), ("last", " last")):
+        alone = aalp.evaluate(trained, few, plain, seed=3, reading=reading)
+        for name in plain.keys() - {"fgsm"}:
+            assert torch.equal(report[f"{name}{ending}"].correct, alone[name].correct)
+    longer = aalp.evaluate(trained, few, {"a": aalp.CW(0.1, 0.12, 20)}, seed=3)["a"]
+    assert torch.equal(report["cw20 longer"].correct, longer.correct)
+    assert report["fgsm half"].accuracy > report["fgsm"].accuracy
+    assert "fgsm last" not in report
+    assert told[-1][0] == told[-1][1]
+
+
+def test_rounding_hides_images_of_the_undefended_network_from_fgsm(few):
+    raw = aalp.pretrained("mnist/raw")
+    plain = aalp.FGSM(0.3)
+    exact = derived(plain, loss="exact_cross_entropy")
+    left = aalp.evaluate(raw, few, {"plain": plain, "exact": exact})
+    assert left["exact"].accuracy < left["plain"].accuracy / 3
+    x, y = next(few.batches(len(few)))
+    found = exact(raw, x, y)
+    lead = -aalp.losses.margin(raw(x), y)
+    wide = raw.double()
+    assert (found - exact(wide, x.double(), y)).abs().max() < 1e-6
+    assert (found - plain(wide, x.double(), y))[lead < 30].abs().max() < 1e-6  # beyond 36 float64 rounds as well
+
+
+def test_shared_trajectory_reads_what_separate_attacks_find(trained, few):
+    report = aalp.evaluate(trained, few, SUITE)
+    for name, attack in SUITE.items():
+        alone = aalp.evaluate(trained, few, {name: attack})
+        assert torch.equal(alone[name].correct, report[name].correct)
+
+
+def test_clean_wrong_images_count_as_wrong_everywhere(trained, few):
+    report = aalp.evaluate(trained, few, SUITE)
+    clean = report["clean"].correct
+    assert not clean.all()
+    for name in SUITE:
+        assert not (report[name].correct & ~clean).any()
+
+
+def test_consistent_and_inconsistent_divide_the_clean_right(trained, few):
+    report = aalp.evaluate(trained, few, SUITE)
+    consistent, inconsistent = report.consistent("pgd20"), report.inconsistent("pgd20")
+    assert torch.equal(consistent ^ inconsistent, report["clean"].correct)
+    assert not (consistent & inconsistent).any()
+    assert inconsistent.any()
+    assert report["pgd20"].accuracy == consistent.sum() / 120
+
+
+def test_batch_size_changes_nothing(trained, few):
+    reports = [aalp.evaluate(trained, few, SUITE, batch_size=size) for size in (120, 48)]
+    for name in reports[0]:
+        assert torch.equal(reports[0][name].correct, reports[1][name].correct)
+
+
+def test_restarts_help_the_attacker_whatever_the_batches(trained, few):
+    once, thrice = ({"pgd": aalp.PGD(0.12, 0.04, 4, restarts=n)} for n in (1, 3))
+    first = aalp.evaluate(trained, few, once)["pgd"].correct
+    for size in (120, 50):
+        assert (aalp.evaluate(trained, few, thrice, batch_size=size)["pgd"].correct <= first).all()
+
+
+def test_two_names_for_one_attack_read_the_same(trained, few):
+    for reading in ("any", "last"):
+        report = aalp.evaluate(trained, few, {"a": SUITE["pgd5"], "b": SUITE["pgd5"]}, reading=reading)
+        assert torch.equal(report["a"].correct, report["b"].correct)
+
+
+def test_attacks_may_have_any_names(trained, few):
+    """Chapter 9 names them by their radius."""
+    names = (0.05, 0.1, "0.05", "a-b", "a", "b", "progress", "a/b")
+    suite = {name: aalp.PGD(0.1 + i / 100, 0.05, 4) for i, name in enumerate(names)}
+    report = aalp.evaluate(trained, few, suite, progress=print)
+    assert list(report) == ["clean", *names]
+    assert report["b"].accuracy <= report[0.05].accuracy
+
+
+def test_seed_fixes_the_starts(trained, few):
+    weak = {"pgd": aalp.PGD(0.2, 0.1, 2)}
+    first, again, other = (aalp.evaluate(trained, few, weak, seed=seed)["pgd"].correct for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_last_reading_is_the_papers(trained, few):
+    """Steps nearly as long as the radius make the iterates jump about."""
+    suite = {f"pgd{k}": aalp.PGD(0.2, 0.15, k) for k in (2, 3, 5, 7, 12)}
+    anytime, last = (aalp.evaluate(trained, few, suite, reading=reading) for reading in ("any", "last"))
+    assert all((anytime[k].correct <= last[k].correct).all() for k in suite)
+    assert any(last[k].accuracy > anytime[k].accuracy for k in suite)
+    with pytest.raises(aalp.InputError, match="unknown reading 'best'"):
+        aalp.evaluate(trained, few, suite, reading="best")
+
+
+def test_robust_accuracy_of_a_linear_model_is_exact(generator):
+    w = torch.randn(4, generator=generator)
+    model = linear(torch.stack([-w, w]))
+    images = torch.randint(64, 192, (200, 1, 2, 2), generator=generator, dtype=torch.uint8)
+    labels = model(images / 255).argmax(1)
+    split = aalp.Split(images, labels)
+    slack = (images / 255).flatten(1) @ w
+    robust = slack.abs() > 0.1 * w.abs().sum()
+    report = aalp.evaluate(model, split, {"pgd": aalp.PGD(0.1, 0.02, 15), "cw": aalp.CW(0.1, 0.02, 15)})
+    assert report["clean"].accuracy == 1
+    assert 0 < robust.sum() < 200
+    assert torch.equal(report["pgd"].correct, robust)
+    assert torch.equal(report["cw"].correct, robust)
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 10), (10, 10), (743, 1000), (1, 3)])
+def test_wilson_interval_against_its_formula(right, count):
+    z, p = norm.ppf(0.975), right / count
+    middle = (p + z * z / (2 * count)) / (1 + z * z / count)
+    half = z / (1 + z * z / count) * (p * (1 - p) / count + z * z / (4 * count**2)) ** 0.5
+    outcome = Outcome(torch.arange(count) < right)
+    assert outcome.accuracy == p
+    assert abs(outcome.low - max(0, middle - half)) < 1e-9
+    assert abs(outcome.high - min(1, middle + half)) < 1e-9
+
+
+def test_model_is_left_as_it_was_and_progress_counts_up(trained, few):
+    trained.train()
+    told = []
+    aalp.evaluate(trained, few, SUITE, batch_size=50, progress=lambda *t: told.append(t))
+    assert trained.training
+    assert [t[0] for t in told] == sorted(t[0] for t in told)
+    assert told[-1][0] == told[-1][1] == 3 * 21
+
+
+def test_report_speaks(trained, few):
+    report = aalp.evaluate(trained, few, SUITE)
+    assert "of 120" in str(report)
+    with pytest.raises(aalp.InputError, match="Did you mean 'pgd20'"):
+        report["pgd2"]
+    assert "pgd2" not in report
+    assert report.get("pgd2") is None
+
+
+def test_bad_input(trained, few):
+    with pytest.raises(aalp.InputError, match="batch size must be a whole number of at least 1, got 0"):
+        aalp.evaluate(trained, few, SUITE, batch_size=0)
+    wide = aalp.Split(few.images.repeat(1, 3, 1, 1), few.labels)
+    with pytest.raises(aalp.InputError, match=r"cannot take images of shape \(3, 28, 28\)"):
+        aalp.evaluate(trained, wide, SUITE)
+
+
+def test_labels_beyond_the_classes(few):
+    model = linear(torch.randn(4, 784))
+    with pytest.raises(aalp.InputError, match=r"labels must lie in \[0, 3\]"):
+        aalp.evaluate(model, few, SUITE)

@@ -1,0 +1,103 @@
+"""No damage to one file ends `aalp results`: it is named or does no harm, and what is sound beside it still appears."""
+
+import copy
+import json
+import random
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+
+from aalp_lib.reproduction import collect, figures, report
+
+RESULTS = Path(__file__).resolve().parents[2] / "results" / "mnist"
+DELETED = object()
+DAMAGE = (None, "8", 8, [], {}, DELETED)
+TABULATED = ("", "strong", "diagnosis", "samples", "attacks")
+DRAWN = {"contributions": 0, "activation": 0, "examples": 0, "over_training": 1, "samples": 0, "diagnosis": 0}  # seed
+
+
+def paths(value, depth=4, before=()):
+    """The places in a JSON document, down to a depth; of a list its last, of what is alike in a dict the last two."""
+    keys = value if isinstance(value, dict) else range(len(value))[-1:] if isinstance(value, list) else ()
+    for key in keys:
+        yield (*before, key)
+    shapes = {}
+    for key in keys:
+        shapes.setdefault(json.dumps(sorted(value[key]) if isinstance(value[key], dict) else None), []).append(key)
+    for key in (key for alike in shapes.values() for key in alike[-2:] if depth > 1):
+        yield from paths(value[key], depth - 1, (*before, key))
+
+
+def damaged(document, path, by):
+    document = copy.deepcopy(document)
+    place = document
+    for key in path[:-1]:
+        place = place[key]
+    if by is DELETED:
+        del place[path[-1]]
+    else:
+        place[path[-1]] = by
+    return document
+
+
+def lay_out(folder, kinds, methods, seeds=(0,)):
+    for kind in kinds:
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+        for name in (f"mnist-{method}-seed{seed}.json" for method in methods for seed in seeds):
+            shutil.copy(RESULTS / kind / name, folder / kind / name)
+
+
+def use(kept):
+    """All that `aalp results` does with records, but for the figures."""
+    for which in ("last", "best"):
+        report.listing(kept, which)
+        report.listing(kept, which, "csv")
+        [report.table(kept, number, which=which, form="csv") for number in report.TABLES]
+    report.blocks(kept)
+    report.files(kept)
+    return report.listing(collect.select(kept, data="mnist", method="alp", recipe="fast"))
+
+
+@pytest.mark.parametrize("kind", TABULATED)
+def test_damage_to_a_file_is_named_or_does_no_harm(tmp_path, kind):
+    folder = tmp_path / "mnist"
+    lay_out(folder, [""], ["alp", "aalp"], seeds=(0, 1))
+    lay_out(folder, TABULATED[1:], ["alp", "aalp"])
+    sound = use(collect.read(tmp_path))
+    file = folder / kind / "mnist-alp-seed0.json"
+    document = json.loads(file.read_text())
+    cases = [(path, by) for path in paths(document) for by in DAMAGE]
+    for path, by in random.Random(0).sample(cases, 22):
+        file.write_text(json.dumps(damaged(document, path, by)))
+        kept = collect.read(tmp_path)
+        said, lines = "".join(kept.left_out), use(kept)
+        assert len(kept.left_out) == (str(file) in said), (path, by, said)
+        assert len(kept.records) + len(kept.measurements) + len(kept.left_out) == 12
+        assert lines.count("\nmnist ") >= 1, (path, by)
+        if kind:
+            assert lines.split("measurements")[0] == sound.split("measurements")[0], (path, by)
+
+
+@pytest.mark.parametrize("kind", DRAWN)
+def test_a_figure_leaves_out_what_it_cannot_draw(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, target, **_: None)
+    methods = ["alp"] if kind == "examples" else ["alp", "aalp"]
+    lay_out(tmp_path, [kind], methods, seeds=[DRAWN[kind]])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        all_of_it = figures.draw_all(tmp_path, tmp_path / "out")
+    file = tmp_path / kind / f"mnist-alp-seed{DRAWN[kind]}.json"
+    document = json.loads(file.read_text())
+    cases = [(path, by) for path in paths(document, 5) for by in DAMAGE]
+    for path, by in random.Random(0).sample(cases, 6):
+        file.write_text(json.dumps(damaged(document, path, by)))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            made = figures.draw_all(tmp_path, tmp_path / "out")
+        assert set(made) <= set(all_of_it), (path, by)
+        assert made == all_of_it or kind == "examples" or caught, (path, by)
+        if caught:
+            said = "".join(str(w.message) for w in caught)
+            assert f"{file} is" in said or "ALP, seed" in said, (path, by, said)
