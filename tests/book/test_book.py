@@ -23,6 +23,11 @@ pytest.importorskip("nbclient", reason="the book's packages are not installed (e
 yaml = pytest.importorskip("yaml")
 
 ROOT = Path(__file__).resolve().parents[2]
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for path in (ROOT / "aalp_lib").rglob("*.py")
+    if not path.stem.startswith("_")
+}
 sys.path.insert(0, str(ROOT / "scripts"))
 import notebooks  # noqa: E402
 
@@ -119,9 +124,8 @@ def test_the_chapters_fit_make_book():
 def test_the_library_pages_hold_every_public_module():
     """Each once, with all of its members: what a module defines without an underscore; ruff holds it to docstrings."""
     pages = "\n".join(path.read_text() for path in sorted((ROOT / "book").glob("api*.md")))
-    shown = re.findall(r"^\.\. automodule:: aalp_lib\.(\w+)\n   :members:$", pages, re.MULTILINE)
-    public = sorted(p.stem for p in (ROOT / "aalp_lib").glob("*.py") if not p.stem.startswith("_"))
-    assert sorted(shown) == public
+    shown = re.findall(r"^\.\. automodule:: ([\w.]+)\n   :members:$", pages, re.MULTILINE)
+    assert sorted(shown) == sorted(MODULES)
 
 
 def test_built_library_pages_have_every_public_name():
@@ -133,11 +137,10 @@ def test_built_library_pages_have_every_public_name():
     with inventory.open("rb") as file:
         kinds = InventoryFile.load(file, "", lambda base, place: place)
     named = {name for kind, names in kinds.items() if kind.startswith("py:") for name in names}
-    for path in (ROOT / "aalp_lib").glob("*.py"):
-        if not path.stem.startswith("_"):
-            for node in ast.parse(path.read_text()).body:
-                if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
-                    assert f"aalp_lib.{path.stem}.{node.name}" in named
+    for module, path in MODULES.items():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+                assert f"{module}.{node.name}" in named
 
 
 def test_skeleton(chapter):
@@ -302,7 +305,7 @@ def test_the_address_stands_in_one_place():
     """`_config.yml` has it; notebooks get it from there, and nothing else names it."""
     address, _ = notebooks.repository()
     owner = address.removeprefix("https://github.com/")
-    for path in [*ROOT.glob("*.*"), *(ROOT / "aalp_lib").glob("*.py"), *(ROOT / "scripts").glob("*"),
+    for path in [*ROOT.glob("*.*"), *(ROOT / "aalp_lib").rglob("*.py"), *(ROOT / "scripts").glob("*"),
                  *(ROOT / "book").glob("*.md"), *(ROOT / "book" / "_static").glob("*")]:  # fmt: skip
         if path.is_file() and path.name not in ("_config.yml", "_execute.yml"):  # its copy, which `make book` leaves
             assert owner.encode() not in path.read_bytes(), path
