@@ -234,7 +234,7 @@ def test_solutions_pass_and_stubs_do_not(chapter, capsys):
         assert folded.source.startswith("<details>\n<summary>")
         assert folded.source.endswith("</details>")
         solution = re.search(r"```python\n(.+?)```", folded.source, re.DOTALL)[1]
-        assert set(re.findall(r"check\.(\w+)", stub.source)) == set(re.findall(r"check\.(\w+)", solution))
+        assert set(re.findall(r"graders\.(\w+)", stub.source)) == set(re.findall(r"graders\.(\w+)", solution))
         assert said(stub.source, names).startswith("…"), stub.id
         assert said(solution, names) == "✓ right\n", folded.id
 
@@ -251,7 +251,7 @@ def test_every_grader_has_an_exercise():
         name
         for path in CHAPTERS
         for cell in code(nbformat.read(path, as_version=4))
-        for name in re.findall(r"check\.(\w+)\(", cell.source)
+        for name in re.findall(r"graders\.(\w+)\(", cell.source)
     }
     unwritten = set() if (ROOT / "book" / "04-feature-contributions.ipynb").exists() else {
         "feature_contributions", "printed_map",

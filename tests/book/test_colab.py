@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-LINES = [line for line in (ROOT / "tests" / "colab.txt").read_text().splitlines() if not line.startswith("#")]
+LINES = [line for line in (ROOT / "tests" / "book" / "colab.txt").read_text().splitlines() if not line.startswith("#")]
 COLAB = {canonicalize_name(name): version for name, version in (line.split("==") for line in LINES)}
 FIXED = {"torch", "torchvision", "numpy"}
 BOOK = re.compile("jupyter|sphinx|myst|nb(val|client|format)|docutils|playwright|ipykernel|ipywidgets|ipython")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_results import drawn, record
+from test_schema import drawn, record
 
 from aalp_lib import plots
 from aalp_lib.reproduction import comparisons, report, schema

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from test_observe import LOOK, SETTING
-from test_results import drawn, record
+from test_per_epoch import LOOK, SETTING
+from test_schema import drawn, record
 
 import aalp_lib as aalp
 from aalp_lib.checkpoints import load_model
