@@ -24,14 +24,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from aalp_lib import _checks, losses, resume, seeds
+from aalp_lib import _checks, engine, losses, resume, seeds
 from aalp_lib._checks import InputError
-from aalp_lib.attacks import FGSM, Attack, derived, laid_out, scaled
-from aalp_lib.data import Split
-from aalp_lib.engine import folding
+from aalp_lib.attacks import FGSM, Attack, derived, scaled
+from aalp_lib.data import Split, to_float
+from aalp_lib.engine import Forward, Prepared
 from aalp_lib.engine.precision import Precision, without_tf32
 from aalp_lib.evaluation import HEADINGS, Outcome, Report, altered, chosen, evaluate, gradients, starts, table2_suite
-from aalp_lib.models import Classifier, channels_last, class_count, evaluating
+from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, shown, stages
 from aalp_lib.reproduction import schema
 from aalp_lib.reproduction.schema import Measurement
@@ -295,14 +295,13 @@ def _walk(
     progress: Tell | None,
 ) -> dict[str, Tensor]:
     """The fields of a `_Walk`."""
-    split = split.to(next(model.parameters()).device)
+    split = split.to(engine.device_of(model))
     parts = []
     total = -(-len(split) // batch_size)
-    with evaluating(model):
-        grey = _logits(model, torch.full_like(split.images[:1], 0.5, dtype=torch.float32)).argmax(1)
-    with evaluating(model), channels_last(model), folding.network(model):
+    with engine.prepared(model, to_float(split.images[:2])) as forward:
+        grey = _logits(forward, torch.full_like(split.images[:1], 0.5, dtype=torch.float32)).argmax(1)
         for index, (x, y) in enumerate(split.batches(batch_size), 1):
-            parts.append(_walk_batch(model, laid_out(x), y, attack, start))
+            parts.append(_walk_batch(forward, x, y, attack, start))
             if progress:
                 progress(index, total, "loss against steps done")
     clean, path, zero = zip(*parts, strict=True)
@@ -316,29 +315,29 @@ def _walk(
 
 
 def _walk_batch(
-    model: Classifier, x: Tensor, y: Tensor, attack: Attack, generator: torch.Generator
+    forward: Forward, x: Tensor, y: Tensor, attack: Attack, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits (N, K) clean and (S, N, K) at each of `STEPS`, bool (2, N) for gradients of 0; one leg goes on from the
     last, which is the attack's own trajectory, since nothing is carried over but the iterate."""
-    x_adv = derived(attack, steps=STEPS[0]).perturb(model, x, y, generator=generator)
-    path = [_logits(model, x_adv)]
+    x_adv = derived(attack, steps=STEPS[0]).perturb(forward, x, y, generator=generator)
+    path = [_logits(forward, x_adv)]
     for made, steps in itertools.pairwise(STEPS):
-        x_adv = derived(attack, steps=steps - made).perturb(model, x, y, start=x_adv)
-        path.append(_logits(model, x_adv))
-    zero = torch.stack([_zero_gradient(model, images, y) for images in (x, x_adv)])
-    return _logits(model, x).cpu(), torch.stack(path).cpu(), zero.cpu()
+        x_adv = derived(attack, steps=steps - made).perturb(forward, x, y, start=x_adv)
+        path.append(_logits(forward, x_adv))
+    zero = torch.stack([_zero_gradient(forward, images, y) for images in (x, x_adv)])
+    return _logits(forward, x).cpu(), torch.stack(path).cpu(), zero.cpu()
 
 
-def _logits(model: Classifier, x: Tensor) -> Tensor:
+def _logits(forward: Forward, x: Tensor) -> Tensor:
     with torch.no_grad():
-        return model(x)
+        return forward(x)
 
 
-def _zero_gradient(model: Classifier, x: Tensor, y: Tensor) -> Tensor:
+def _zero_gradient(forward: Forward, x: Tensor, y: Tensor) -> Tensor:
     """Which images have a cross-entropy gradient of exactly 0, bool (N,)."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(losses.cross_entropy(model(x), y).sum(), x)
+        (gradient,) = torch.autograd.grad(losses.cross_entropy(forward(x), y).sum(), x)
     return (gradient == 0).flatten(1).all(1)
 
 
@@ -352,13 +351,13 @@ def _transferred(
     progress: Tell | None,
 ) -> dict[str, Tensor]:
     """Which images stay "right" when `source`'s adversarial images are shown to `model`, bool (N,)."""
-    device = next(model.parameters()).device
+    device = engine.device_of(model)
     split, right = split.to(device), []
     total = -(-len(split) // batch_size)
-    with evaluating(model):
+    with engine.prepared(model, to_float(split.images[:2])) as forward:
         for index, (x, y) in enumerate(split.batches(batch_size), 1):
             x_adv = attack(source, x, y, generator=start)
-            right.append((_logits(model, x).argmax(1) == y) & (_logits(model, x_adv).argmax(1) == y))
+            right.append((_logits(forward, x).argmax(1) == y) & (_logits(forward, x_adv).argmax(1) == y))
             if progress:
                 progress(index, total, "transfer done")
     return {"right": torch.cat(right).cpu()}
@@ -562,14 +561,14 @@ def auto_attack(
     _checks.radius(eps)
     _checks.count("the number of queries", queries)
     _checks.count("the batch size", batch_size)
-    split = split.to(next(model.parameters()).device)
+    split = split.to(engine.device_of(model))
     cost = {"apgd-ce": 100, "apgd-t": 900, "fab-t": 900, "square": queries // 2}
     total, done = -(-len(split) // batch_size) * sum(cost[name] for name in names), 0
     parts: dict[str, list[Tensor]] = {name: [] for name in ("clean", *names)}
-    with shown(progress, "AutoAttack") as tell, _lent(model):
+    with shown(progress, "AutoAttack") as tell, _lent(model, split) as forward:
         for index, (x, y) in enumerate(split.batches(batch_size)):
-            attacker = _attacker(model, x, y, eps, seeds.derive(seed, "autoattack", index), names, queries)
-            right = _logits(model, x).argmax(1) == y
+            attacker = _attacker(forward, x, y, eps, seeds.derive(seed, "autoattack", index), names, queries)
+            right = _logits(forward, x).argmax(1) == y
             parts["clean"].append(right)
             for name in names:
                 stage = functools.partial(_stage, attacker, name, x, y, right)
@@ -582,7 +581,7 @@ def auto_attack(
 
 
 def _attacker(
-    model: Classifier, x: Tensor, y: Tensor, eps: float, seed: int, names: Sequence[str], queries: int
+    forward: Prepared, x: Tensor, y: Tensor, eps: float, seed: int, names: Sequence[str], queries: int
 ) -> Any:
     """The package's attacks with the settings of its standard version."""
     try:
@@ -591,7 +590,7 @@ def _attacker(
         raise InputError(
             f"AutoAttack and Square need the package pyautoattack ({error}): pip install 'aalp_lib[autoattack]'"
         ) from error
-    classes = class_count(model, x)
+    classes = forward.classes
     _checks.labels(y, len(x), classes)
     if classes < 4 and "apgd-t" in names:
         raise InputError(
@@ -599,7 +598,8 @@ def _attacker(
         )
 
     def logits(images: Tensor) -> Tensor:
-        return torch.cat([model(part) for part in folding.parts(model, laid_out(images))])
+        rows = torch.arange(len(images), device=images.device)
+        return torch.cat([forward(images[part]) for part in engine.parts(forward, rows)])
 
     attacker = AutoAttack(logits, device=x.device, eps=eps, seed=seed)
     attacker.apgd_targeted.n_target_classes = attacker.fab.n_target_classes = min(9, classes - 1)
@@ -626,21 +626,16 @@ def _stage(attacker: Any, name: str, x: Tensor, y: Tensor, right: Tensor) -> dic
 
 
 @contextlib.contextmanager
-def _lent(model: Classifier) -> Iterator[None]:
-    """Lend `model` to the package, which draws from torch's global generators, gives weights gradients where they ask
-    for some, and says what it has to say to a logger; afterwards all is as it was, and what it said is a warning."""
-    asking = [weight for weight in model.parameters() if weight.requires_grad]
+def _lent(model: Classifier, split: Split) -> Iterator[Prepared]:
+    """Lend `model` to the package, which draws from torch's global generators, and says what it has to say to a
+    logger; afterwards all is as it was, and what it said is a warning."""
     logger, heard = logging.getLogger("auto-attack"), _Heard()
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(heard)
     try:
-        with seeds.kept(), evaluating(model), channels_last(model), folding.network(model):
-            for weight in asking:
-                weight.requires_grad_(False)
-            yield
+        with seeds.kept(), engine.prepared(model, to_float(split.images[:2])) as forward:
+            yield forward
     finally:
-        for weight in asking:
-            weight.requires_grad_(True)
         logger.removeHandler(heard)
         logger.propagate = propagate
     for said in heard.said.values():
@@ -702,7 +697,7 @@ def measure(
     """
     _checks.known("measurement", kind, ("diagnosis", "strong", "attacks"))
     attack, began = _attack(ball), time.perf_counter()
-    environment = schema.environment(next(model.parameters()).device)
+    environment = schema.environment(engine.device_of(model))
     source = source if kind == "diagnosis" else None
     precision = chosen(model, split, precision, batch_size)  # a record says which it was
     settings: dict[str, Any] = {"seed": seed, "queries": queries, "batch_size": batch_size, "precision": precision}
