@@ -762,7 +762,7 @@ def test_command_lists_filters_and_names_what_it_leaves_out(capsys, tmp_path):
     ],
 )
 def test_bad_input_is_one_clear_sentence(capsys, tmp_path, arguments, said):
-    assert main(["results", *(a.format(tmp=tmp_path) for a in arguments)]) == 1
+    assert main(["results", *(a.format(tmp=tmp_path) for a in arguments)]) == 2
     assert said.format(tmp=tmp_path) in capsys.readouterr().err
 
 
@@ -802,10 +802,10 @@ def test_a_page_is_refreshed_from_its_own_records_alone(capsys, tmp_path):
     assert (tmp_path / "demo" / "mnist" / "table2.md").exists()
     assert page.read_bytes() == before
     capsys.readouterr()
-    assert main(["results", str(tmp_path / "demo" / "mnist"), "--write"]) == 1
+    assert main(["results", str(tmp_path / "demo" / "mnist"), "--write"]) == 2
     assert "name the folder above it" in capsys.readouterr().err
     record(data_set="mnist-sample", pgd100=900).save(tmp_path / "sample" / "ablations" / "a.json")
-    assert main(["results", str(tmp_path / "sample" / "ablations"), "--write"]) == 1
+    assert main(["results", str(tmp_path / "sample" / "ablations"), "--write"]) == 2
     assert "name the folder above it" in capsys.readouterr().err
     (tmp_path / "nothing").mkdir()
     assert main(["results", str(tmp_path / "nothing"), "--write"]) == 0
