@@ -32,7 +32,18 @@ from aalp_lib.engine.precision import without_tf32
 from aalp_lib.evaluation import HEADINGS, chosen, evaluate, suite_for
 from aalp_lib.methods import METHODS, TABLE_2
 from aalp_lib.progress import bars, shown
-from aalp_lib.reproduction import bench, collect, demo, figures, grids, measurements, per_epoch, report, schema
+from aalp_lib.reproduction import (
+    bench,
+    collect,
+    demo,
+    figures,
+    grids,
+    measurements,
+    per_epoch,
+    plots_of_records,
+    report,
+    schema,
+)
 from aalp_lib.reproduction.jobs import Job, Origin, Setting, cores, finished, new_model, run_jobs, tier
 from aalp_lib.train import RUN, Interrupted, fit
 
@@ -418,7 +429,7 @@ def _bench(options: argparse.Namespace) -> None:
     (options.out / "bench.md").write_text(bench.markdown(record), encoding="utf-8")
     written = ["bench.json", "bench.md"]
     if record["curves"]:
-        plots.speed(record).savefig(options.out / "speed.png", dpi=plots.DPI)
+        plots_of_records.speed(record).savefig(options.out / "speed.png", dpi=plots.DPI)
         written.append("speed.png")
     for name in written:
         console.print(f"wrote {options.out / name}", highlight=False)
@@ -497,7 +508,7 @@ def _run_jobs(jobs: list[Job], workers: int, executor: Executor | None = None) -
                 f"{record.seconds['evaluation']:.0f} s attacks",
                 highlight=False,
             )
-    return plots.in_table_order(records)
+    return plots_of_records.in_table_order(records)
 
 
 class _JobBars:

@@ -11,7 +11,7 @@ import aalp_lib as aalp
 from aalp_lib import plots, seeds
 from aalp_lib.attacks import derived
 from aalp_lib.diagnosis import STEPS, Diagnosis, measure, radii, strong
-from aalp_lib.reproduction import schema
+from aalp_lib.reproduction import plots_of_records, schema
 
 needs_autoattack = pytest.mark.skipif(
     not sys.modules["aalp_lib.diagnosis"].installed(), reason="needs the extra [autoattack]"
@@ -406,7 +406,7 @@ def test_rounded_gradients_are_recorded_and_reach_all_attacks_but_autoattack(gen
 
 
 def test_figure_draws_each_diagnosis(made):
-    figure = plots.diagnoses([made, made], "A claim")
+    figure = plots_of_records.diagnoses([made, made], "A claim")
     figure.canvas.draw()
     eps, steps = figure.axes
     assert list(eps.containers[0].lines[0].get_ydata()) == [100 * row["accuracy"] for row in made.values["eps"]]
