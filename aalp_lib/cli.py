@@ -26,10 +26,11 @@ import aalp_lib
 from aalp_lib import _checks, checkpoints, data, methods, models, plots
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
-from aalp_lib.diagnosis import QUERIES, Diagnosis, installed, measure
+from aalp_lib.autoattack import QUERIES, installed
+from aalp_lib.diagnosis import Diagnosis
 from aalp_lib.engine import distributed
 from aalp_lib.engine.precision import without_tf32
-from aalp_lib.evaluation import HEADINGS, chosen, evaluate, suite_for
+from aalp_lib.evaluation import HEADINGS, chosen_precision, evaluate, suite_for
 from aalp_lib.methods import METHODS, TABLE_2
 from aalp_lib.progress import bars, shown
 from aalp_lib.reproduction import (
@@ -44,6 +45,7 @@ from aalp_lib.reproduction import (
     report,
     schema,
 )
+from aalp_lib.reproduction.attack_measurements import diagnosis_of, measure_attacks
 from aalp_lib.reproduction.jobs import Job, Origin, Setting, cores, finished, new_model, run_jobs, tier
 from aalp_lib.train import RUN, Interrupted, fit
 
@@ -151,7 +153,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     test = dataset.test[: options.images]
     suite = suite_for(dataset.name, Attack(**run["watched"]) if run["watched"] else None)
     began, environment = time.perf_counter(), schema.environment(device)
-    options.precision = chosen(model, test, options.precision, options.batch_size)  # the record says which it was
+    options.precision = chosen_precision(
+        model, test, options.precision, options.batch_size
+    )  # the record says which it was
     with shown(True, "attacking", console) as tell:
         report = evaluate(
             model, test, suite, seed=options.seed, reading=options.reading, precision=options.precision,
@@ -388,13 +392,13 @@ def _diagnose(options: argparse.Namespace) -> None:
         console.print("Without the extra \\[autoattack] there is neither Square nor AutoAttack.")
     for kind in ("diagnosis", "strong") if options.strong else ("diagnosis",):
         with shown(True, "diagnosing" if kind == "diagnosis" else "attacking", console) as tell:
-            found = measure(
+            found = measure_attacks(
                 model, dataset.test[: options.images], ball, kind=kind, subject=subject | {"data": dataset.name},
                 tier=tier(dataset.name), seed=options.seed, source=source, source_subject=source_subject,
                 queries=options.queries, batch_size=options.batch_size, precision=options.precision, progress=tell,
             )  # fmt: skip
         if kind == "diagnosis":
-            _show_diagnosis(Diagnosis.of(found))
+            _show_diagnosis(diagnosis_of(found))
         else:
             console.print(_accuracies(found.values["accuracy"]))
         precision = f"-{found.config['precision']}" if found.config["precision"] != "float32" else ""

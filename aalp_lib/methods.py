@@ -101,7 +101,7 @@ class Method:
         """How many samples of each image go through a training step: clean, adversarial, or both."""
         return 2 if self.classify == "joint" or self.pairing else 1
 
-    def gradients(self, attack_steps: int) -> int:
+    def gradient_count(self, attack_steps: int) -> int:
         """Gradients of single images that a training step takes of each image: the attack's, and one for a sample."""
         return attack_steps * self.adversarial + self.samples
 

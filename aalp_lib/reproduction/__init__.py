@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from aalp_lib.reproduction import (
         analyses,
+        attack_measurements,
         bench,
         beyond,
         collect,
@@ -32,6 +33,7 @@ else:
 
 __all__ = [
     "analyses",
+    "attack_measurements",
     "bench",
     "beyond",
     "collect",

@@ -16,10 +16,11 @@ import torch
 
 from aalp_lib import _checks, methods, models
 from aalp_lib._checks import InputError
-from aalp_lib.diagnosis import VERSIONS, Diagnosis
+from aalp_lib.autoattack import VERSIONS
 from aalp_lib.evaluation import paper_name, suite_in_ball
 from aalp_lib.methods import METHODS, Method
 from aalp_lib.reproduction import paper, schema
+from aalp_lib.reproduction.attack_measurements import diagnosis_of
 from aalp_lib.reproduction.grids import HALF_WIDTH, SETTINGS
 from aalp_lib.reproduction.jobs import Setting
 from aalp_lib.reproduction.plots_of_records import in_table_order
@@ -172,7 +173,7 @@ def _use_measurement(kept: Measurement) -> None:
     if kept.kind == "attacks":
         [kept.values["columns"][name] for name in suite_in_ball(1.0, 1.0)], kept.config["images"]
     if kept.kind == "diagnosis":
-        found = Diagnosis.of(kept)
+        found = diagnosis_of(kept)
         repr(found), "; ".join(kept.values["signs"]), kept.config["images"]  # what the tables of diagnoses say
         _use_cells({name: row for group in found.rows for name, row, _ in group}, {})
 
@@ -314,7 +315,7 @@ def effort(record: Record) -> tuple[int, int, int | None, bool]:
     """
     config, attack, method = record.config, record.config["attack"], record.config["method"]
     attack_steps = attack["steps"] * attack["restarts"] if attack else 0
-    steps = Method("", "", method["classify"], method["pairing"]).gradients(attack_steps)
+    steps = Method("", "", method["classify"], method["pairing"]).gradient_count(attack_steps)
     last = record.history.get("best") == len(record.history.get("epochs", ()))
     return config["recipe"]["epochs"], steps, config.get("train_images"), last
 

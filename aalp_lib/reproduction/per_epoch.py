@@ -161,7 +161,7 @@ def _summary(
 ) -> Values:
     last = seen[-1]
     rows = {"consistent": last["clean"] & last["robust"], "inconsistent": last["clean"] & ~last["robust"]}
-    lines, an_image = [], chosen.gradients(setting.attack.steps * setting.attack.restarts)
+    lines, an_image = [], chosen.gradient_count(setting.attack.steps * setting.attack.restarts)
     for line, now in zip(history.epochs, seen, strict=True):
         lines.append(
             {"epoch": line.epoch, "gradients": line.epoch * train * an_image}
