@@ -16,6 +16,7 @@ import torch
 
 from aalp_lib import _checks, methods, models
 from aalp_lib._checks import InputError
+from aalp_lib.attacks import trades_inner
 from aalp_lib.autoattack import VERSIONS
 from aalp_lib.evaluation import paper_name, suite_in_ball
 from aalp_lib.methods import METHODS, Method
@@ -270,7 +271,7 @@ def _training_differences(record: Record) -> list[str]:
     config, found = record.config, []
     if setting := _setting(record):
         usual = setting[recipe(record)]
-        attack = Method("", "", pairing=config["method"].get("pairing")).training_attack(usual.attack)
+        attack = trades_inner(usual.attack) if config["method"].get("pairing") == "trades_kl" else usual.attack
         # a grid's record has the setting, one of `aalp evaluate` the network in full and the method's own attack
         parts = {
             "model": (usual.model, _in_full(json.dumps(usual.model))),
@@ -315,7 +316,8 @@ def effort(record: Record) -> tuple[int, int, int | None, bool]:
     """
     config, attack, method = record.config, record.config["attack"], record.config["method"]
     attack_steps = attack["steps"] * attack["restarts"] if attack else 0
-    steps = Method("", "", method["classify"], method["pairing"]).gradient_count(attack_steps)
+    pairing = "alp" if method["pairing"] else None  # whichever it is, it costs the same
+    steps = Method("", "", method["classify"], pairing).gradient_count(attack_steps)
     last = record.history.get("best") == len(record.history.get("epochs", ()))
     return config["recipe"]["epochs"], steps, config.get("train_images"), last
 

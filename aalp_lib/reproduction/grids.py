@@ -11,6 +11,7 @@ from aalp_lib._checks import InputError
 from aalp_lib.attacks import PGD
 from aalp_lib.data import Dataset
 from aalp_lib.methods import METHODS, TABLE_2, GuidedDropout, Method
+from aalp_lib.reproduction.controls import low, mean_weight_alp, random, shuffled
 from aalp_lib.reproduction.jobs import Job, Setting, Watch, finished, run_jobs
 from aalp_lib.reproduction.schema import Record
 from aalp_lib.train import Recipe
@@ -99,14 +100,14 @@ def _variants() -> Iterator[Method]:
         ("sample", "upper half, a mask per sample", GuidedDropout("half", scope="sample")),
         ("rescale", "upper half, rescaled", GuidedDropout("half", rescale=True)),
         ("masked_attack", "upper half, mask in the attack", GuidedDropout("half", in_attack=True)),
-        ("random", "keep a random half", GuidedDropout("random")),
-        ("shuffled", "keep as many, but random ones", GuidedDropout("shuffled")),
-        ("low", "keep the lower half", GuidedDropout("low")),
+        ("random", "keep a random half", GuidedDropout(random)),
+        ("shuffled", "keep as many, but random ones", GuidedDropout(shuffled)),
+        ("low", "keep the lower half", GuidedDropout(low)),
         ("no_dropout", "no Guided Dropout", None),
     ):
         yield change(aalp, name=f"aalp_{name}", label=f"AALP, {label}", guided_dropout=dropout)
     yield change(
-        METHODS["aalp_sw"], name="aalp_sw_mean", label="AALP (sw), the batch's mean weight", pairing="mean_weight_alp"
+        METHODS["aalp_sw"], name="aalp_sw_mean", label="AALP (sw), the batch's mean weight", pairing=mean_weight_alp
     )
     yield change(aalp, name="aalp_attached", label="AALP, gradient through the weight", detach_weight=False)
     for classify in ("adversarial", "clean"):

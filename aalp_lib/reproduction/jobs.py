@@ -143,7 +143,7 @@ class Job:
             "model": setting.model,
             "attack": dataclasses.asdict(setting.attack),
             "recipe": dataclasses.asdict(setting.recipe),
-            "method": dataclasses.asdict(self.row),
+            "method": self.row.described(),
             "reading": "any",
             "test_images": self.test_images,
             **({"columns": list(self.columns)} if self.columns else {}),

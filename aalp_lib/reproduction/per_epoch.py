@@ -236,7 +236,7 @@ def measure(
         "model": setting.model,
         "training_attack": dataclasses.asdict(setting.attack),
         "recipe": dataclasses.asdict(setting.recipe),
-        "method": dataclasses.asdict(chosen),
+        "method": chosen.described(),
         "attack": dataclasses.asdict(attack),
         "images": min(images, len(dataset.test)),
         "reading": "last",
