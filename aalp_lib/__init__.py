@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from aalp_lib import (
         attacks,
+        autoattack,
         book,
         checkpoints,
         contributions,
@@ -29,11 +30,12 @@ if TYPE_CHECKING:
     )
     from aalp_lib._checks import InputError
     from aalp_lib.attacks import CW, FGSM, PGD, Attack
+    from aalp_lib.autoattack import auto_attack
     from aalp_lib.checkpoints import load_model
     from aalp_lib.data import Dataset, Split, load
-    from aalp_lib.diagnosis import Diagnosis, auto_attack, diagnose, strong_suite
+    from aalp_lib.diagnosis import Diagnosis, diagnose
     from aalp_lib.engine import distributed
-    from aalp_lib.evaluation import Outcome, Report, evaluate, suite_in_ball, table2_suite
+    from aalp_lib.evaluation import Outcome, Report, evaluate, strong_suite, suite_in_ball, table2_suite
     from aalp_lib.methods import METHODS, GuidedDropout, Method, method, training_loss
     from aalp_lib.models import Classifier
     from aalp_lib.train import Epoch, History, Interrupted, Recipe, fit
@@ -42,10 +44,11 @@ else:  # each name when it is first asked for, so that the command's help need n
     _NAMES = {
         "_checks": ("InputError",),
         "attacks": ("CW", "FGSM", "PGD", "Attack"),
+        "autoattack": ("auto_attack",),
         "checkpoints": ("load_model",),
         "data": ("Dataset", "Split", "load"),
-        "diagnosis": ("Diagnosis", "auto_attack", "diagnose", "strong_suite"),
-        "evaluation": ("Outcome", "Report", "evaluate", "suite_in_ball", "table2_suite"),
+        "diagnosis": ("Diagnosis", "diagnose"),
+        "evaluation": ("Outcome", "Report", "evaluate", "strong_suite", "suite_in_ball", "table2_suite"),
         "methods": ("METHODS", "GuidedDropout", "Method", "method", "training_loss"),
         "models": ("Classifier",),
         "train": ("Epoch", "History", "Interrupted", "Recipe", "fit"),
@@ -67,8 +70,8 @@ __version__ = "0.1.0"
 __all__ = [
     "CW", "FGSM", "METHODS", "PGD", "Attack", "Classifier", "Dataset", "Diagnosis", "Epoch", "GuidedDropout",
     "History", "InputError", "Interrupted", "Method", "Outcome", "Recipe", "Report", "Split", "attacks",
-    "auto_attack", "book", "checkpoints", "contributions", "data", "diagnose", "diagnosis", "distributed", "engine",
-    "evaluate", "evaluation", "fit", "load", "load_model", "losses", "method", "methods", "models", "plots",
+    "auto_attack", "autoattack", "book", "checkpoints", "contributions", "data", "diagnose", "diagnosis", "distributed",
+    "engine", "evaluate", "evaluation", "fit", "load", "load_model", "losses", "method", "methods", "models", "plots",
     "pretrained", "reproduction", "strong_suite", "suite_in_ball", "table2_suite", "taylor", "train", "training_loss",
     "zoo",
 ]  # fmt: skip

@@ -63,7 +63,7 @@ def _listed(what: str, kind: Any = str, default: str | None = None) -> dict[str,
 
 
 def _flag(what: str) -> dict[str, Any]:
-    return {"help": what, "action": "store_true", "default": None}
+    return {"help": what, "action": "store_true", "default": False}
 
 
 def _one_of(what: str, names: Sequence[Any], default: str | None = None, **more: Any) -> dict[str, Any]:
@@ -110,7 +110,9 @@ BATCH: Options = {"--batch-size": _number("images attacked at a time", 500)}
 def _source(default: str | None = None) -> Options:
     note = "" if default else " (default: what the run was trained on)"
     return {
-        "--data": _text(f"mnist-sample, mnist, svhn, cifar10, or {_LAYOUT}{note}", default, type=os.path.expanduser),
+        "--data": _text(
+            f"mnist-sample, mnist, svhn, svhn-part, cifar10, or {_LAYOUT}{note}", default, type=os.path.expanduser
+        ),
         "--root": _ROOT,
         "--image-size": _number("resize the images of a folder to this side (default: as they are)"),
     }
@@ -198,7 +200,17 @@ COMMANDS = {
                 "whose settings; ablations run on the bundled digits; reasons (on the full MNIST) and cifar10-reasons "
                 "are changes of a row that may explain its distance from the paper's, and controls are AALP's halves "
                 "without guidance",
-                ("mnist", "svhn", "cifar10", "mnist-sample", "ablations", "reasons", "cifar10-reasons", "controls"),
+                (
+                    "mnist",
+                    "svhn",
+                    "svhn-part",
+                    "cifar10",
+                    "mnist-sample",
+                    "ablations",
+                    "reasons",
+                    "cifar10-reasons",
+                    "controls",
+                ),
             ),
             "--methods": _listed(
                 "names, with commas between them (default: Table 2's; of ablations, reasons and controls all of them)"

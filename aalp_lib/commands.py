@@ -14,7 +14,7 @@ import torch
 
 from aalp_lib import _checks, data, models
 from aalp_lib._checks import InputError
-from aalp_lib.diagnosis import Diagnosis, installed
+from aalp_lib.autoattack import installed
 from aalp_lib.engine import distributed
 from aalp_lib.methods import METHODS
 from aalp_lib.progress import shown
@@ -31,6 +31,7 @@ from aalp_lib.reproduction import (
     schema,
     single,
 )
+from aalp_lib.reproduction.attack_measurements import diagnosis_of
 from aalp_lib.reproduction.display import say
 from aalp_lib.reproduction.jobs import Job, Origin, cores
 from aalp_lib.train import Interrupted
@@ -87,8 +88,9 @@ def _next(*words: object) -> None:
 
 
 def _given(options: Namespace, *names: str) -> dict[str, Any]:
-    """Those options that are on the command line."""
-    return {name: value for name in names if (value := getattr(options, name)) is not None}
+    """Those options that say something: neither left out nor a switch that is off."""
+    values = {name: getattr(options, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None and value is not False}
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -97,7 +99,7 @@ def _given(options: Namespace, *names: str) -> dict[str, Any]:
 def do_demo(options: Namespace) -> None:
     """Compare the methods of Table 2 on the bundled digits."""
     _checks.count("--seed", options.seed, least=0)
-    jobs = demo.jobs(options.out, options.seed, bool(options.quick))
+    jobs = demo.jobs(options.out, options.seed, options.quick)
     workers = cores() if options.jobs is None else options.jobs
     say(
         f"Training and attacking {len(jobs)} methods on the bundled digits, {workers} at a time on {cores()} cores; "
@@ -120,11 +122,11 @@ def _train(options: Namespace, device: torch.device) -> None:
     changes = _given(options, "epochs", "batch_size", "lr", "precision", "eps", "step", "steps")
     training = single.training(
         options.out, Origin(options.data, options.root, options.image_size), options.method, recipe=options.recipe,
-        model=options.model, changes=changes, seed=options.seed, resume=bool(options.resume), device=device,
+        model=options.model, changes=changes, seed=options.seed, resume=options.resume, device=device,
     )  # fmt: skip
     display.training(training)
     with shown(True, "training", display.console) as tell:
-        history = training.run(bool(options.resume), tell)
+        history = training.run(options.resume, tell)
     display.history(history)
     _next("evaluate", options.out)
 
@@ -154,7 +156,7 @@ def do_diagnose(options: Namespace) -> None:
         with shown(True, kind, display.console) as tell:
             found = single.diagnose(run, dataset, kind, source=source, progress=tell, **how)
         if kind == "diagnosis":
-            display.diagnosis(Diagnosis.of(found))
+            display.diagnosis(diagnosis_of(found))
         else:
             display.accuracies(found.values["accuracy"])
         display.wrote([run.keep(found)])
@@ -285,7 +287,7 @@ def do_data(options: Namespace) -> None:
 def do_bench(options: Namespace) -> None:
     """Time this library beside its peers."""
     say("Timing this library, its peers and the limit in turns; the machine should be idle.")
-    record = bench.run(options.out, bool(options.quick), display.timed)
+    record = bench.run(options.out, options.quick, display.timed)
     display.wrote(bench.write(record, options.out))
 
 

@@ -20,9 +20,9 @@ from PIL import Image
 
 import aalp_lib as aalp
 from aalp_lib import checkpoints, cli, data
+from aalp_lib.autoattack import QUERIES, installed
 from aalp_lib.book import chapter
 from aalp_lib.cli import COMMANDS, main
-from aalp_lib.diagnosis import installed
 from aalp_lib.methods import METHODS
 from aalp_lib.models import MODELS
 from aalp_lib.reproduction import collect, display, measurements, report
@@ -82,6 +82,7 @@ def test_help_names_what_there_is(capsys):
         assert all(name in cli.COMMANDS["train"].options[option]["help"] for name in names)
     assert set(LAID_DOWN) | set(SETTINGS) == set(cli.COMMANDS["reproduce"].options["grid"]["choices"])
     assert all(kind in cli.COMMANDS["measure"].options["--kinds"]["help"] for kind in measurements.KINDS)
+    assert str(QUERIES) in cli.COMMANDS["diagnose"].options["--queries"]["help"]
     assert cli.COMMANDS["results"].options["--table"]["choices"] == tuple(report.TABLES)
 
 

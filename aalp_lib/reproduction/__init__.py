@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from aalp_lib.reproduction import (
         analyses,
+        attack_measurements,
         bench,
         beyond,
         collect,
         comparisons,
+        controls,
         demo,
         figures,
         grids,
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
         measurements,
         paper,
         per_epoch,
+        plots_of_records,
         report,
         schema,
         throughput,
@@ -31,10 +34,12 @@ else:
 
 __all__ = [
     "analyses",
+    "attack_measurements",
     "bench",
     "beyond",
     "collect",
     "comparisons",
+    "controls",
     "demo",
     "figures",
     "grids",
@@ -42,6 +47,7 @@ __all__ = [
     "measurements",
     "paper",
     "per_epoch",
+    "plots_of_records",
     "report",
     "schema",
     "throughput",

@@ -28,7 +28,7 @@ from aalp_lib import checkpoints, losses, models
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import PGD, Attack, laid_out, scaled
 from aalp_lib.data import load
-from aalp_lib.evaluation import evaluate, gradients, table2_suite
+from aalp_lib.evaluation import evaluate, gradient_count, table2_suite
 from aalp_lib.methods import METHODS, training_loss
 from aalp_lib.models import Classifier, evaluating
 from aalp_lib.reproduction import schema, throughput
@@ -241,7 +241,7 @@ def table_2_row(rounds: int, images: int, epochs: int) -> Row:
                 found["peer"][name] = float((model(x_adv).argmax(1) == y).float().mean())
 
     last, x_last = copy.deepcopy(model).to(memory_format=torch.channels_last), laid_out(x)
-    steps = gradients(suite)
+    steps = gradient_count(suite)
     cases = {
         "aalp_lib": lambda: ours("auto"),
         "aalp_lib, float32": lambda: ours("float32"),
@@ -511,11 +511,12 @@ def peer_versions() -> dict[str, str]:
 
 def write(record: dict[str, Any], out: Path) -> list[Path]:
     """Write the table of a record and, where curves were measured, their figure, beside it; returns all paths."""
-    from aalp_lib import plots  # not for the processes whose memory is measured
+    from aalp_lib.plots import DPI  # not for the processes whose memory is measured
+    from aalp_lib.reproduction.plots_of_records import speed
 
     (out / "bench.md").write_text(markdown(record), encoding="utf-8")
     written = [out / "bench.json", out / "bench.md"]
     if record["curves"]:
-        plots.speed(record).savefig(out / "speed.png", dpi=plots.DPI)
+        speed(record).savefig(out / "speed.png", dpi=DPI)
         written.append(out / "speed.png")
     return written

@@ -11,13 +11,12 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 from rich.text import Text
 
-from aalp_lib import plots
 from aalp_lib.attacks import Attack
 from aalp_lib.data import Dataset
 from aalp_lib.diagnosis import Diagnosis
 from aalp_lib.evaluation import HEADINGS
 from aalp_lib.progress import bars
-from aalp_lib.reproduction import bench, collect, report, schema
+from aalp_lib.reproduction import bench, collect, plots_of_records, report, schema
 from aalp_lib.reproduction.jobs import Job, run_jobs
 from aalp_lib.reproduction.schema import Record
 from aalp_lib.reproduction.single import Training
@@ -132,7 +131,7 @@ def run_all(jobs: Sequence[Job], workers: int, executor: Executor | None = None)
                 f"{len(records)}/{len(jobs)}  {each.over}: clean {clean}, PGD-40 {pgd}; "
                 f"{record.seconds['training']:.0f} s training, {record.seconds['evaluation']:.0f} s attacks"
             )
-    return plots.in_table_order(records)
+    return plots_of_records.in_table_order(records)
 
 
 class _JobBars:

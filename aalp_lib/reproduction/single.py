@@ -13,15 +13,15 @@ from aalp_lib import checkpoints, data, methods
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack, Reading
 from aalp_lib.data import Dataset
-from aalp_lib.diagnosis import measure
 from aalp_lib.engine import distributed
 from aalp_lib.engine.precision import Precision, without_tf32
-from aalp_lib.evaluation import Suite, chosen, suite_for
+from aalp_lib.evaluation import Suite, chosen_precision, suite_for
 from aalp_lib.evaluation import evaluate as evaluated
 from aalp_lib.methods import Method
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell
 from aalp_lib.reproduction import schema
+from aalp_lib.reproduction.attack_measurements import measure_attacks
 from aalp_lib.reproduction.grids import setting_for
 from aalp_lib.reproduction.jobs import Origin, Setting, new_model, tier
 from aalp_lib.reproduction.schema import Measurement, Record
@@ -212,7 +212,7 @@ def evaluate(
     """
     test, device = dataset.test[:images], dataset.test.images.device
     began, environment = time.perf_counter(), schema.environment(device)
-    precision = chosen(run.model, test, precision, batch_size)
+    precision = chosen_precision(run.model, test, precision, batch_size)
     report = evaluated(
         run.model, test, run.suite(dataset), seed=seed, reading=reading, precision=precision, batch_size=batch_size,
         progress=progress,
@@ -257,10 +257,10 @@ def diagnose(
     source : Run, optional
         Another network, whose adversarial images are tried on this one.
     **how
-        seed, queries, batch_size, precision and progress of `diagnosis.measure`.
+        seed, queries, batch_size, precision and progress of `attack_measurements.measure_attacks`.
     """
     other: dict[str, Any] = {"source": source.model, "source_subject": source.subject} if source else {}
-    return measure(
+    return measure_attacks(
         run.model, dataset.test[:images], run.suite(dataset)["pgd100"], kind=kind,
         subject=run.subject | {"data": dataset.name}, tier=tier(dataset.name), **other, **how,
     )  # fmt: skip
