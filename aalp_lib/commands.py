@@ -115,30 +115,20 @@ def do_train(options: Namespace) -> None:
     device = distributed.device(options.device)
     with distributed.joined(device):
         display.console.quiet = distributed.rank() != 0
-        _train(options, device)
-
-
-def _train(options: Namespace, device: torch.device) -> None:
-    changes = _given(options, "epochs", "batch_size", "lr", "precision", "eps", "step", "steps")
-    training = single.training(
-        options.out, Origin(options.data, options.root, options.image_size), options.method, recipe=options.recipe,
-        model=options.model, changes=changes, seed=options.seed, resume=options.resume, device=device,
-    )  # fmt: skip
-    display.training(training)
-    with shown(True, "training", display.console) as tell:
-        history = training.run(options.resume, tell)
-    display.history(history)
-    _next("evaluate", options.out)
+        history = single.train(
+            options.out, Origin(options.data, options.root, options.image_size), options.method,
+            changes=_given(options, "epochs", "batch_size", "lr", "precision", "eps", "step", "steps"), device=device,
+            begun=display.training, progress=True, **_given(options, "recipe", "model", "seed", "resume"),
+        )  # fmt: skip
+        display.history(history)
+        _next("evaluate", options.out)
 
 
 def do_evaluate(options: Namespace) -> None:
     """Attack a trained model with Table 2's attacks."""
     run, dataset = _run_and_data(options, "eps {eps}, step {step}")
-    with shown(True, "attacking", display.console) as tell:
-        record = single.evaluate(
-            run, dataset, progress=tell,
-            **_given(options, "images", "reading", "precision", "batch_size", "seed"),
-        )  # fmt: skip
+    how = _given(options, "images", "reading", "precision", "batch_size", "seed")
+    record = single.evaluate(run, dataset, progress=True, **how)
     display.accuracies(record.accuracy[options.which])
     display.wrote([run.keep(record)])
 
@@ -153,8 +143,7 @@ def do_diagnose(options: Namespace) -> None:
     source = single.Run.load(options.source, options.which, device) if options.source else None
     how = _given(options, "images", "queries", "batch_size", "seed", "precision")
     for kind in ("diagnosis", "strong") if options.strong else ("diagnosis",):
-        with shown(True, kind, display.console) as tell:
-            found = single.diagnose(run, dataset, kind, source=source, progress=tell, **how)
+        found = single.diagnose(run, dataset, kind, source=source, progress=True, **how)
         if kind == "diagnosis":
             display.diagnosis(diagnosis_of(found))
         else:
@@ -218,11 +207,9 @@ def do_measure(options: Namespace) -> None:
     origin = Origin(**given) if "data" in given else dataclasses.replace(measurements.origin(found), **given)
     dataset = single.loaded(origin, device)
     _name_what_is_missing()
+    how = _given(options, "kinds", "methods", "seeds", "images", "seed", "precision")
     with shown(True, "measuring", display.console) as tell:
-        paths = measurements.measure(
-            folder, dataset, progress=tell,
-            **_given(options, "kinds", "methods", "seeds", "images", "seed", "precision"),
-        )  # fmt: skip
+        paths = measurements.measure(folder, dataset, progress=tell, **how)
     say(display.plural(len(paths), "measurement"))
     _next("results", options.out, "--write")
 

@@ -15,11 +15,11 @@ from aalp_lib.attacks import Attack
 from aalp_lib.data import Dataset
 from aalp_lib.diagnosis import Diagnosis
 from aalp_lib.evaluation import HEADINGS
+from aalp_lib.methods import Method
 from aalp_lib.progress import bars
 from aalp_lib.reproduction import bench, collect, plots_of_records, report, schema
-from aalp_lib.reproduction.jobs import Job, run_jobs
+from aalp_lib.reproduction.jobs import Job, Setting, run_jobs
 from aalp_lib.reproduction.schema import Record
-from aalp_lib.reproduction.single import Training
 from aalp_lib.train import History
 
 console = Console(markup=False, highlight=False, emoji=False)  # what comes from a path or a record is no markup
@@ -74,15 +74,14 @@ def _levels(value: float) -> str:
     return f"{levels:.0f}/255" if abs(levels - round(levels)) < 1e-6 else f"{value:g}"
 
 
-def training(begun: Training) -> None:
+def training(method: Method, dataset: Dataset, setting: Setting) -> None:
     """Say what is about to be trained, and how."""
-    recipe = begun.setting.recipe
+    recipe = setting.recipe
     say(
-        f"{begun.method.label} on {begun.dataset.name}, {begun.setting.model['name']}: "
-        f"{plural(recipe.epochs, 'epoch')}, batch {recipe.batch_size}, lr {recipe.lr:g} {recipe.schedule}, "
-        f"{recipe.precision}"
+        f"{method.label} on {dataset.name}, {setting.model['name']}: {plural(recipe.epochs, 'epoch')}, "
+        f"batch {recipe.batch_size}, lr {recipe.lr:g} {recipe.schedule}, {recipe.precision}"
     )
-    say(f"attack: {ball(begun.setting.attack)}")
+    say(f"attack: {ball(setting.attack)}")
 
 
 def history(made: History) -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -32,26 +32,7 @@ _Part = TypeVar("_Part", Recipe, Attack)
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Training:
-    """A training that is to write into a folder."""
-
-    out: Path
-    dataset: Dataset
-    method: Method
-    setting: Setting
-    model: Classifier
-    seed: int
-
-    def run(self, resume: bool, progress: Tell | None = None) -> History:
-        """Train, or go on; what is raised is what `fit` raises."""
-        return fit(
-            self.model, self.dataset, self.method, self.setting.attack, seed=self.seed, recipe=self.setting.recipe,
-            out=self.out, resume=resume, progress=progress,
-        )  # fmt: skip
-
-
-def training(
+def train(
     out: Path,
     origin: Origin,
     method: str,
@@ -62,8 +43,10 @@ def training(
     seed: int = 0,
     resume: bool = False,
     device: torch.device,
-) -> Training:
-    """Load the data, make the network, and note in the folder where the data came from.
+    begun: Callable[[Method, Dataset, Setting], None] | None = None,
+    progress: bool | Tell | None = None,
+) -> History:
+    """Train one network into a folder, which also keeps where its data came from.
 
     Parameters
     ----------
@@ -76,14 +59,18 @@ def training(
     seed : int
         Of the network's weights, of the order of samples and of all that `fit` draws.
     resume : bool
-        Whether the folder may hold a run already.
+        Go on with the run that the folder holds; without it, the folder must not hold one.
     device : torch.device
         As `distributed.device` gives it; several processes load the data in turn, and one of them writes.
+    begun : callable, optional
+        Told what is about to be trained, once all of it is found good.
+    progress
+        As in `fit`.
 
     Raises
     ------
-    InputError, OSError
-        If a name is unknown, the folder holds a run, or of other data, or cannot be written.
+    InputError, OSError, Interrupted
+        If a name is unknown, the folder holds a run, or one of other data, or cannot be written; and what `fit` raises.
     """
     if not resume and (out / RUN).exists():
         raise InputError(f"{out} already holds a run; --resume goes on with it")
@@ -91,7 +78,12 @@ def training(
     setting = changed(setting_for(dataset, recipe, model), changes or {})
     row, network = methods.method(method), new_model(setting, seed).to(device)
     distributed.once(lambda: origin.save(out))
-    return Training(out, dataset, row, setting, network, seed)
+    if begun:
+        begun(row, dataset, setting)
+    return fit(
+        network, dataset, row, setting.attack, seed=seed, recipe=setting.recipe, out=out, resume=resume,
+        progress=progress,
+    )  # fmt: skip
 
 
 def changed(setting: Setting, changes: Mapping[str, Any]) -> Setting:
@@ -197,7 +189,7 @@ def evaluate(
     precision: Precision = "float32",
     batch_size: int = 500,
     seed: int = 0,
-    progress: Tell | None = None,
+    progress: bool | Tell | None = None,
 ) -> Record:
     """Attack a network's test images with Table 2's attacks.
 
