@@ -32,7 +32,7 @@ from aalp_lib.engine.precision import without_tf32
 from aalp_lib.evaluation import HEADINGS, chosen, evaluate, suite_for
 from aalp_lib.methods import METHODS, TABLE_2
 from aalp_lib.progress import bars, shown
-from aalp_lib.reproduction import bench, collect, demo, figures, grids, measurements, per_epoch, report, schema
+from aalp_lib.reproduction import bench, collect, demo, figures, grids, machine, measurements, per_epoch, report, schema
 from aalp_lib.reproduction.jobs import Job, Origin, Setting, cores, finished, new_model, run_jobs, tier
 from aalp_lib.train import RUN, Interrupted, fit
 
@@ -139,7 +139,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         _checks.count("--images", options.images)
     test = dataset.test[: options.images]
     suite = suite_for(dataset.name, Attack(**run["watched"]) if run["watched"] else None)
-    began, environment = time.perf_counter(), schema.environment(device)
+    began, environment = time.perf_counter(), machine.environment(device)
     options.precision = chosen(model, test, options.precision, options.batch_size)  # the record says which it was
     with shown(True, "attacking", console) as tell:
         report = evaluate(
@@ -426,7 +426,7 @@ def _bench(options: argparse.Namespace) -> None:
 
 def _info(_: argparse.Namespace) -> None:
     device = _checks.device("auto")
-    for key, value in schema.environment(device).items():
+    for key, value in machine.environment(device).items():
         console.print(f"{key:>12}  {value}", highlight=False)
     console.print(f"{'data sets':>12}  {', '.join(data.SOURCES)}, or a folder; downloads go to {data.cache()}")
     console.print(f"{'methods':>12}  {', '.join(f'{m.name} ({m.label})' for m in METHODS.values())}")
