@@ -9,9 +9,10 @@ from typing import Any
 import torch
 
 from aalp_lib import models
-from aalp_lib.diagnosis import VERSIONS
+from aalp_lib.attacks import trades_inner
+from aalp_lib.autoattack import VERSIONS
 from aalp_lib.evaluation import paper_name
-from aalp_lib.methods import METHODS, Method
+from aalp_lib.methods import METHODS
 from aalp_lib.reproduction import paper
 from aalp_lib.reproduction.grids import HALF_WIDTH, SETTINGS
 from aalp_lib.reproduction.jobs import Setting
@@ -86,7 +87,7 @@ def _training_differences(record: Record) -> list[str]:
     config, found = record.config, []
     if setting := _setting(record):
         usual = setting[recipe(record)]
-        attack = Method("", "", pairing=config["method"].get("pairing")).training_attack(usual.attack)
+        attack = trades_inner(usual.attack) if config["method"].get("pairing") == "trades_kl" else usual.attack
         # a grid's record has the setting, one of `aalp evaluate` the network in full and the method's own attack
         found += _apart("model", config, usual.model, lambda: _in_full(json.dumps(usual.model)))
         found += _apart("attack", config, dataclasses.asdict(usual.attack), lambda: dataclasses.asdict(attack))

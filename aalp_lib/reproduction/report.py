@@ -13,7 +13,7 @@ import torch
 
 from aalp_lib import _checks, checkpoints
 from aalp_lib._checks import InputError
-from aalp_lib.evaluation import HEADINGS, Outcome, Report, gradients, paper_name, suite_in_ball
+from aalp_lib.evaluation import HEADINGS, Outcome, Report, gradient_count, paper_name, suite_in_ball
 from aalp_lib.methods import METHODS
 from aalp_lib.reproduction import paper, schema
 from aalp_lib.reproduction.beyond import about as about  # beside the tables, for chapters
@@ -545,7 +545,7 @@ def _suite(record: Record, which: str) -> int:
     """Gradients of the attacks on one model, if nothing is fooled."""
     cells = record.accuracy.get(which, {})
     suite = {name: attack for name, attack in suite_in_ball(0.3, 0.3).items() if name in cells}
-    return gradients(suite) * int(max((cell["count"] for cell in cells.values()), default=0))
+    return gradient_count(suite) * int(max((cell["count"] for cell in cells.values()), default=0))
 
 
 def cost_table(found: Found) -> str:

@@ -1,15 +1,16 @@
 import json
 import warnings
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from conftest import linear
 
 import aalp_lib as aalp
-from aalp_lib import models, plots
+from aalp_lib import models
 from aalp_lib.cli import main
 from aalp_lib.engine import precision
-from aalp_lib.reproduction import bench, throughput
+from aalp_lib.reproduction import bench, plots_of_records, throughput
 
 
 @pytest.fixture(scope="module")
@@ -147,10 +148,12 @@ def test_peers_find_the_same_images(trained, digits):
 
 
 def test_speed_figure_draws_medians():
-    point = {"seconds": {n: {"median": 0.2, "low": 0.1, "high": 0.3} for n in plots.SPEED_STYLES}}
-    figure = plots.speed({"curves": {c: [{"at": k, **point} for k in (1, 2)] for c in ("steps", "batch", "threads")}})
+    point = {"seconds": {n: {"median": 0.2, "low": 0.1, "high": 0.3} for n in plots_of_records.SPEED_STYLES}}
+    figure = plots_of_records.speed(
+        {"curves": {c: [{"at": k, **point} for k in (1, 2)] for c in ("steps", "batch", "threads")}}
+    )
     assert list(figure.axes[1].lines[0].get_ydata()) == [200, 200]
-    plots.plt.close(figure)
+    plt.close(figure)
 
 
 def test_throughput_is_measured_on_any_device_beside_its_floors():

@@ -1,10 +1,9 @@
-"""Two rows of runs compared seed by seed, measurements by method, and a masked step drawn."""
+"""Two rows of runs compared seed by seed, and measurements by method."""
 
 import pytest
 import torch
-from test_schema import drawn, record
+from test_schema import record
 
-from aalp_lib import plots
 from aalp_lib.reproduction import comparisons, paired, report, schema
 from aalp_lib.reproduction.collect import Found
 from aalp_lib.reproduction.schema import Measurement
@@ -66,15 +65,3 @@ def test_measurements_by_method_are_of_the_lowest_seed_and_the_fast_recipe():
     kept += [measured("raw", data="cifar10"), measured("adv", model="best")]
     found = report.by_method(Found(measurements=kept), "samples")
     assert {name: m.subject["seed"] for name, m in found.items()} == {"alp": 1, "aalp": 3}
-
-
-def test_a_masked_step_shows_the_mask_once_and_what_is_left_of_the_features():
-    features, kept = torch.rand(2, 16) + 0.1, torch.arange(16) % 2 == 0
-    figure = plots.masked_step(torch.rand(2, 1, 8, 8), features, kept, torch.randn(2, 5), 3, "one mask")
-    assert "one mask:\n8 of 16 kept\n(white)" in drawn(figure)
-    pictures = [panel.images[0].get_array().ravel() for panel in figure.axes if panel.images]
-    shown = [torch.tensor(p).float() for p in pictures if len(p) == 16]
-    assert sum(torch.equal(p, kept.float()) for p in shown) == 1
-    for row in features:
-        assert any(torch.allclose(p, row * kept) for p in shown)
-    plots.plt.close(figure)
