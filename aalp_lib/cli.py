@@ -758,7 +758,17 @@ def _add_evaluate(commands: Any) -> None:
 def _add_reproduce(commands: Any) -> None:
     what = "run the paper's experiments as a grid of jobs; what is done is kept, what was interrupted goes on"
     parser = _add(commands, "reproduce", _reproduce, what, "aalp reproduce mnist --seeds 0,1,2 --jobs 2")
-    names = ("mnist", "svhn", "cifar10", "mnist-sample", "ablations", "reasons", "cifar10-reasons", "controls")
+    names = (
+        "mnist",
+        "svhn",
+        "svhn-part",
+        "cifar10",
+        "mnist-sample",
+        "ablations",
+        "reasons",
+        "cifar10-reasons",
+        "controls",
+    )
     what = (
         "whose settings; ablations run on the bundled digits; reasons (on the full MNIST) and cifar10-reasons are "
         "changes of a row that may explain its distance from the paper's, and controls are AALP's halves without "

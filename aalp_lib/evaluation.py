@@ -128,7 +128,7 @@ def table2_suite(name: str) -> dict[str, Attack]:
 
 def paper_name(data: str) -> str:
     """The paper's data set that one is a part or a copy of: "mnist" for "mnist-sample"; otherwise its own name."""
-    return data.removesuffix("-sample").removesuffix("-jpeg")
+    return data.removesuffix("-sample").removesuffix("-jpeg").removesuffix("-part")
 
 
 def suite_for(name: str, attack: Attack | None) -> Suite:

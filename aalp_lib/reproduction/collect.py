@@ -31,7 +31,13 @@ from aalp_lib.zoo import INDEX
 
 Which = Literal["last", "best"]
 
-TITLES = {"mnist": "MNIST", "svhn": "SVHN", "cifar10": "CIFAR-10", "cifar10-jpeg": "CIFAR-10, JPEG"}
+TITLES = {
+    "mnist": "MNIST",
+    "svhn": "SVHN",
+    "svhn-part": "SVHN, part",
+    "cifar10": "CIFAR-10",
+    "cifar10-jpeg": "CIFAR-10, JPEG",
+}
 ABLATIONS = "ablations"  # folder of the training records whose method differs from a row of the paper
 UNMEASURED = "not measured yet"
 
