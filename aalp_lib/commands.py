@@ -25,10 +25,10 @@ from aalp_lib.reproduction import (
     demo,
     display,
     figures,
+    machine,
     measurements,
     plans,
     report,
-    schema,
     single,
 )
 from aalp_lib.reproduction.attack_measurements import diagnosis_of
@@ -285,5 +285,5 @@ def do_info(_: Namespace) -> None:
         "methods": ", ".join(f"{one.name} ({one.label})" for one in METHODS.values()),
         "models": ", ".join(models.MODELS),
     }
-    for key, value in (schema.environment(_checks.device("auto")) | known).items():
+    for key, value in (machine.environment(_checks.device("auto")) | known).items():
         say(f"{key:>12}  {value}")

@@ -24,6 +24,7 @@ from aalp_lib.reproduction import schema
 from aalp_lib.reproduction.attack_measurements import measure_attacks
 from aalp_lib.reproduction.grids import setting_for
 from aalp_lib.reproduction.jobs import Origin, Setting, new_model, tier
+from aalp_lib.reproduction.machine import environment
 from aalp_lib.reproduction.schema import Measurement, Record
 from aalp_lib.train import RUN, History, Recipe, fit
 
@@ -203,7 +204,7 @@ def evaluate(
         As in `aalp_lib.evaluate`; the record says what the precision "auto" came to.
     """
     test, device = dataset.test[:images], dataset.test.images.device
-    began, environment = time.perf_counter(), schema.environment(device)
+    began, machine = time.perf_counter(), environment(device)
     precision = chosen_precision(run.model, test, precision, batch_size)
     report = evaluated(
         run.model, test, run.suite(dataset), seed=seed, reading=reading, precision=precision, batch_size=batch_size,
@@ -221,7 +222,7 @@ def evaluate(
         seed=run.config["seed"],
         tier=tier(dataset.name),
         config=run.config | settings,
-        environment=environment,
+        environment=machine,
         accuracy={run.which: schema.accuracies(report)},
         outcomes={run.which: schema.outcomes(report)},
         history={},
