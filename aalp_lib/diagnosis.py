@@ -33,7 +33,7 @@ from aalp_lib.engine.precision import Precision, without_tf32
 from aalp_lib.evaluation import HEADINGS, Outcome, Report, altered, chosen, evaluate, gradients, starts, table2_suite
 from aalp_lib.models import Classifier, channels_last, class_count, evaluating
 from aalp_lib.progress import Tell, shown, stages
-from aalp_lib.reproduction import schema
+from aalp_lib.reproduction import machine, schema
 from aalp_lib.reproduction.schema import Measurement
 
 NOISE = 0.01  # share of the images below which a difference is no sign
@@ -702,7 +702,7 @@ def measure(
     """
     _checks.known("measurement", kind, ("diagnosis", "strong", "attacks"))
     attack, began = _attack(ball), time.perf_counter()
-    environment = schema.environment(next(model.parameters()).device)
+    environment = machine.environment(next(model.parameters()).device)
     source = source if kind == "diagnosis" else None
     precision = chosen(model, split, precision, batch_size)  # a record says which it was
     settings: dict[str, Any] = {"seed": seed, "queries": queries, "batch_size": batch_size, "precision": precision}
