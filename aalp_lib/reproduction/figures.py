@@ -15,13 +15,15 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from aalp_lib.evaluation import HEADINGS
 from aalp_lib.methods import METHODS, TABLE_2
-from aalp_lib.plots import COLOURS, DPI, MARKERS, RIGHT, WRONG
+from aalp_lib.plots import COLOURS, MARKERS, RIGHT, WRONG
 from aalp_lib.reproduction.analyses import SETS, concentration, unpack
+from aalp_lib.reproduction.grids import ALPHAS
 from aalp_lib.reproduction.plots_of_records import diagnoses
 from aalp_lib.reproduction.schema import Measurement, Record, label
 
@@ -67,14 +69,14 @@ def forest(rows: pd.DataFrame, title: str, line: str = "attack", panel_of: str =
     return figure
 
 
-def _keys(rows: pd.DataFrame) -> list[plt.Line2D]:
-    keys = [plt.Line2D([], [], color="0.4", marker="o", label="mean, 95 % interval over seeds")]
-    keys.append(plt.Line2D([], [], color="0.4", marker="|", linestyle="", label="each seed"))
+def _keys(rows: pd.DataFrame) -> list[Line2D]:
+    keys = [Line2D([], [], color="0.4", marker="o", label="mean, 95 % interval over seeds")]
+    keys.append(Line2D([], [], color="0.4", marker="|", linestyle="", label="each seed"))
     if rows["paper"].notna().any():
-        keys.append(plt.Line2D([], [], color="0.15", marker="D", linestyle="", mfc="white", label="paper"))
+        keys.append(Line2D([], [], color="0.15", marker="D", linestyle="", mfc="white", label="paper"))
     for word, colour in WORD_COLOURS.items():
         if (rows["word"] == word).any():
-            keys.append(plt.Line2D([], [], color=colour, marker="o", label=word))
+            keys.append(Line2D([], [], color=colour, marker="o", label=word))
     return keys
 
 
@@ -82,8 +84,8 @@ def _gain(panel: Axes, row: Mapping[str, Any], place: int, reach: float) -> None
     if pd.notna(row.get("paper")):
         panel.plot(row["paper"], place, "D", color="0.15", markerfacecolor="white", markersize=6, zorder=2)
     if pd.isna(row["gain"]):
-        where = {"xycoords": ("axes fraction", "data"), "ha": "left", "va": "center"}
-        panel.annotate(row["word"], (0.03, place), fontsize=8, color="0.4", **where)
+        where = ("axes fraction", "data")
+        panel.annotate(row["word"], (0.03, place), xycoords=where, ha="left", va="center", fontsize=8, color="0.4")
         return
     colour = WORD_COLOURS.get(row["word"], "0.4")
     if abs(row["gain"]) > reach:
@@ -113,16 +115,16 @@ def beside_paper(table: pd.DataFrame, column: str) -> Figure:
     apart = {}
     for place, name in enumerate(names):
         of = table[(table["row"] == name) & (table["column"] == column)].set_index("source")
-        panel.plot(of["value"]["paper"], place - 0.13, "D", color="0.15", markerfacecolor="white", markersize=7)
+        panel.plot(float(of.at["paper", "value"]), place - 0.13, "D", color="0.15", markerfacecolor="white", markersize=7)
         if "ours" in of.index:
-            value, low, high = of.loc["ours", ["value", "low", "high"]].astype(float)
+            value, low, high = (float(of.at["ours", name]) for name in ("value", "low", "high"))
             panel.errorbar(
                 value, place + 0.13, xerr=[[value - low], [high - value]], fmt=MARKERS[name], color=COLOURS[name],
                 markersize=8, linewidth=3,
             )  # fmt: skip
-            apart[name] = value - of["value"]["paper"]
-    ends = table[["value", "low", "high"]].astype(float)
-    panel.set(xlim=(ends.min(axis=None) - 0.6, ends.max(axis=None) + 0.6), ylim=(len(names) - 0.5, -0.5))
+            apart[name] = value - float(of.at["paper", "value"])
+    ends = table[["value", "low", "high"]].to_numpy(float)
+    panel.set(xlim=(np.nanmin(ends) - 0.6, np.nanmax(ends) + 0.6), ylim=(len(names) - 0.5, -0.5))
     panel.set_xlabel(f"{HEADINGS[column]}: correct test images (%)")
     panel.set_yticks(range(len(names)), [label(name) for name in names])
     panel.plot([], [], "D", color="0.15", markerfacecolor="white", label="paper")
@@ -565,40 +567,66 @@ DRAWINGS = (
 )
 
 
-def every(found: Mapping[str, Sequence[Measurement]]) -> dict[str, tuple[Figure, str]]:
-    """Every figure that measurements of one data set allow, by its name, with what it was drawn from, in words.
+@dataclass(frozen=True)
+class Drawn:
+    """A figure of a page, its heading, what it claims in one line, and what it was drawn from, in words."""
+
+    heading: str
+    figure: Figure
+    drawn_from: str
+
+    @property
+    def claim(self) -> str:
+        """What stands above the figure, in one line."""
+        text = re.sub(r"(?<![,:])\n(?=[A-Z])", ". ", self.figure.get_suptitle())  # lines are broken within sentences
+        return " ".join(text.split())
+
+
+def every(found: Mapping[str, Sequence[Measurement]], runs: Sequence[Record] = ()) -> dict[str, Drawn]:
+    """Every figure of the paper's that the measurements and runs of one protocol allow, by its file's name.
 
     Parameters
     ----------
     found : mapping
-        Kind -> measurements of one protocol, in order of seed; of several seeds of a method the lowest is drawn.
+        Kind -> measurements, in order of seed; of several seeds of a method the lowest is drawn.
+    runs : sequence of Record
+        For figures 5 and 6.
+
+    Warns
+    -----
+    UserWarning
+        Of measurements that cannot be drawn.
     """
     made = {}
+    plain = sorted((r for r in runs if r.method == "aalp"), key=lambda r: r.seed)
+    weights = [r for r in runs if r.method in ("aalp", *ALPHAS)]
+    kept: list[tuple[Drawing, list[Any]]] = []
     for drawing in DRAWINGS:
         lowest = {_name(m): m for m in reversed(found.get(drawing.kind, ()))}
-        kept = [lowest[name] for name in drawing.methods if name in lowest]
-        if kept:
-            try:
-                made[drawing.name] = drawing.draw(kept), drawn_from(kept)
-            except (LookupError, TypeError, ValueError, AttributeError) as error:
-                whose = " and ".join(f"{label(_name(m))}, seed {m.subject['seed']}" for m in kept)
-                said = f"left out: figure {drawing.name} of {whose} cannot be drawn ({type(error).__name__}: {error})"
-                warnings.warn(said, stacklevel=2)
+        kept.append((drawing, [lowest[name] for name in drawing.methods if name in lowest]))
+    kept.append((Drawing("05-adaptive-pairing", adaptive_pairing, "", ()), plain[:1] if found else []))
+    kept.append((Drawing("06-alpha", alpha, "", ()), weights if len(weights) > len(plain) else []))
+    for drawing, of in sorted(kept, key=lambda pair: pair[0].name):
+        try:
+            if of:
+                made[f"figure-{drawing.name}"] = Drawn(drawing.heading, closed(drawing.draw(of)), drawn_from(of))
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            warnings.warn(f"left out: figure {drawing.name} ({type(error).__name__}: {error})", stacklevel=2)
     return made
 
 
-def drawn_from(kept: Sequence[Measurement]) -> str:
+def closed(figure: Figure) -> Figure:
+    """The same figure, which pyplot no longer holds: it can be saved, and is freed with its last name."""
+    plt.close(figure)
+    return figure
+
+
+def drawn_from(kept: Sequence[Measurement | Record]) -> str:
     """Seeds and number of images, in words."""
-    seeds = sorted({m.subject["seed"] for m in kept})
+    seeds = sorted({k.subject["seed"] if isinstance(k, Measurement) else k.seed for k in kept})
     said = f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
-    counts = {m.config.get("images") for m in kept} - {None}
+    counts = {k.config.get("images") for k in kept} - {None}
     return said + "".join(f", {count:,} test images" for count in counts if len(counts) == 1)
-
-
-def claim(figure: Figure) -> str:
-    """What stands above a figure, in one line."""
-    text = re.sub(r"(?<![,:])\n(?=[A-Z])", ". ", figure.get_suptitle())  # lines are broken within sentences, too
-    return " ".join(text.split())
 
 
 def _filled(text: str, size: tuple[float, float]) -> str:

@@ -10,7 +10,6 @@ from aalp_lib.reproduction import comparisons, figures, paper, tables
 from aalp_lib.reproduction.archive import Records
 from aalp_lib.reproduction.claims import source
 from aalp_lib.reproduction.comparisons import AUTOATTACK, Comparison, compare, judged
-from aalp_lib.reproduction.schema import label
 
 STRONG = ("clean", "pgd100x20", "cw100x20", "apgd-ce", "apgd-t", "fab-t", AUTOATTACK)
 MOVED = ("fgsm", "pgd10", "pgd20", "pgd40", "pgd100", "cw10", "cw100")
@@ -28,6 +27,7 @@ class Section:
     table: pd.DataFrame
     name: str = ""
     figure: Figure | None = None
+    claim: str = ""
 
     @property
     def markdown(self) -> str:
@@ -35,10 +35,18 @@ class Section:
         return tables.markdown(self.table)
 
 
-GAINS = "Gains in points on the same test images, seed by seed: mean, 95 % t interval, p after Holm's correction over this table."
+ABOUT = {
+    "mnist": "LeNet, ε = 0.3. Ten steps of 0.01 move at most 0.1 in that ball: PGD-10 and CW-10 flatter all networks.",
+    "cifar10-jpeg": "ResNet-32, ε = 8/255, thirty epochs, on images that had been saved as JPEG.",
+    "ablations": "Runs that differ from a row of the paper in the method or a setting, on the same seeds and images.",
+}
+GAINS = (
+    "Gains in points on the same test images, seed by seed: mean, 95 % t interval, p after Holm's correction over this "
+    "table."
+)
 SPANS = "Percent right: one seed with its 95 % Wilson interval (), several with their lowest and highest []."
 PAPERS = {
-    1: "Confidence in the true class in percent and losses in nats, ALP's networks, last iterate of section 4.1's attack.",
+    1: "ALP's networks: confidence in the true class in percent, losses in nats, last iterate of section 4.1's attack.",
     2: SPANS,
     3: f"{SPANS} The paper's numbers are SVHN's.",
     4: f"{SPANS} Right both clean and under PGD-40 (MNIST) or PGD-10.",
@@ -51,14 +59,16 @@ def sections(records: Records | None, data: str) -> Iterator[Section]:
     frame = of.frame[(of.frame["data"] == data) & (of.frame["tier"] == "full")]
     for protocol in ("fast", "paper"):
         if family := comparisons.lead(frame, protocol):
-            yield _family("AALP against ALP" + ", recipe paper" * (protocol == "paper"), GAINS, "lead", family, frame)
+            name = "forest-aalp-alp" + "-paper" * (protocol == "paper")
+            yield _family("AALP against ALP" + ", recipe paper" * (protocol == "paper"), GAINS, name, family, frame)
     for (_, protocol, variant), family in comparisons.order(frame).items():
         if protocol == "fast":
             heading = f"The order of the methods{READINGS.get(variant, f', {variant}')}"
-            yield _family(heading, GAINS, "order-averaged" if variant else "order", family, frame, "step", "attack")
+            name = "forest-order-averaged" if variant else "forest-order"
+            yield _family(heading, GAINS, name, family, frame, "step", "attack")
     if family := _guided(frame):
         caption = f"{GAINS} The paper's gains are those of its Table 3, on SVHN."
-        yield _family("Guided Dropout added", caption, "guided", family, frame, "step", "attack", paper.TABLE_3)
+        yield _family("Guided Dropout added", caption, "forest-guided", family, frame, "step", "attack", paper.TABLE_3)
     for number in tables.TABLES:
         made = tables.beside_paper(of.records, number, data, measured=True)
         if not made.empty:
@@ -80,11 +90,11 @@ def ablation_sections(records: Records | None, data: str) -> Iterator[Section]:
     of = source(records)
     frame = of.frame[of.frame["data"] == data]
     if family := comparisons.controls(frame, data):
-        yield _family("Controls", GAINS, "controls", family, frame, "step", "attack")
+        yield _family("Controls", GAINS, "forest-controls", family, frame, "step", "attack")
     if family := comparisons.ablations(frame, data):
-        yield _family("Variants against their row", GAINS, "variants", family, frame, "step", "attack")
+        yield _family("Variants against their row", GAINS, "forest-variants", family, frame, "step", "attack")
     if family := _settings(frame):
-        yield _family("Other settings against the plain run", GAINS, "settings", family, frame, "step", "attack")
+        yield _family("Other settings against the plain run", GAINS, "forest-settings", family, frame, "step", "attack")
     last = frame[frame["ablation"] & (frame["model"] == "last") & (frame["suite"] != "attacks")]
     columns = last[(last["suite"] == "table2") | (last["attack"] == AUTOATTACK)]
     if columns.size:
@@ -99,8 +109,8 @@ def _family(
     several = rows[rows["seeds"] > 1]
     resolved = several["word"].isin(("ahead", "behind")).sum()
     said = f"{heading}: {resolved} of {len(several)} comparisons over seeds are resolved"
-    figure = None if several.empty else figures.forest(several, said, line, panel)
-    return Section(heading, caption, tables.readable(rows), name, figure)
+    figure = None if several.empty else figures.closed(figures.forest(several, said, line, panel))
+    return Section(heading, caption, tables.readable(rows), name, figure, said)
 
 
 def _guided(frame: pd.DataFrame) -> list[Comparison]:

@@ -1,27 +1,25 @@
 """RESULTS.md, the pages of `results/` and the figures on them: templates, and what templates may say of the records."""
 
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import jinja2
-import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
 
 from aalp_lib import checkpoints
 from aalp_lib._checks import InputError
-from aalp_lib.methods import METHODS
+from aalp_lib.evaluation import paper_name
 from aalp_lib.plots import DPI
-from aalp_lib.reproduction import claims, comparisons, figures, paper, schema, tables
-from aalp_lib.reproduction.archive import Model, Records, is_ablation
+from aalp_lib.reproduction import claims, comparisons, figures, pages, paper, protocols, tables
+from aalp_lib.reproduction.archive import ABLATIONS, Model, Records
 from aalp_lib.reproduction.claims import Source, source
-from aalp_lib.reproduction.comparisons import Comparison, compare, judged
-from aalp_lib.reproduction.schema import Record, label
+from aalp_lib.reproduction.comparisons import Comparison, compare
+from aalp_lib.reproduction.schema import Measurement, Record, label
 
 TEMPLATES = Path(__file__).parent / "templates"
 MADE = "<!-- made by `aalp results --write` -->"  # first line of a page that may be overwritten
-FOLDERS = {"mnist": "mnist", "cifar10-jpeg": "cifar10", "cifar10": "cifar10", "svhn": "svhn"}  # of a data set's records
 SHORT = ("clean", "pgd100", "cw100", comparisons.AUTOATTACK)  # columns of RESULTS.md
 LEAD_CLAIM = "AALP − ALP: clean digits of MNIST tell the two apart, and no attack does"  # a test holds it
 
@@ -144,7 +142,7 @@ def main_table(records: Records | None = None) -> pd.DataFrame:
     lines = []
     for data, rows in paper.TABLE_2.items():
         for method, published in rows.items():
-            mine = runs[runs["data"].isin((data, f"{data}-jpeg")) & (runs["method"] == method)]
+            mine = runs[(runs["data"].map(paper_name) == data) & (runs["method"] == method)]
             ours = mine.sort_values("suite", ascending=False).groupby(["attack", "suite"])["accuracy"].mean()
             cells: dict[str, str] = {"": f"{tables.title(data)}, {label(method)}"}
             for name in SHORT:
@@ -159,20 +157,85 @@ def main_table(records: Records | None = None) -> pd.DataFrame:
 def lead(records: Records | None = None) -> Figure:
     """The forest plot of RESULTS.md: AALP against ALP on the paper's data sets, a line an attack."""
     family = comparisons.lead(source(records).frame)
-    rows = tables.gains([one for one in family if one.attack in SHORT])
-    missing = {"gain": float("nan"), "low": float("nan"), "high": float("nan"), "gains": (), "word": claims.UNTESTED}
-    rows = pd.concat([rows, *(
-        pd.DataFrame([missing | {"panel": tables.title(data), "attack": tables.heading(name), "paper": _theirs(data, name)}
-                      for name in SHORT])
-        for data in paper.TABLE_2 if not {data, f"{data}-jpeg"} & {one.data for one in family}
-    )])  # fmt: skip
-    order = [tables.heading(name) for name in SHORT]
-    rows = rows.sort_values("attack", key=lambda names: names.map(order.index), kind="stable")
-    rows = rows.sort_values("panel", key=lambda names: names.map([*tables.TITLES.values()].index), kind="stable")
-    return figures.forest(rows, LEAD_CLAIM)
+    rows: list[Any] = tables.gains([one for one in family if one.attack in SHORT]).to_dict("records")
+    for data in {*paper.TABLE_2} - {paper_name(one.data) for one in family}:
+        traits = dict.fromkeys(("gain", "low", "high"), float("nan")) | {"panel": tables.title(data), "gains": ()}
+        for name in SHORT:
+            traits |= {"attack": tables.heading(name), "paper": _theirs(data, name), "word": claims.UNTESTED}
+            rows.append(dict(traits))
+    panels, lines = [*tables.TITLES.values()], [*map(tables.heading, SHORT)]
+    rows.sort(key=lambda row: (panels.index(row["panel"]), lines.index(row["attack"])))
+    return figures.closed(figures.forest(pd.DataFrame(rows), LEAD_CLAIM))
 
 
 def _theirs(data: str, attack: str) -> float:
     rows = paper.TABLE_2[data]
     return rows["aalp"].get(attack, float("nan")) - rows["alp"].get(attack, float("nan"))
 
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def files(records: Records | None = None) -> dict[str, str | Figure]:
+    """The pages and figures that records allow, by their path below the folder: a page for each folder of runs."""
+    of = source(records)
+    made: dict[str, str | Figure] = {}
+    folders = {str(PurePosixPath(name).parent): run.data for name, run in of.records.runs.items()}
+    for folder, data in folders.items():
+        ablations = PurePosixPath(folder).name == ABLATIONS
+        found = list((pages.ablation_sections if ablations else pages.sections)(records, data))
+        drawn = figures.every(*_drawable(of.records, folder))
+        if found or drawn:
+            texts = {"title": tables.title(data), "about": pages.ABOUT.get(ABLATIONS if ablations else data, "")}
+            made[f"{folder}/README.md"] = page("page.md", records, sections=found, drawn=drawn, **texts)
+        made |= {f"{folder}/figures/{one.name}.png": one.figure for one in found if one.figure}
+        made |= {f"{folder}/figures/{name}.png": one.figure for name, one in drawn.items()}
+    return made
+
+
+def _drawable(found: Records, folder: str) -> tuple[dict[str, list[Measurement]], list[Record]]:
+    """Measurements by kind and runs of a folder, recipe "fast"."""
+    kinds: dict[str, list[Measurement]] = {}
+    for name, m in found.measurements.items():
+        if str(PurePosixPath(name).parents[1]) == folder and protocols.measured_protocol(m) == "fast":
+            kinds.setdefault(m.kind, []).append(m)
+    here = [run for name, run in found.runs.items() if str(PurePosixPath(name).parent) == folder]
+    kinds = {kind: sorted(of, key=lambda m: int(m.subject["seed"])) for kind, of in kinds.items()}
+    return kinds, [run for run in here if protocols.protocol(run) == "fast"]
+
+
+def page(template: str, records: Records | None = None, **more: Any) -> str:
+    """One of the package's templates, rendered, with a line at its top that says what made it."""
+    text = (TEMPLATES / template).read_text(encoding="utf-8")
+    return rendered(text, records, made=MADE, lead_claim=LEAD_CLAIM, **more).rstrip() + "\n"
+
+
+def write(folder: str | Path, records: Records) -> list[Path]:
+    """Remake the pages and figures of `folder`, and the RESULTS.md beside it; returns what was written.
+
+    RESULTS.md and the folder's own README.md are remade where they are there and were made by this function before.
+
+    Raises
+    ------
+    InputError
+        If the records lie in `folder` itself instead of in a folder a grid.
+    """
+    folder = Path(folder)
+    if any("/" not in name for name in records.runs):
+        raise InputError(f"{folder} holds the records of one grid; name the folder above it, {folder.resolve().parent}")
+    made = {folder / name: content for name, content in files(records).items()}
+    own = {folder.resolve().parent / "RESULTS.md": "results.md", folder / "README.md": "records.md"}
+    for path, template in own.items():
+        if path.exists() and path.read_text(encoding="utf-8").startswith(MADE):
+            made[path] = page(template, records)
+            made |= {folder / "figures/aalp-alp.png": lead(records)} if template == "results.md" else {}
+    return [_written(path, content) for path, content in made.items()]
+
+
+def _written(path: Path, content: str | Figure) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if isinstance(content, str):
+        checkpoints.write_atomically(path, content.encode())
+    else:
+        content.savefig(path, dpi=DPI)
+    return path

@@ -16,7 +16,14 @@ from aalp_lib.reproduction.frames import frame as frame_of
 from aalp_lib.reproduction.schema import Measurement, Record, label
 from aalp_lib.train import VAL_STEPS
 
-TITLES = {"mnist": "MNIST", "svhn": "SVHN", "cifar10": "CIFAR-10", "cifar10-jpeg": "CIFAR-10, JPEG"}
+TITLES = {
+    "mnist": "MNIST",
+    "svhn": "SVHN",
+    "svhn-part": "SVHN, part",
+    "cifar10": "CIFAR-10",
+    "cifar10-jpeg": "CIFAR-10, JPEG",
+    "mnist-sample": "The bundled sample of MNIST",
+}
 TABLES = (1, 2, 3, 4)
 CONSISTENT = {"mnist": "pgd40", "svhn": "pgd10", "cifar10": "pgd10"}  # at section 4.1's training steps, or nearest
 COLUMNS = HEADINGS | {
@@ -117,8 +124,8 @@ def beside_paper(
 ) -> pd.DataFrame:
     """One of the paper's tables with ours beside it, a line a number.
 
-    Full-tier runs of the paper's own rows alone, no ablations; those on a copy, such as "cifar10-jpeg", stand beside the rows of
-    its original, under their own name.
+    Full-tier runs of the paper's own rows alone, no ablations; those on a copy or part, such as "cifar10-jpeg", stand
+    beside the rows of its original, under their own name.
 
     Parameters
     ----------
@@ -182,13 +189,13 @@ def _ours(source: Records, number: int, data: str, model: Model) -> list[dict[st
         runs = runs[runs["attack"] == CONSISTENT[paper_name(data)]].assign(attack="consistent")
     runs = runs[runs["attack"].isin({column for row in _published(number, data).values() for column in row})]
     return [
-        _line(where, method, "ours", protocol, attack, *cell)
+        _line(str(where), str(method), "ours", str(protocol), attack, *cell)
         for (where, method, protocol), group in runs.groupby(["data", "method", "protocol"], sort=False)
         for attack, cell in _cells(group)
     ]
 
 
-def _cells(group: pd.DataFrame) -> list[tuple[str, tuple[float, ...]]]:
+def _cells(group: pd.DataFrame) -> list[tuple[str, tuple[float, float, float, int, int]]]:
     """Mean over seeds by attack, in percent, with its span, seeds and images."""
     made = []
     for attack, cells in group.groupby("attack", sort=False):
@@ -202,7 +209,11 @@ def _samples(source: Records, data: str, model: Model) -> list[dict[str, Any]]:
     """Table 1, of ALP's networks in the records; a cell is a mean over images and has no interval of its own."""
     found: dict[tuple[str, str, str], list[dict[str, float]]] = {}
     for name, run in source.runs.items():
-        m = source.of(run, "samples", model) if run.method == "alp" and data in (run.data, paper_name(run.data)) else None
+        m = (
+            source.of(run, "samples", model)
+            if run.method == "alp" and data in (run.data, paper_name(run.data))
+            else None
+        )
         if m and m.tier == "full" and not is_ablation(name):
             for of in paper.TABLE_1[paper_name(data)]:
                 if m.values[of]["count"]:
@@ -236,9 +247,10 @@ def shown(table: pd.DataFrame, spans: bool = True) -> pd.DataFrame:
     """
     names = list(dict.fromkeys(table["column"]))
     lines = []
-    for (row, data, source, protocol), cells in table.groupby(["row", "data", "source", "protocol"], sort=False):
-        by = {cell["column"]: cell for cell in cells.to_dict("records")}
-        who = "paper" if source == "paper" else f"ours, {protocol}" + f", {title(data)}" * str(data).endswith("-jpeg")
+    for keys, cells in table.groupby(["row", "data", "source", "protocol"], sort=False):
+        row, data, source, protocol = map(str, keys)
+        by: dict[str, dict[str, Any]] = {cell["column"]: cell for cell in _dicts(cells)}
+        who = "paper" if source == "paper" else f"ours, {protocol}" + f", {title(data)}" * (data != paper_name(data))
         lines.append(
             {
                 "Row": label(row) if row in METHODS else str(row).capitalize(),
@@ -250,6 +262,10 @@ def shown(table: pd.DataFrame, spans: bool = True) -> pd.DataFrame:
         )
     made = pd.DataFrame(lines)
     return made.drop(columns="Widest apart") if len(names) == 1 or (table["table"] == 3).all() else made
+
+
+def _dicts(table: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in line.items()} for line in table.to_dict("records")]
 
 
 def _counts(column: "pd.Series[Any]") -> str:
@@ -299,7 +315,12 @@ def accuracies(runs: pd.DataFrame, columns: Iterable[str], by: Sequence[str] = (
 
 
 def measurements(
-    source: Records, kind: str, *, data: str | None = None, method: str | None = None, protocol: str = "fast",
+    source: Records,
+    kind: str,
+    *,
+    data: str | None = None,
+    method: str | None = None,
+    protocol: str = "fast",
     model: Model = "last",
 ) -> list[Measurement]:
     """Full-tier measurements of a kind, in the order of the paper's tables, then by seed.
@@ -347,7 +368,7 @@ def moved(runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def signs(source: Records, data: str) -> pd.DataFrame:
-    """What `diagnose` found on the networks of a data set, recipe "fast": a line a row of the paper, means over seeds."""
+    """What `diagnose` found on a data set's networks, recipe "fast": a line a row of the paper, means over seeds."""
     found: dict[str, list[Mapping[str, Any]]] = {}
     for m in measurements(source, "diagnosis", data=data):
         found.setdefault(m.subject["method"], []).append(m.values)
@@ -484,7 +505,8 @@ def paper_gain(one: Comparison, rows: Mapping[str, Mapping[str, float]] | None =
 
 
 def gains(
-    family: Sequence[Comparison], labels: Mapping[str, str] | None = None,
+    family: Sequence[Comparison],
+    labels: Mapping[str, str] | None = None,
     published: Mapping[str, Mapping[str, float]] | None = None,
 ) -> pd.DataFrame:
     """A family of comparisons, a line each, as `figures.forest` draws it and `readable` prints it.
@@ -524,18 +546,22 @@ def _named(names: Mapping[str, str], method: str, protocol: str) -> str:
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """`gains` as text: what is the same in every line is left out."""
-    said = pd.DataFrame(
-        {
-            "Data": table["panel"], "Step": table["step"], "Attack": table["attack"],
-            "Paper": table["paper"].map(lambda v: "–" if pd.isna(v) else signed(v)),
-            "Ours, points": table["gain"].map(signed),
-            "95 % interval": [f"[{signed(a)}, {signed(b)}]" if pd.notna(a) else "–" for a, b in
-                              zip(table["low"], table["high"], strict=True)],
-            "Seeds": table["seeds"], "Images": table["images"], "p, Holm": table["p"].map(shown_p), "p, McNemar": table["mcnemar"].map(shown_p),
-            "Verdict": table["word"],
-        }
-    )  # fmt: skip
+    """`gains` as text: a column that says nothing, or the same in every line, is left out."""
+    intervals = zip(table["low"], table["high"], strict=True)
+    said: dict[str, Any] = {
+        "Data": table["panel"],
+        "Step": table["step"],
+        "Attack": table["attack"],
+        "Paper": table["paper"].map(lambda value: "–" if pd.isna(value) else signed(value)),
+        "Ours": table["gain"].map(signed),
+        "95 % interval": [f"[{signed(a)}, {signed(b)}]" if pd.notna(a) else "–" for a, b in intervals],
+        "Seeds": table["seeds"],
+        "Images": table["images"],
+        "p, Holm": table["p"].map(shown_p),
+        "p, McNemar": table["mcnemar"].map(shown_p),
+        "Verdict": table["word"],
+    }
+    texts = ("Paper", "95 % interval", "p, Holm", "p, McNemar")
+    empty = [name for name in texts if not any(text.strip("–") for text in said[name])]
     alike = [name for name in ("Data", "Step", "Attack", "Images") if said[name].nunique() == 1]
-    alike += [name for name in ("Paper", "p, Holm", "p, McNemar") if not said[name].str.strip("–").any()]
-    return said.drop(columns=alike)
+    return pd.DataFrame(said).drop(columns=[*alike, *empty])
