@@ -26,10 +26,11 @@ import aalp_lib
 from aalp_lib import _checks, checkpoints, data, methods, models, plots
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
-from aalp_lib.diagnosis import QUERIES, Diagnosis, installed, measure
+from aalp_lib.autoattack import QUERIES, installed
+from aalp_lib.diagnosis import Diagnosis
 from aalp_lib.engine import distributed
 from aalp_lib.engine.precision import without_tf32
-from aalp_lib.evaluation import HEADINGS, chosen, evaluate, suite_for
+from aalp_lib.evaluation import HEADINGS, chosen_precision, evaluate, suite_for
 from aalp_lib.methods import METHODS, TABLE_2
 from aalp_lib.progress import bars, shown
 from aalp_lib.reproduction import (
@@ -45,6 +46,7 @@ from aalp_lib.reproduction import (
     report,
     schema,
 )
+from aalp_lib.reproduction.attack_measurements import diagnosis_of, measure_attacks
 from aalp_lib.reproduction.jobs import Job, Origin, Setting, cores, finished, new_model, run_jobs, tier
 from aalp_lib.train import RUN, Interrupted, fit
 
@@ -152,7 +154,9 @@ def _evaluate(options: argparse.Namespace) -> None:
     test = dataset.test[: options.images]
     suite = suite_for(dataset.name, Attack(**run["watched"]) if run["watched"] else None)
     began, environment = time.perf_counter(), machine.environment(device)
-    options.precision = chosen(model, test, options.precision, options.batch_size)  # the record says which it was
+    options.precision = chosen_precision(
+        model, test, options.precision, options.batch_size
+    )  # the record says which it was
     with shown(True, "attacking", console) as tell:
         report = evaluate(
             model, test, suite, seed=options.seed, reading=options.reading, precision=options.precision,
@@ -389,13 +393,13 @@ def _diagnose(options: argparse.Namespace) -> None:
         console.print("Without the extra \\[autoattack] there is neither Square nor AutoAttack.")
     for kind in ("diagnosis", "strong") if options.strong else ("diagnosis",):
         with shown(True, "diagnosing" if kind == "diagnosis" else "attacking", console) as tell:
-            found = measure(
+            found = measure_attacks(
                 model, dataset.test[: options.images], ball, kind=kind, subject=subject | {"data": dataset.name},
                 tier=tier(dataset.name), seed=options.seed, source=source, source_subject=source_subject,
                 queries=options.queries, batch_size=options.batch_size, precision=options.precision, progress=tell,
             )  # fmt: skip
         if kind == "diagnosis":
-            _show_diagnosis(Diagnosis.of(found))
+            _show_diagnosis(diagnosis_of(found))
         else:
             console.print(_accuracies(found.values["accuracy"]))
         precision = f"-{found.config['precision']}" if found.config["precision"] != "float32" else ""
@@ -755,7 +759,17 @@ def _add_evaluate(commands: Any) -> None:
 def _add_reproduce(commands: Any) -> None:
     what = "run the paper's experiments as a grid of jobs; what is done is kept, what was interrupted goes on"
     parser = _add(commands, "reproduce", _reproduce, what, "aalp reproduce mnist --seeds 0,1,2 --jobs 2")
-    names = ("mnist", "svhn", "cifar10", "mnist-sample", "ablations", "reasons", "cifar10-reasons", "controls")
+    names = (
+        "mnist",
+        "svhn",
+        "svhn-part",
+        "cifar10",
+        "mnist-sample",
+        "ablations",
+        "reasons",
+        "cifar10-reasons",
+        "controls",
+    )
     what = (
         "whose settings; ablations run on the bundled digits; reasons (on the full MNIST) and cifar10-reasons are "
         "changes of a row that may explain its distance from the paper's, and controls are AALP's halves without "

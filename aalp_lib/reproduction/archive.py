@@ -24,7 +24,9 @@ PACK = Path(__file__).resolve().parents[1] / "assets" / "records.zip"
 ABLATIONS = "ablations"  # folder of the training records whose method or setting differs from a row of the paper
 APART = ("runs", "earlier")  # folders of what is beside checkpoints, and of runs that others have taken the place of
 _NO_RECORDS = (RUN, "data.json", "progress.json", INDEX)  # what else lies beside checkpoints and weights
-_SETS = {name: place for place, name in enumerate(("mnist", "svhn", "cifar10", "cifar10-jpeg", "mnist-sample"))}
+_SETS = {
+    name: place for place, name in enumerate(("mnist", "svhn", "svhn-part", "cifar10", "cifar10-jpeg", "mnist-sample"))
+}
 _METHODS = {name: place for place, name in enumerate(dict.fromkeys((*TABLE_2, *METHODS)))}
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
 

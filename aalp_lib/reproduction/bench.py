@@ -28,7 +28,7 @@ from aalp_lib import checkpoints, losses, models
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import PGD, Attack, laid_out, scaled
 from aalp_lib.data import load
-from aalp_lib.evaluation import evaluate, gradients, table2_suite
+from aalp_lib.evaluation import evaluate, gradient_count, table2_suite
 from aalp_lib.methods import METHODS, training_loss
 from aalp_lib.models import Classifier, evaluating
 from aalp_lib.reproduction import machine, schema, throughput
@@ -241,7 +241,7 @@ def table_2_row(rounds: int, images: int, epochs: int) -> Row:
                 found["peer"][name] = float((model(x_adv).argmax(1) == y).float().mean())
 
     last, x_last = copy.deepcopy(model).to(memory_format=torch.channels_last), laid_out(x)
-    steps = gradients(suite)
+    steps = gradient_count(suite)
     cases = {
         "aalp_lib": lambda: ours("auto"),
         "aalp_lib, float32": lambda: ours("float32"),

@@ -11,6 +11,7 @@ from aalp_lib._checks import InputError
 from aalp_lib.attacks import PGD
 from aalp_lib.data import Dataset
 from aalp_lib.methods import METHODS, TABLE_2, GuidedDropout, Method
+from aalp_lib.reproduction.controls import low, mean_weight_alp, random, shuffled
 from aalp_lib.reproduction.jobs import Job, Setting, Watch, finished, run_jobs
 from aalp_lib.reproduction.schema import Record
 from aalp_lib.train import Recipe
@@ -37,6 +38,15 @@ SETTINGS: dict[str, dict[str, Setting]] = {
             _SVHN_NET,
             PGD(12 / 255, 5 / 255, 5),
             Recipe(20, 256, 2e-3, "one-cycle", crop=4, precision="bfloat16"),
+        ),
+    },
+    # of SVHN a part with a quarter of the images, on processors: a narrower network, so that a run takes about an hour
+    "svhn-part": {
+        "paper": Setting(_SVHN_NET | {"width": 24}, PGD(*_SVHN, 10), Recipe(30, 128, 1e-4, "constant")),
+        "fast": Setting(
+            _SVHN_NET | {"width": 24},
+            PGD(12 / 255, 5 / 255, 5),
+            Recipe(20, 128, 2e-3, "one-cycle", crop=4, precision="bfloat16"),
         ),
     },
     "cifar10": {
@@ -99,14 +109,14 @@ def _variants() -> Iterator[Method]:
         ("sample", "upper half, a mask per sample", GuidedDropout("half", scope="sample")),
         ("rescale", "upper half, rescaled", GuidedDropout("half", rescale=True)),
         ("masked_attack", "upper half, mask in the attack", GuidedDropout("half", in_attack=True)),
-        ("random", "keep a random half", GuidedDropout("random")),
-        ("shuffled", "keep as many, but random ones", GuidedDropout("shuffled")),
-        ("low", "keep the lower half", GuidedDropout("low")),
+        ("random", "keep a random half", GuidedDropout(random)),
+        ("shuffled", "keep as many, but random ones", GuidedDropout(shuffled)),
+        ("low", "keep the lower half", GuidedDropout(low)),
         ("no_dropout", "no Guided Dropout", None),
     ):
         yield change(aalp, name=f"aalp_{name}", label=f"AALP, {label}", guided_dropout=dropout)
     yield change(
-        METHODS["aalp_sw"], name="aalp_sw_mean", label="AALP (sw), the batch's mean weight", pairing="mean_weight_alp"
+        METHODS["aalp_sw"], name="aalp_sw_mean", label="AALP (sw), the batch's mean weight", pairing=mean_weight_alp
     )
     yield change(aalp, name="aalp_attached", label="AALP, gradient through the weight", detach_weight=False)
     for classify in ("adversarial", "clean"):

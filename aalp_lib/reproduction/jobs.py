@@ -21,7 +21,7 @@ from aalp_lib import _checks, checkpoints, models, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
 from aalp_lib.data import SOURCES, Dataset, load, name_of, subset
-from aalp_lib.evaluation import Report, evaluate, gradients, suite_for
+from aalp_lib.evaluation import Report, evaluate, gradient_count, suite_for
 from aalp_lib.methods import Method, method
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, stages
@@ -143,7 +143,7 @@ class Job:
             "model": setting.model,
             "attack": dataclasses.asdict(setting.attack),
             "recipe": dataclasses.asdict(setting.recipe),
-            "method": dataclasses.asdict(self.row),
+            "method": self.row.described(),
             "reading": "any",
             "test_images": self.test_images,
             **({"columns": list(self.columns)} if self.columns else {}),
@@ -159,9 +159,9 @@ class Job:
         suites = self.suites()
         recipe, attack, row = self.setting.recipe, self.setting.attack, self.row
         return {
-            "training": train_images * recipe.epochs * row.gradients(attack.steps * attack.restarts),
-            "last": test_images * gradients(suites["last"]),
-            "best": test_images * gradients(suites["best"]),
+            "training": train_images * recipe.epochs * row.gradient_count(attack.steps * attack.restarts),
+            "last": test_images * gradient_count(suites["last"]),
+            "best": test_images * gradient_count(suites["best"]),
         }
 
     def suites(self) -> dict[str, dict[str, Attack]]:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from aalp_lib.evaluation import ALTERED, HEADINGS, TABLE_2_STEPS, paper_name
+from aalp_lib.evaluation import HEADINGS, TABLE_2_STEPS, paper_name
 from aalp_lib.methods import TABLE_2
 from aalp_lib.reproduction import paper
+from aalp_lib.reproduction.attack_measurements import ALTERED
 from aalp_lib.reproduction.collect import (
     UNMEASURED,
     Found,

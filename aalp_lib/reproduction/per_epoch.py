@@ -161,7 +161,7 @@ def _summary(
 ) -> Values:
     last = seen[-1]
     rows = {"consistent": last["clean"] & last["robust"], "inconsistent": last["clean"] & ~last["robust"]}
-    lines, an_image = [], chosen.gradients(setting.attack.steps * setting.attack.restarts)
+    lines, an_image = [], chosen.gradient_count(setting.attack.steps * setting.attack.restarts)
     for line, now in zip(history.epochs, seen, strict=True):
         lines.append(
             {"epoch": line.epoch, "gradients": line.epoch * train * an_image}
@@ -236,7 +236,7 @@ def measure(
         "model": setting.model,
         "training_attack": dataclasses.asdict(setting.attack),
         "recipe": dataclasses.asdict(setting.recipe),
-        "method": dataclasses.asdict(chosen),
+        "method": chosen.described(),
         "attack": dataclasses.asdict(attack),
         "images": min(images, len(dataset.test)),
         "reading": "last",

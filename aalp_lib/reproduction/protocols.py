@@ -3,15 +3,16 @@
 import dataclasses
 import functools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 
 from aalp_lib import models
-from aalp_lib.diagnosis import VERSIONS
+from aalp_lib.attacks import trades_inner
+from aalp_lib.autoattack import VERSIONS
 from aalp_lib.evaluation import paper_name
-from aalp_lib.methods import METHODS, Method
+from aalp_lib.methods import METHODS
 from aalp_lib.reproduction import paper
 from aalp_lib.reproduction.grids import HALF_WIDTH, SETTINGS
 from aalp_lib.reproduction.jobs import Setting
@@ -86,20 +87,24 @@ def _training_differences(record: Record) -> list[str]:
     config, found = record.config, []
     if setting := _setting(record):
         usual = setting[recipe(record)]
-        attack = Method("", "", pairing=config["method"].get("pairing")).training_attack(usual.attack)
+        attack = trades_inner(usual.attack) if config["method"].get("pairing") == "trades_kl" else usual.attack
         # a grid's record has the setting, one of `aalp evaluate` the network in full and the method's own attack
-        parts = {
-            "model": (usual.model, _in_full(json.dumps(usual.model))),
-            "attack": (dataclasses.asdict(usual.attack), dataclasses.asdict(attack)),
-            "recipe": (dataclasses.asdict(usual.recipe),),
-        }
-        for part, references in parts.items():
-            for key, value in (config.get(part) or {}).items():
-                if key not in _FITTED and all(_plain(reference.get(key)) != value for reference in references):
-                    found.append(f"{part} {key} {value}")
+        found += _apart("model", config, usual.model, lambda: _in_full(json.dumps(usual.model)))
+        found += _apart("attack", config, dataclasses.asdict(usual.attack), lambda: dataclasses.asdict(attack))
+        found += _apart("recipe", config, dataclasses.asdict(usual.recipe), dict)
     if config.get("train_images"):
         found.append(f"{config['train_images']} train images")
     return found
+
+
+def _apart(
+    part: str, config: Mapping[str, Any], usual: Mapping[str, Any], other: Callable[[], Mapping[str, Any]]
+) -> list[str]:
+    """What of a part of a config is neither as usual nor as in the other, which is made only if it is needed."""
+    made = {key: value for key, value in (config.get(part) or {}).items() if key not in _FITTED}
+    apart = {key: value for key, value in made.items() if _plain(usual.get(key)) != value}
+    alike = other() if apart else {}
+    return [f"{part} {key} {value}" for key, value in apart.items() if key not in alike or _plain(alike[key]) != value]
 
 
 @functools.cache

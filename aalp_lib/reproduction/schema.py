@@ -356,16 +356,7 @@ def _load_all(kind: type[_Kept], folder: Path) -> dict[str, _Kept]:
 
 def accuracies(report: Report) -> dict[str, dict[str, float]]:
     """What a record keeps of a report, for each column."""
-    return {
-        name: {
-            "accuracy": outcome.accuracy,
-            "low": outcome.low,
-            "high": outcome.high,
-            "correct": int(outcome.correct.sum()),
-            "count": outcome.count,
-        }
-        for name, outcome in report.items()
-    }
+    return {name: outcome.numbers for name, outcome in report.items()}
 
 
 def outcomes(report: Report) -> dict[str, str]:

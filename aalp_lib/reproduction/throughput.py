@@ -13,7 +13,7 @@ from aalp_lib import models
 from aalp_lib.attacks import PGD, Attack
 from aalp_lib.data import Dataset, Split
 from aalp_lib.engine import graphs
-from aalp_lib.evaluation import gradients, table2_suite
+from aalp_lib.evaluation import gradient_count, table2_suite
 from aalp_lib.methods import TABLE_2
 from aalp_lib.models import Classifier, evaluating
 from aalp_lib.reproduction import machine
@@ -156,7 +156,7 @@ def _minutes(data: str, rows: list[dict[str, float]]) -> float:
     training = max(row["training"] for row in rows)
     attack = max(row["attack"] for row in rows)
     epochs = SETTINGS[data]["fast"].recipe.epochs
-    seconds = train * epochs / training + 2 * test * gradients(table2_suite(data)) / attack
+    seconds = train * epochs / training + 2 * test * gradient_count(table2_suite(data)) / attack
     return len(TABLE_2) * seconds / 60
 
 

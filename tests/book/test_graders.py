@@ -235,7 +235,7 @@ WRONG += [
     (graders.exact_half, lambda s: keep(s), "everything is kept"),
     (graders.exact_half, lambda s: s >= s.median(), "everything is kept"),
     (graders.exact_half, lambda s: s > s.median(), "fewer than half"),
-    (graders.exact_half, lambda s: keep(s, "low"), "lower half"),
+    (graders.exact_half, lambda s: keep(-s, "half"), "lower half"),
     (graders.exact_half, lambda s: s.topk(6).indices, "the places"),
     (graders.exact_half, lambda s: s.topk(6).values, "the kept scores"),
     (graders.exact_half, lambda s: s * keep(s, "half"), "the scores themselves"),

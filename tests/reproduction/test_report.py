@@ -37,7 +37,7 @@ def record(method="aalp", seed=0, *, data_set="mnist", recipe="fast", row=None, 
         "model": setting.model,
         "attack": dataclasses.asdict(setting.attack),
         "recipe": dataclasses.asdict(setting.recipe),
-        "method": dataclasses.asdict(row or METHODS[method]),
+        "method": (row or METHODS[method]).described(),
         "reading": "any",
         "test_images": None,
     } | (changes or {})
