@@ -9,7 +9,7 @@ if TYPE_CHECKING:
         archive,
         attack_measurements,
         bench,
-        beyond,
+        claims,
         collect,
         comparisons,
         controls,
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         jobs,
         machine,
         measurements,
+        pages,
         paired,
         paper,
         per_epoch,
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
         protocols,
         report,
         schema,
+        tables,
         throughput,
     )
     from aalp_lib.reproduction.archive import records
@@ -47,7 +49,7 @@ __all__ = [
     "archive",
     "attack_measurements",
     "bench",
-    "beyond",
+    "claims",
     "collect",
     "comparisons",
     "controls",
@@ -59,6 +61,7 @@ __all__ = [
     "jobs",
     "machine",
     "measurements",
+    "pages",
     "paired",
     "paper",
     "per_epoch",
@@ -67,5 +70,6 @@ __all__ = [
     "records",
     "report",
     "schema",
+    "tables",
     "throughput",
 ]

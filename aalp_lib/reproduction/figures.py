@@ -114,15 +114,16 @@ def beside_paper(table: pd.DataFrame, column: str) -> Figure:
     figure, panel = plt.subplots(figsize=(7, 0.42 * len(names) + 1.5))
     apart = {}
     for place, name in enumerate(names):
-        of = table[(table["row"] == name) & (table["column"] == column)].set_index("source")
-        panel.plot(float(of.at["paper", "value"]), place - 0.13, "D", color="0.15", markerfacecolor="white", markersize=7)
-        if "ours" in of.index:
-            value, low, high = (float(of.at["ours", name]) for name in ("value", "low", "high"))
+        of = table[(table["row"] == name) & (table["column"] == column)]
+        theirs, ours = float(of["value"].iloc[0]), of[of["source"] == "ours"].to_dict("records")
+        panel.plot(theirs, place - 0.13, "D", color="0.15", markerfacecolor="white", markersize=7)
+        if ours:
+            value, low, high = (float(ours[0][key]) for key in ("value", "low", "high"))
             panel.errorbar(
                 value, place + 0.13, xerr=[[value - low], [high - value]], fmt=MARKERS[name], color=COLOURS[name],
                 markersize=8, linewidth=3,
             )  # fmt: skip
-            apart[name] = value - float(of.at["paper", "value"])
+            apart[name] = value - theirs
     ends = table[["value", "low", "high"]].to_numpy(float)
     panel.set(xlim=(np.nanmin(ends) - 0.6, np.nanmax(ends) + 0.6), ylim=(len(names) - 0.5, -0.5))
     panel.set_xlabel(f"{HEADINGS[column]}: correct test images (%)")

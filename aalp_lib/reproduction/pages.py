@@ -44,13 +44,6 @@ GAINS = (
     "Gains in points on the same test images, seed by seed: mean, 95 % t interval, p after Holm's correction over this "
     "table."
 )
-SPANS = "Percent right: one seed with its 95 % Wilson interval (), several with their lowest and highest []."
-PAPERS = {
-    1: "ALP's networks: confidence in the true class in percent, losses in nats, last iterate of section 4.1's attack.",
-    2: SPANS,
-    3: f"{SPANS} The paper's numbers are SVHN's.",
-    4: f"{SPANS} Right both clean and under PGD-40 (MNIST) or PGD-10.",
-}
 
 
 def sections(records: Records | None, data: str) -> Iterator[Section]:
@@ -72,10 +65,10 @@ def sections(records: Records | None, data: str) -> Iterator[Section]:
     for number in tables.TABLES:
         made = tables.beside_paper(of.records, number, data, measured=True)
         if not made.empty:
-            yield Section(f"Table {number}", PAPERS[number], tables.shown(made))
+            yield Section(f"Table {number}", tables.CAPTIONS[number], tables.shown(made))
     plain = frame[~frame["ablation"] & (frame["model"] == "last")]
     if (strong := plain[plain["suite"] == "strong"]).size:
-        caption = f"{SPANS} First 1,000 test images; the stages of AutoAttack build on each other."
+        caption = f"{tables.SPANS} First 1,000 test images; the stages of AutoAttack build on each other."
         yield Section("Stronger attacks", caption, tables.accuracies(strong, STRONG))
     if (altered := plain[(plain["suite"] == "attacks") & (plain["protocol"] == "fast")]).size:
         caption = "What one change of the attacks moves, in points, mean over networks, first 1,000 test images."
@@ -98,7 +91,7 @@ def ablation_sections(records: Records | None, data: str) -> Iterator[Section]:
     last = frame[frame["ablation"] & (frame["model"] == "last") & (frame["suite"] != "attacks")]
     columns = last[(last["suite"] == "table2") | (last["attack"] == AUTOATTACK)]
     if columns.size:
-        yield Section("Accuracies", SPANS, tables.accuracies(columns, ABLATED))
+        yield Section("Accuracies", tables.SPANS, tables.accuracies(columns, ABLATED))
 
 
 def _family(

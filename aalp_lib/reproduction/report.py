@@ -213,7 +213,8 @@ def page(template: str, records: Records | None = None, **more: Any) -> str:
 def write(folder: str | Path, records: Records) -> list[Path]:
     """Remake the pages and figures of `folder`, and the RESULTS.md beside it; returns what was written.
 
-    RESULTS.md and the folder's own README.md are remade where they are there and were made by this function before.
+    A page that is there and was not made by this function stays as it is. RESULTS.md and the folder's own README.md are
+    remade only where they are there.
 
     Raises
     ------
@@ -224,12 +225,17 @@ def write(folder: str | Path, records: Records) -> list[Path]:
     if any("/" not in name for name in records.runs):
         raise InputError(f"{folder} holds the records of one grid; name the folder above it, {folder.resolve().parent}")
     made = {folder / name: content for name, content in files(records).items()}
-    own = {folder.resolve().parent / "RESULTS.md": "results.md", folder / "README.md": "records.md"}
-    for path, template in own.items():
-        if path.exists() and path.read_text(encoding="utf-8").startswith(MADE):
-            made[path] = page(template, records)
-            made |= {folder / "figures/aalp-alp.png": lead(records)} if template == "results.md" else {}
-    return [_written(path, content) for path, content in made.items()]
+    if _ours(folder.resolve().parent / "RESULTS.md"):
+        made[folder.resolve().parent / "RESULTS.md"] = page("results.md", records)
+        made[folder / "figures/aalp-alp.png"] = lead(records)
+    if _ours(folder / "README.md"):
+        made[folder / "README.md"] = page("records.md", records)
+    return [_written(path, content) for path, content in made.items() if _ours(path) or not path.exists()]
+
+
+def _ours(path: Path) -> bool:
+    """Whether a file is a picture, or a page that was made here."""
+    return path.suffix == ".png" or (path.exists() and path.read_text(encoding="utf-8").startswith(MADE))
 
 
 def _written(path: Path, content: str | Figure) -> Path:

@@ -7,10 +7,11 @@ from typing import Any
 import pandas as pd
 
 from aalp_lib import _checks
-from aalp_lib.evaluation import ALTERED, HEADINGS, gradients, paper_name, suite_in_ball
-from aalp_lib.methods import METHODS, Method
+from aalp_lib.evaluation import HEADINGS, gradient_count, paper_name, suite_in_ball
+from aalp_lib.methods import METHODS
 from aalp_lib.reproduction import paper, protocols
 from aalp_lib.reproduction.archive import Model, Records, is_ablation
+from aalp_lib.reproduction.attack_measurements import ALTERED
 from aalp_lib.reproduction.comparisons import Comparison
 from aalp_lib.reproduction.frames import frame as frame_of
 from aalp_lib.reproduction.schema import Measurement, Record, label
@@ -22,7 +23,6 @@ TITLES = {
     "svhn-part": "SVHN, part",
     "cifar10": "CIFAR-10",
     "cifar10-jpeg": "CIFAR-10, JPEG",
-    "mnist-sample": "The bundled sample of MNIST",
 }
 TABLES = (1, 2, 3, 4)
 CONSISTENT = {"mnist": "pgd40", "svhn": "pgd10", "cifar10": "pgd10"}  # at section 4.1's training steps, or nearest
@@ -40,6 +40,13 @@ IMAGES = {  # training and validation
     "svhn": (65_931, 7_326),
     "cifar10": (45_000, 5_000),
     "cifar10-jpeg": (45_000, 5_000),
+}
+SPANS = "Percent right: one seed with its 95 % Wilson interval (), several with their lowest and highest []."
+CAPTIONS = {
+    1: "ALP's networks: confidence in the true class in percent, losses in nats, last iterate of section 4.1's attack.",
+    2: SPANS,
+    3: f"{SPANS} The paper's numbers are SVHN's.",
+    4: f"{SPANS} Right both clean and under PGD-40 (MNIST) or PGD-10.",
 }
 HEADS = {"label": "Method", "protocol": "Protocol", "data": "Data"}  # of columns of the frame
 LITTLE = 0.1  # points
@@ -99,7 +106,7 @@ def markdown(table: pd.DataFrame) -> str:
     | --- | ---: |
     | x | 1 |
     """
-    right = [pd.api.types.is_numeric_dtype(kind) or _numbers(table[name]) for name, kind in table.dtypes.items()]
+    right = [not is_text(table[name]) for name in table]
     rule = ["---:" if so else "---" for so in right]
     lines = [map(escaped, table.columns), rule, *(map(escaped, row) for row in table.itertuples(index=False))]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -112,8 +119,9 @@ def escaped(value: object) -> str:
     return " ".join(str(value).split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
 
 
-def _numbers(column: "pd.Series[Any]") -> bool:
-    return all(not str(value) or str(value)[0] in "0123456789+−–" for value in column)
+def is_text(column: "pd.Series[Any]") -> bool:
+    """Whether a column holds anything but numbers and signs."""
+    return any(str(value) and str(value)[0] not in "0123456789+−-–n" for value in column.dropna())
 
 
 # --- the paper's tables ----------------------------------------------------------------------------------------------
@@ -268,6 +276,11 @@ def _dicts(table: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in line.items()} for line in table.to_dict("records")]
 
 
+def by_set(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """`beside_paper` by the paper's data set, in its order; what was run on a copy stands with its original."""
+    return {str(data): rows for data, rows in table.groupby(table["data"].map(paper_name), sort=False)}
+
+
 def _counts(column: "pd.Series[Any]") -> str:
     counts = sorted({int(n) for n in column.dropna()})
     return "–".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))) if counts else ""
@@ -399,7 +412,7 @@ def _signs(method: str, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def runs(source: Records, model: Model = "last") -> pd.DataFrame:
     """A line for each training run: what it was, four accuracies in percent, minutes and device."""
-    lines = []
+    lines: list[dict[str, Any]] = []
     for run in source.runs.values():
         cells = run.accuracy.get(model, {})
         columns = ("clean", "pgd40", "pgd100", "cw100")
@@ -413,7 +426,14 @@ def runs(source: Records, model: Model = "last") -> pd.DataFrame:
             }
         )  # fmt: skip
     order = {data: i for i, data in enumerate(dict.fromkeys((*TITLES, *(line["data"] for line in lines))))}
-    return pd.DataFrame(sorted(lines, key=lambda line: order[line["data"]]))
+    lines.sort(key=lambda line: order[line["data"]])
+    return pd.DataFrame(lines)
+
+
+def counted(source: Records) -> str:
+    """A line that counts the measurements of each kind."""
+    kinds = [m.kind for m in source.measurements.values()]
+    return "measurements: " + (", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)) or "none")
 
 
 def device(run: Record) -> str:
@@ -438,8 +458,9 @@ def cost(run: Record) -> tuple[int, int] | None:
         return None
     train, val = IMAGES[run.data]
     attack, method, epochs = run.config["attack"], run.config["method"], run.config["recipe"]["epochs"]
-    attack_steps = attack["steps"] * attack["restarts"] if attack else 0
-    step = Method("", "", method["classify"], method["pairing"]).gradients(attack_steps)
+    samples = 2 if method["classify"] == "joint" or method["pairing"] else 1
+    attacked = attack and (method["classify"] != "clean" or method["pairing"])
+    step = samples + (attack["steps"] * attack["restarts"] if attacked else 0)
     last_is_best = run.history.get("best") == len(run.history.get("epochs", ()))
     tested = sum(_suite(run, model) for model in (("last",) if last_is_best else ("last", "best")))
     return (run.config.get("train_images") or train) * epochs * step, val * epochs * VAL_STEPS + tested
@@ -449,7 +470,7 @@ def _suite(run: Record, model: str) -> int:
     """Gradients of the attacks on one model, if nothing is fooled."""
     cells = run.accuracy.get(model, {})
     suite = {name: attack for name, attack in suite_in_ball(0.3, 0.3).items() if name in cells}
-    return gradients(suite) * int(max((cell["count"] for cell in cells.values()), default=0))
+    return gradient_count(suite) * int(max((cell["count"] for cell in cells.values()), default=0))
 
 
 def costs(source: Records) -> pd.DataFrame:
