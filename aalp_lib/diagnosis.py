@@ -171,13 +171,13 @@ def diagnose(
             model, split, suite, batch_size=batch_size, seed=seed, precision=precision, progress=tells["suite"]
         )
         start = starts(attack, seed)[0]
-        walk = _Walk(**resume.once("steps", lambda: _walk(model, split, attack, start, batch_size, tells["steps"])))
+        walk = _Walk(**resume.part("steps", lambda: _walk(model, split, attack, start, batch_size, tells["steps"])))
         black_box = {}
         if source is not None:
             transfer = functools.partial(
                 _transferred, model, source, split, attack, starts(attack, seed)[0], batch_size, tells["transfer"]
             )
-            black_box["transfer"] = Outcome(resume.once("transfer", transfer)["right"])
+            black_box["transfer"] = Outcome(resume.part("transfer", transfer)["right"])
         if square:
             black_box["square"] = auto_attack(
                 model, split, attack.eps, seed=seed, version="square", queries=square, batch_size=batch_size,
