@@ -1,8 +1,8 @@
 """Adaptive Adversarial Logits Pairing, measured: data, models, attacks, methods, training and evaluation.
 
 Read in the order in which the data flows: data, models, losses, taylor, contributions, attacks, methods, checkpoints,
-train, evaluation, diagnosis, zoo, plots. `engine` makes it fast, `reproduction` is the paper again, `book` serves the
-chapters; what is slow to import is imported when first used.
+train, evaluation, autoattack, diagnosis, zoo, plots; seeds, progress and resume serve them. `engine` makes it fast,
+`reproduction` is the paper again, `book` serves the chapters; what is slow to import is imported when first used.
 """
 
 import importlib
@@ -20,6 +20,9 @@ from aalp_lib import (
     losses,
     methods,
     models,
+    progress,
+    resume,
+    seeds,
     taylor,
     train,
     zoo,
@@ -37,12 +40,12 @@ from aalp_lib.models import Classifier
 from aalp_lib.train import Epoch, History, Interrupted, Recipe, fit
 from aalp_lib.zoo import pretrained
 
-if TYPE_CHECKING:
-    from aalp_lib import book, plots, reproduction
+if TYPE_CHECKING:  # a type checker sees these, and no __getattr__ that would let any name pass
+    from aalp_lib import book, cli, plots, reproduction
 else:
 
     def __getattr__(name: str):
-        if name in ("book", "plots", "reproduction"):
+        if name in ("book", "cli", "plots", "reproduction"):
             return importlib.import_module(f"aalp_lib.{name}")
         raise AttributeError(f"module 'aalp_lib' has no attribute '{name}'")
 
@@ -51,8 +54,8 @@ __version__ = "0.1.0"
 __all__ = [
     "CW", "FGSM", "METHODS", "PGD", "Attack", "Classifier", "Dataset", "Diagnosis", "Epoch", "GuidedDropout",
     "History", "InputError", "Interrupted", "Method", "Outcome", "Recipe", "Report", "Split", "attacks",
-    "auto_attack", "autoattack", "book", "checkpoints", "contributions", "data", "diagnose", "diagnosis", "distributed",
-    "engine", "evaluate", "evaluation", "fit", "load", "load_model", "losses", "method", "methods", "models", "plots",
-    "pretrained", "reproduction", "strong_suite", "suite_in_ball", "table2_suite", "taylor", "train", "training_loss",
-    "zoo",
+    "auto_attack", "autoattack", "book", "checkpoints", "cli", "contributions", "data", "diagnose", "diagnosis",
+    "distributed", "engine", "evaluate", "evaluation", "fit", "load", "load_model", "losses", "method", "methods",
+    "models", "plots", "pretrained", "progress", "reproduction", "resume", "seeds", "strong_suite", "suite_in_ball",
+    "table2_suite", "taylor", "train", "training_loss", "zoo",
 ]  # fmt: skip
