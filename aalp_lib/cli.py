@@ -39,6 +39,7 @@ from aalp_lib.reproduction import (
     demo,
     figures,
     grids,
+    machine,
     measurements,
     per_epoch,
     plots_of_records,
@@ -152,7 +153,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         _checks.count("--images", options.images)
     test = dataset.test[: options.images]
     suite = suite_for(dataset.name, Attack(**run["watched"]) if run["watched"] else None)
-    began, environment = time.perf_counter(), schema.environment(device)
+    began, environment = time.perf_counter(), machine.environment(device)
     options.precision = chosen_precision(
         model, test, options.precision, options.batch_size
     )  # the record says which it was
@@ -441,7 +442,7 @@ def _bench(options: argparse.Namespace) -> None:
 
 def _info(_: argparse.Namespace) -> None:
     device = _checks.device("auto")
-    for key, value in schema.environment(device).items():
+    for key, value in machine.environment(device).items():
         console.print(f"{key:>12}  {value}", highlight=False)
     console.print(f"{'data sets':>12}  {', '.join(data.SOURCES)}, or a folder; downloads go to {data.cache()}")
     console.print(f"{'methods':>12}  {', '.join(f'{m.name} ({m.label})' for m in METHODS.values())}")

@@ -29,7 +29,7 @@ from aalp_lib.evaluation import (
 )  # fmt: skip
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, shown, stages
-from aalp_lib.reproduction import schema
+from aalp_lib.reproduction import machine, schema
 from aalp_lib.reproduction.schema import Measurement
 
 Kind = Literal["diagnosis", "strong", "attacks"]
@@ -75,7 +75,7 @@ def measure_attacks(
     """
     _checks.known("measurement", kind, get_args(Kind))
     attack, began = in_ball(ball), time.perf_counter()
-    environment = schema.environment(next(model.parameters()).device)
+    environment = machine.environment(next(model.parameters()).device)
     source = source if kind == "diagnosis" else None
     precision = chosen_precision(model, split, precision, batch_size)  # a record says which it was
     settings: dict[str, Any] = {"seed": seed, "queries": queries, "batch_size": batch_size, "precision": precision}

@@ -31,7 +31,7 @@ from aalp_lib.data import load
 from aalp_lib.evaluation import evaluate, gradient_count, table2_suite
 from aalp_lib.methods import METHODS, training_loss
 from aalp_lib.models import Classifier, evaluating
-from aalp_lib.reproduction import schema, throughput
+from aalp_lib.reproduction import machine, schema, throughput
 from aalp_lib.reproduction.jobs import Job, Setting, cores, run_jobs
 from aalp_lib.train import Recipe, fit
 
@@ -453,7 +453,7 @@ def run(out: Path, quick: bool = False, tell: Callable[[Row], None] | None = Non
     """Measure everything, write `bench.json` into `out` and return what it holds; `tell` sees each row as it comes."""
     rounds = 1 if quick else 3
     sizes = (Size("lenet", 64, 4),) if quick else SIZES
-    rows, environment = [], schema.environment(torch.device("cpu")) | peer_versions()
+    rows, environment = [], machine.environment(torch.device("cpu")) | peer_versions()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the peers' own
         for row in itertools.chain(

@@ -25,7 +25,7 @@ from aalp_lib.reproduction.collect import (
     title,
     training_protocol,
 )
-from aalp_lib.reproduction.comparisons import attack_title, attacked
+from aalp_lib.reproduction.paired import attack_title, attacked
 from aalp_lib.reproduction.schema import Measurement, Record, label
 
 GRADIENTS = (

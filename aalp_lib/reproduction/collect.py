@@ -322,8 +322,8 @@ def effort(record: Record) -> tuple[int, int, int | None, bool]:
     """
     config, attack, method = record.config, record.config["attack"], record.config["method"]
     attack_steps = attack["steps"] * attack["restarts"] if attack else 0
-    row = Method("", "", method["classify"], "alp" if method["pairing"] else None)  # any pairing costs the same
-    steps = row.gradient_count(attack_steps)
+    # whichever pairing it is, it costs the same
+    steps = Method("", "", method["classify"], "alp" if method["pairing"] else None).gradient_count(attack_steps)
     last = record.history.get("best") == len(record.history.get("epochs", ()))
     return config["recipe"]["epochs"], steps, config.get("train_images"), last
 

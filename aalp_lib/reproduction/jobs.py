@@ -25,7 +25,7 @@ from aalp_lib.evaluation import Report, evaluate, gradient_count, suite_for
 from aalp_lib.methods import Method, method
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, stages
-from aalp_lib.reproduction import schema
+from aalp_lib.reproduction import machine, schema
 from aalp_lib.reproduction.schema import Record
 from aalp_lib.train import RUN, Interrupted, Recipe, asked_to_stop, fit
 from aalp_lib.zoo import fingerprint
@@ -181,7 +181,7 @@ def run_job(job: Job, progress: Tell | None = None) -> Record:
     if found is not None:
         return found
     device = _checks.device(job.device)
-    environment = schema.environment(device)
+    environment = machine.environment(device)
     if "tf32" in environment:  # that is training's; `evaluate` switches it off
         environment["evaluation_tf32"] = False
     dataset = _part(load(job.data, root=job.root, device=device), job.train_images)

@@ -20,7 +20,7 @@ from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, stages
 from aalp_lib.reproduction import analyses
 from aalp_lib.reproduction.attack_measurements import measure_attacks
-from aalp_lib.reproduction.collect import changes, recipe, training_protocol
+from aalp_lib.reproduction.protocols import changes, recipe, training_protocol
 from aalp_lib.reproduction.schema import Measurement, Record, named_records
 from aalp_lib.zoo import beside_records, fingerprint, packaged, weights
 

@@ -21,7 +21,7 @@ from aalp_lib.data import Dataset, Split
 from aalp_lib.methods import Method, method
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell
-from aalp_lib.reproduction import analyses, schema
+from aalp_lib.reproduction import analyses, machine
 from aalp_lib.reproduction.analyses import EQUATIONS, Values, attacked, maps, mean, pack, rounded
 from aalp_lib.reproduction.jobs import Job, Setting, new_model
 from aalp_lib.train import History, fit
@@ -244,7 +244,7 @@ def measure(
     if analyses.present(path, json.loads(json.dumps(config))):  # as it comes back from disk: tuples are lists
         return path
     few = analyses.first_of_each_class(shown)[:4] if shown else None
-    began, environment = time.perf_counter(), schema.environment(dataset.test.labels.device)
+    began, environment = time.perf_counter(), machine.environment(dataset.test.labels.device)
     values = over_training(dataset, chosen, setting, Path(run), seed=seed, images=images, shown=few, progress=progress)
     analyses.keep("over_training", subject, config, values, time.perf_counter() - began, environment, path, tier)
     return path

@@ -50,7 +50,8 @@ from aalp_lib.reproduction.collect import (
     signed,
     title,
 )
-from aalp_lib.reproduction.comparisons import (
+from aalp_lib.reproduction.grids import CONTROLS
+from aalp_lib.reproduction.paired import (
     ABLATED,
     DECIDING,
     ablation_table,
@@ -63,7 +64,6 @@ from aalp_lib.reproduction.comparisons import (
     order_csv,
     order_table,
 )
-from aalp_lib.reproduction.grids import CONTROLS
 from aalp_lib.reproduction.schema import Measurement, Record, label
 from aalp_lib.train import VAL_STEPS
 
@@ -239,7 +239,7 @@ def table_3(found: Found, data: str, which: Which = "last", measured: bool = Fal
 
     On SVHN the verdict is `verdict`'s. Elsewhere levels are not compared, only what adding Guided Dropout does: its
     effect in points on the same seeds and images, column by column, ours beside the paper's, and whether it is shown
-    (see `aalp_lib.reproduction.comparisons.standing`) to go the same way.
+    (see `aalp_lib.reproduction.paired.standing`) to go the same way.
     """
     runs = of_the_paper(found.records, data)
     rows = [

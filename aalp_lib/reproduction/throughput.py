@@ -16,7 +16,7 @@ from aalp_lib.engine import graphs
 from aalp_lib.evaluation import gradient_count, table2_suite
 from aalp_lib.methods import TABLE_2
 from aalp_lib.models import Classifier, evaluating
-from aalp_lib.reproduction import schema
+from aalp_lib.reproduction import machine
 from aalp_lib.reproduction.grids import SETTINGS
 from aalp_lib.train import Recipe, fit
 
@@ -44,7 +44,7 @@ def measure(device: torch.device, quick: bool = False) -> dict[str, Any]:
     networks = {name: _network(name, device, peak, (4,) if quick else BATCHES, quick) for name in SIZES}
     minutes = sum(_minutes(name, rows) for name, rows in networks.items())
     return {
-        "environment": schema.environment(device),
+        "environment": machine.environment(device),
         "peak": peak,
         "networks": networks,
         "table_2_minutes": minutes,

@@ -425,7 +425,7 @@ LATER = [
     (graders.worst_case, lambda r: 1 - r.all(0).float().mean(), "that is fooled"),
     (graders.worst_case, lambda r: None, "nothing came back"),
     (graders.mcnemar_p, lambda a, b: min(1, 2 * tail(min(a, b), a + b)), "✓ right"),
-    (graders.mcnemar_p, aalp.reproduction.schema.exact_p, "✓ right"),
+    (graders.mcnemar_p, aalp.reproduction.comparisons.exact_p, "✓ right"),
     (graders.mcnemar_p, lambda a, b: 2 * tail(min(a, b), a + b), "cut at 1"),
     (graders.mcnemar_p, lambda a, b: tail(min(a, b), a + b), "one-sided; before looking"),
     (graders.mcnemar_p, lambda a, b: min(1, 2 * tail(a, a + b)), "which model is called a"),

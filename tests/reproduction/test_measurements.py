@@ -15,7 +15,7 @@ from aalp_lib import checkpoints, resume
 from aalp_lib.checkpoints import load_model
 from aalp_lib.cli import main
 from aalp_lib.data import load
-from aalp_lib.reproduction import attack_measurements, collect, measurements, schema
+from aalp_lib.reproduction import attack_measurements, collect, machine, measurements, schema
 from aalp_lib.reproduction.grids import SETTINGS
 from aalp_lib.reproduction.jobs import run_job
 from aalp_lib.zoo import fingerprint, keep_beside_records, packaged
@@ -126,7 +126,7 @@ def test_what_others_left_is_not_read_by_a_measurement(grid, tmp_path, monkeypat
     measure(method="alp")
     assert int(read[-1]) == 6
     measure(method="alp")
-    monkeypatch.setattr(schema, "_code", lambda: "of another version")
+    monkeypatch.setattr(machine, "_code", lambda: "of another version")
     measure(method="alp")
     assert [int(made) for made in read[-2:]] == [6, 8]
 

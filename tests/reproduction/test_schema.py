@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import aalp_lib as aalp
-from aalp_lib.reproduction import plots_of_records, schema
+from aalp_lib.reproduction import comparisons, machine, plots_of_records, schema
 from aalp_lib.reproduction.schema import Record, load_records, pack, table, unpack
 
 
@@ -25,7 +25,7 @@ def record(method="aalp", seed=0, pgd=700, **changes):
         "method": method,
         "seed": seed,
         "tier": "quick",
-        "config": {"recipe": {"ramp": 0.3}},
+        "config": {"recipe": {"ramp": 0.3, "lr": 1e-3, "epochs": 2}, "method": {"name": method}, "attack": None},
         "environment": {},
         "accuracy": {"last": found, "best": {"pgd40": accuracy(710)}},
         "outcomes": {},
@@ -61,13 +61,13 @@ def test_mcnemar_is_the_binomial_test_on_images_that_one_model_alone_has_right()
     a = torch.tensor([True] * 5 + [True] * 8 + [False] * 2 + [False] * 5)  # both, only a, only b, neither
     b = torch.tensor([True] * 5 + [False] * 8 + [True] * 2 + [False] * 5)
     two_sided = 2 * (1 + 10 + 45) / 2**10  # splits of 10 into 0, 1 or 2 against the rest, both ways
-    assert schema.mcnemar(a, b) == (8, 2, pytest.approx(two_sided))
-    assert schema.mcnemar(b, a) == (2, 8, pytest.approx(two_sided))
-    assert schema.mcnemar(a, a) == (0, 0, 1.0)
+    assert comparisons.mcnemar(a, b) == (8, 2, pytest.approx(two_sided))
+    assert comparisons.mcnemar(b, a) == (2, 8, pytest.approx(two_sided))
+    assert comparisons.mcnemar(a, a) == (0, 0, 1.0)
     with pytest.raises(aalp.InputError, match="same images"):
-        schema.mcnemar(a, b[:3])
+        comparisons.mcnemar(a, b[:3])
     with pytest.raises(aalp.InputError, match="bool"):
-        schema.mcnemar(a, b.long())
+        comparisons.mcnemar(a, b.long())
 
 
 def test_markdown_table_shows_the_interval():
@@ -98,7 +98,7 @@ def test_unknown_form():
 
 
 def test_environment_names_device_threads_and_versions():
-    found = schema.environment(torch.device("cpu"))
+    found = machine.environment(torch.device("cpu"))
     assert found["threads"] == torch.get_num_threads()
     assert found["torch"] == torch.__version__.split("+")[0] or found["torch"] == torch.__version__
     assert found["aalp_lib"] == aalp.__version__
