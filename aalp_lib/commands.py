@@ -1,7 +1,7 @@
 """What each command of `aalp` does: a function that takes the options and says on the terminal what it has done."""
 
 import dataclasses
-import itertools
+import importlib.util
 import os
 import shlex
 import sys
@@ -19,16 +19,14 @@ from aalp_lib.engine import distributed
 from aalp_lib.methods import METHODS
 from aalp_lib.progress import shown
 from aalp_lib.reproduction import (
+    archive,
     bench,
     cluster,
-    collect,
     demo,
     display,
-    figures,
     machine,
     measurements,
     plans,
-    report,
     single,
 )
 from aalp_lib.reproduction.attack_measurements import diagnosis_of
@@ -215,51 +213,63 @@ def do_measure(options: Namespace) -> None:
 
 
 def do_results(options: Namespace) -> None:
-    """List records, show a table, or remake all tables and figures."""
+    """List records, show a table, or remake all pages and figures."""
     asked = {key: getattr(options, key) for key in ("data", "method", "seed", "recipe")}
     filters = [key for key, value in asked.items() if value is not None]
     if options.write and (options.table or filters):
-        raise InputError("--write remakes every table from all records; it goes with no filter and no --table")
-    everything = collect.read(options.folder)
+        raise InputError("--write remakes every page from all records; it goes with no filter and no --table")
+    if missing := [name for name in ("jinja2", "pandas") if importlib.util.find_spec(name) is None]:
+        raise InputError(f"aalp results needs {' and '.join(missing)}: pip install 'aalp_lib[reproduction]'")
+    everything = archive.records(options.folder)
     for sentence in everything.left_out:
         print(f"aalp: left out: {sentence}", file=sys.stderr)
     if options.write:
         _write(options, everything)
         return
-    if everything.beside_checkpoints and not (everything.records or everything.ablations):
+    if everything.beside_checkpoints and not everything.runs:
         print(
             f"aalp: no records but beside checkpoints, {everything.beside_checkpoints} in all; to see them, name the "
             "folder 'runs' that they are in",
             file=sys.stderr,
         )
-    found = collect.select(everything, **asked)
+    found = everything.select(**asked)
     if options.table:
         _table(options, found, any(key != "data" for key in filters))
     else:
         _list(options, found)
 
 
-def _write(options: Namespace, everything: collect.Found) -> None:
-    drawn = (figures.draw_all(folder, folder / "figures") for folder in sorted(options.folder.glob("*/")))
-    written = [*report.write(options.folder, everything), *itertools.chain.from_iterable(drawn)]
+def _write(options: Namespace, everything: archive.Records) -> None:
+    from aalp_lib.reproduction import report  # pandas and jinja2 are an extra
+
+    written = report.write(options.folder, everything)
     display.wrote(written)
     if not written:
         say(f"nothing to write: no record below {options.folder} enters a table or a figure")
 
 
-def _table(options: Namespace, found: collect.Found, of_runs: bool) -> None:
-    wanted: dict[str, Any] = {"data": options.data, "which": options.which, "measured": of_runs}
-    if _on_terminal(options):
-        display.paper_table(options.table, options.which, report.parts(found, options.table, **wanted))
+def _table(options: Namespace, found: archive.Records, of_runs: bool) -> None:
+    from aalp_lib.reproduction import tables
+
+    table = tables.beside_paper(found, options.table, options.data, options.which, measured=of_runs)
+    if options.form == "csv":
+        print(table.to_csv(index=False), end="")
+    elif _on_terminal(options):
+        display.paper_table(options.table, table)
     else:
-        print(report.table(found, options.table, **wanted, form=options.form or "markdown"), end="")
+        for data, rows in tables.by_set(table).items():
+            print(f"**{tables.title(data)}**\n\n{tables.markdown(tables.shown(rows))}\n")
 
 
-def _list(options: Namespace, found: collect.Found) -> None:
-    if _on_terminal(options):
+def _list(options: Namespace, found: archive.Records) -> None:
+    from aalp_lib.reproduction import frames, tables
+
+    if options.form == "csv":
+        print(frames.frame(found).drop(columns="right").to_csv(index=False), end="")
+    elif _on_terminal(options):
         display.listing(found, options.which)
     else:
-        print(report.listing(found, options.which, options.form or "markdown"), end="")
+        print(f"{tables.markdown(tables.runs(found, options.which))}\n\n{tables.counted(found)}")
 
 
 def _on_terminal(options: Namespace) -> bool:

@@ -1,9 +1,9 @@
 """What the command `aalp` shows: lines, tables, and a bar for each job that is under way."""
 
-import itertools
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import rich.box
 from rich.console import Console
@@ -17,10 +17,13 @@ from aalp_lib.diagnosis import Diagnosis
 from aalp_lib.evaluation import HEADINGS
 from aalp_lib.methods import Method
 from aalp_lib.progress import bars
-from aalp_lib.reproduction import bench, collect, plots_of_records, report, schema
+from aalp_lib.reproduction import archive, bench, plots_of_records, schema
 from aalp_lib.reproduction.jobs import Job, Setting, run_jobs
 from aalp_lib.reproduction.schema import Record
 from aalp_lib.train import History
+
+if TYPE_CHECKING:
+    import pandas
 
 console = Console(markup=False, highlight=False, emoji=False)  # what comes from a path or a record is no markup
 _PLAIN: dict[str, Any] = {"padding": (0, 1, 0, 0), "box": rich.box.SIMPLE_HEAD}
@@ -230,37 +233,40 @@ def dataset(found: Dataset) -> None:
     console.print(table)
 
 
-def paper_table(number: int, which: collect.Which, parts: dict[str, list[report.Row]]) -> None:
-    """Show one of the paper's tables, its spans only where there is room for them."""
-    console.print(report.caption(number, which))
-    shown = {name: rows for name, rows in parts.items() if rows}
-    spans = all(44 + 13 * len(rows[0].published) <= console.width for rows in shown.values())
-    for name, rows in shown.items():
-        head, *lines = report.cells(rows, spans)
-        table = Table(title=collect.title(name), **_PLAIN)
-        for at, word in enumerate(head):
-            number_column = 0 < at < len(head) - 1
-            table.add_column(word, justify="right" if number_column else "left", no_wrap=number_column)
-        for line in lines:
-            table.add_row(*line, style="" if line[-1] else "bold")  # the paper's has no verdict
-        console.print(table)
+def paper_table(number: int, table: "pandas.DataFrame") -> None:
+    """Show one of the paper's tables with ours beside it, its spans only where there is room for them."""
+    from aalp_lib.reproduction import tables  # pandas is an extra
+
+    console.print(f"Table {number}. {tables.CAPTIONS[number]}")
+    spans = 44 + 13 * table["column"].nunique() <= console.width
+    for data, rows in tables.by_set(table).items():
+        _frame(tables.shown(rows, spans), tables.title(data))
     if not spans:
         console.print("Too narrow for the spans in brackets; --form markdown has them.")
 
 
-def listing(found: collect.Found, which: collect.Which) -> None:
+def listing(found: archive.Records, which: archive.Model) -> None:
     """Show the list of records, a table for each data set; the devices are cut off where there is no room."""
-    (_, *head), *lines = report.listed(found, which)
-    if not lines:
+    from aalp_lib.reproduction import tables
+
+    made = tables.runs(found, which)
+    if made.empty:
         console.print("no records of runs")
-    for name, of in itertools.groupby(lines, key=lambda line: line[0]):
-        table = Table(title=name, **_PLAIN)
-        table.add_column("method", min_width=14)
-        for word in head[1:]:
-            numbers, widest = word == "seed" or word in head[4:-1], 21 if word == "device" else None
-            justify: Literal["left", "right"] = "right" if numbers else "left"
-            table.add_column(word.replace("-", "\n"), justify=justify, no_wrap=word != "recipe", max_width=widest)
-        for line in of:
-            table.add_row(*line[1:])
-        console.print(table)
-    console.print(report.counted(found), end="")
+        return
+    for data, of in made.groupby("data", sort=False):
+        _frame(of.drop(columns="data"), str(data), widest={"device": 21, "protocol": 24})
+    console.print(tables.counted(found))
+
+
+def _frame(made: "pandas.DataFrame", title: str, widest: Mapping[str, int] | None = None) -> None:
+    from aalp_lib.reproduction import tables
+
+    table = Table(title=title, **_PLAIN)
+    for name in made:
+        right = not tables.is_text(made[name])
+        word = re.sub("[ -]", "\n", str(name))
+        width = (widest or {}).get(str(name))
+        table.add_column(word, justify="right" if right else "left", no_wrap=right, max_width=width)
+    for line in made.itertuples(index=False):
+        table.add_row(*("" if cell != cell else re.sub(r" (?=[\[(])", "\n", str(cell)) for cell in line))
+    console.print(table)

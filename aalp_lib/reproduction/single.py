@@ -15,16 +15,14 @@ from aalp_lib.attacks import Attack, Reading
 from aalp_lib.data import Dataset
 from aalp_lib.engine import distributed
 from aalp_lib.engine.precision import Precision, without_tf32
-from aalp_lib.evaluation import Suite, chosen_precision, suite_for
-from aalp_lib.evaluation import evaluate as evaluated
+from aalp_lib.evaluation import Suite, chosen_precision, evaluate as evaluated, suite_for
 from aalp_lib.methods import Method
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell
-from aalp_lib.reproduction import schema
+from aalp_lib.reproduction import machine, schema
 from aalp_lib.reproduction.attack_measurements import measure_attacks
 from aalp_lib.reproduction.grids import setting_for
 from aalp_lib.reproduction.jobs import Origin, Setting, new_model, tier
-from aalp_lib.reproduction.machine import environment
 from aalp_lib.reproduction.schema import Measurement, Record
 from aalp_lib.train import RUN, History, Recipe, fit
 
@@ -204,7 +202,7 @@ def evaluate(
         As in `aalp_lib.evaluate`; the record says what the precision "auto" came to.
     """
     test, device = dataset.test[:images], dataset.test.images.device
-    began, machine = time.perf_counter(), environment(device)
+    began, environment = time.perf_counter(), machine.environment(device)
     precision = chosen_precision(run.model, test, precision, batch_size)
     report = evaluated(
         run.model, test, run.suite(dataset), seed=seed, reading=reading, precision=precision, batch_size=batch_size,
@@ -222,7 +220,7 @@ def evaluate(
         seed=run.config["seed"],
         tier=tier(dataset.name),
         config=run.config | settings,
-        environment=machine,
+        environment=environment,
         accuracy={run.which: schema.accuracies(report)},
         outcomes={run.which: schema.outcomes(report)},
         history={},
