@@ -30,10 +30,12 @@ from aalp_lib.diagnosis import QUERIES, Diagnosis, installed, measure
 from aalp_lib.engine import distributed
 from aalp_lib.engine.precision import without_tf32
 from aalp_lib.evaluation import HEADINGS, chosen, evaluate, suite_for
-from aalp_lib.methods import METHODS, TABLE_2
+from aalp_lib.methods import METHODS
 from aalp_lib.progress import bars, shown
-from aalp_lib.reproduction import bench, collect, demo, figures, grids, measurements, per_epoch, report, schema
-from aalp_lib.reproduction.jobs import Job, Origin, Setting, cores, finished, new_model, run_jobs, tier
+from aalp_lib.reproduction import bench, collect, demo, figures, grids, measurements, report, schema
+from aalp_lib.reproduction.jobs import Job, Origin, finished
+from aalp_lib.reproduction.settings import Setting, new_model, setting_for, tier
+from aalp_lib.reproduction.workers import cores, run_jobs
 from aalp_lib.train import RUN, Interrupted, fit
 
 console = Console()
@@ -101,7 +103,7 @@ def _train_on(device: torch.device, options: argparse.Namespace) -> None:
     dataset = distributed.in_turn(
         lambda: data.load(options.data, root=options.root, device=device, image_size=options.image_size)
     )
-    setting = _adjusted(grids.setting_for(dataset, options.recipe, options.model), options)
+    setting = _adjusted(setting_for(dataset, options.recipe, options.model), options)
     method = methods.method(options.method)
     model = new_model(setting, options.seed).to(device)
     distributed.once(lambda: origin.save(options.out))
@@ -222,53 +224,11 @@ def _grid(options: argparse.Namespace) -> list[Job]:
     device = options.device if options.scheduler else str(_checks.device(options.device))
     if options.jobs is None:
         options.jobs = cores() if device == "cpu" else 1
-    options.seeds = options.seeds or (grids.SEEDS if options.grid == "ablations" else (0,))
-    folder = options.out / (options.grid + ("-quick" if options.quick else ""))
-    if options.grid == "ablations":
-        _refuse(options, "methods", "seeds", "quick")
-        return _chosen(grids.ablations(folder, options.seeds, options.quick, device), options.methods)
-    if options.grid == "cifar10-reasons":
-        _refuse(options, "methods", "seeds", "folder", "root")
-        jobs = grids.cifar10_reasons(
-            options.out / "cifar10" / "ablations", options.folder, options.root, device, options.seeds
-        )
-        return _chosen(jobs, options.methods)
-    if options.grid in ("reasons", "controls"):
-        _refuse(options, "methods", "seeds", "root")
-        made = grids.reasons if options.grid == "reasons" else grids.controls
-        folder = options.out / "mnist" / "ablations"
-        return _chosen(made(folder, options.root, device, options.seeds), options.methods)
-    reduced = grids.QUICK if options.quick else {}
-    given = {key: getattr(options, key) for key in ("epochs", "train_images", "test_images")}
-    grid = grids.Grid(
-        options.grid,
-        folder,
-        tuple(methods.method(name).name for name in options.methods.split(",")) if options.methods else TABLE_2,
-        options.seeds,
-        options.recipe,
-        options.folder,
-        options.root,
-        device=device,
-        **(reduced | {key: value for key, value in given.items() if value is not None}),
-    )
-    return [dataclasses.replace(job, observer=per_epoch.job if options.observe else None) for job in grid.jobs()]
-
-
-def _chosen(jobs: list[Job], names: str | None) -> list[Job]:
-    """Those of the jobs whose row has one of the names, which have commas between them; by default all."""
-    if names is None:
-        return jobs
-    rows = dict.fromkeys(job.label for job in jobs)
-    wanted = [_checks.known("run of this grid", name, rows) for name in names.split(",")]
-    return [job for job in jobs if job.label in wanted]
-
-
-def _refuse(options: argparse.Namespace, *taken: str) -> None:
-    """Ablations, reasons and controls have settings of their own; what would change them must not be passed over."""
-    usual = {"recipe": "fast", "seeds": (0,), "quick": False, "observe": False}
-    for name in (*usual, "methods", "folder", "root", "epochs", "train_images", "test_images"):
-        if name not in taken and getattr(options, name) != usual.get(name):
-            raise InputError(f"the {options.grid} take no --{name.replace('_', '-')}: what they run is laid down")
+    names = ("seeds", "recipe", "folder", "root", "epochs", "train_images", "test_images", "observe")
+    return grids.jobs_of(
+        options.grid, options.out, options.methods.split(",") if options.methods else None, quick=options.quick,
+        device=device, **{name: getattr(options, name) for name in names},
+    )  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -743,13 +703,12 @@ def _add_evaluate(commands: Any) -> None:
 def _add_reproduce(commands: Any) -> None:
     what = "run the paper's experiments as a grid of jobs; what is done is kept, what was interrupted goes on"
     parser = _add(commands, "reproduce", _reproduce, what, "aalp reproduce mnist --seeds 0,1,2 --jobs 2")
-    names = ("mnist", "svhn", "cifar10", "mnist-sample", "ablations", "reasons", "cifar10-reasons", "controls")
     what = (
         "whose settings; ablations run on the bundled digits; reasons (on the full MNIST) and cifar10-reasons are "
         "changes of a row that may explain its distance from the paper's, and controls are AALP's halves without "
         "guidance"
     )
-    parser.add_argument("grid", choices=names, help=what)
+    parser.add_argument("grid", choices=tuple(grids.GRIDS), help=what)
     what = "names, with commas between them (default: Table 2's; of ablations, reasons and controls all of them)"
     parser.add_argument("--methods", help=what)
     parser.add_argument(

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
         per_epoch,
         report,
         schema,
+        settings,
         throughput,
+        workers,
     )
 else:
 
@@ -44,5 +46,7 @@ __all__ = [
     "per_epoch",
     "report",
     "schema",
+    "settings",
     "throughput",
+    "workers",
 ]

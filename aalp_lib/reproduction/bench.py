@@ -32,7 +32,9 @@ from aalp_lib.evaluation import evaluate, gradients, table2_suite
 from aalp_lib.methods import METHODS, training_loss
 from aalp_lib.models import Classifier, evaluating
 from aalp_lib.reproduction import schema, throughput
-from aalp_lib.reproduction.jobs import Job, Setting, cores, run_jobs
+from aalp_lib.reproduction.jobs import Job
+from aalp_lib.reproduction.settings import Setting
+from aalp_lib.reproduction.workers import cores, run_jobs
 from aalp_lib.train import Recipe, fit
 
 Case = Callable[[], object]

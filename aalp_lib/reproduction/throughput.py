@@ -17,7 +17,7 @@ from aalp_lib.evaluation import gradients, table2_suite
 from aalp_lib.methods import TABLE_2
 from aalp_lib.models import Classifier, evaluating
 from aalp_lib.reproduction import schema
-from aalp_lib.reproduction.grids import SETTINGS
+from aalp_lib.reproduction.settings import SETTINGS
 from aalp_lib.train import Recipe, fit
 
 MISSING = "not measured yet"

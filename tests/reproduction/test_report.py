@@ -16,7 +16,7 @@ import aalp_lib as aalp
 from aalp_lib import data
 from aalp_lib.cli import main
 from aalp_lib.methods import METHODS
-from aalp_lib.reproduction import collect, comparisons, figures, grids, jobs, paper, report, schema
+from aalp_lib.reproduction import collect, comparisons, figures, grids, paper, report, schema, settings
 from aalp_lib.reproduction.schema import Measurement, Record, pack
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,7 +30,7 @@ def right(count, first=0, of=COUNT):
 
 def record(method="aalp", seed=0, *, data_set="mnist", recipe="fast", row=None, best=2, changes=None, **columns):
     """A made-up record; columns are counts of right images of 1,000, or bool tensors."""
-    setting = grids.SETTINGS[data_set.removesuffix("-jpeg")][recipe]
+    setting = settings.SETTINGS[data_set.removesuffix("-jpeg")][recipe]
     found = {n: right(v) if isinstance(v, int) else v for n, v in ({"clean": 980} | columns).items()}
     outcomes = aalp.Report({n: aalp.Outcome(v) for n, v in found.items()})
     config = {
@@ -45,7 +45,7 @@ def record(method="aalp", seed=0, *, data_set="mnist", recipe="fast", row=None, 
         data=data_set,
         method=method,
         seed=seed,
-        tier=jobs.tier(data_set),
+        tier=settings.tier(data_set),
         config=json.loads(json.dumps(config)),
         environment={"device": "cpu", "processor": "X", "threads": 2},
         accuracy=dict.fromkeys(("last", "best"), schema.accuracies(outcomes)),
@@ -134,7 +134,7 @@ def test_on_a_readers_images_other_settings_are_another_protocol():
 )
 def test_an_evaluation_of_a_trained_run_has_the_protocol_of_a_grids_run(method, recipe):
     """`aalp evaluate` writes down the network in full and the method's own attack, none for RAW."""
-    of_a_grid, setting = record(method, recipe=recipe), grids.SETTINGS["mnist"][recipe]
+    of_a_grid, setting = record(method, recipe=recipe), settings.SETTINGS["mnist"][recipe]
     row = METHODS[method]
     attack = dataclasses.asdict(row.training_attack(setting.attack)) if row.adversarial else None
     changes = {"model": aalp.models.build(setting.model).config, "attack": attack, "evaluation_seed": 0}
@@ -154,7 +154,7 @@ def test_an_evaluation_with_other_random_starts_is_no_second_record_of_the_run(t
 
 
 def test_only_runs_of_one_protocol_are_averaged():
-    recipe = dataclasses.asdict(grids.SETTINGS["mnist"]["fast"].recipe)
+    recipe = dataclasses.asdict(settings.SETTINGS["mnist"]["fast"].recipe)
     runs = [
         record(seed=0, pgd40=900),
         record(seed=1, pgd40=920),
@@ -294,7 +294,7 @@ def test_altered_attacks_are_told_by_what_they_move():
     assert moved["steps three times as long"]["CW-10"] == moved["steps three times as long"]["FGSM"] == "–"
     assert moved["FGSM of half a step from a random start"]["FGSM"] == "+1.2"
     assert paper_row["PGD-10"] == "*-1.5*"
-    start = {"attack": dataclasses.asdict(grids.SETTINGS["mnist"]["fast"].attack) | {"start": "clean"}}
+    start = {"attack": dataclasses.asdict(settings.SETTINGS["mnist"]["fast"].attack) | {"start": "clean"}}
     runs = [record("adv"), record("adv", recipe="paper"), record("adv", changes=start)]
     made = [dataclasses.replace(m, subject=m.subject | {"recipe": collect.training_protocol(r)}) for r in runs]
     said = [
@@ -657,7 +657,7 @@ def test_a_variant_in_a_setting_of_its_own_is_not_compared_with_another_row_of_t
 
 
 def test_cost_counts_attack_steps_and_samples_of_the_training_step():
-    epochs = grids.SETTINGS["mnist"]["fast"].recipe.epochs
+    epochs = settings.SETTINGS["mnist"]["fast"].recipe.epochs
     columns = dict.fromkeys(("fgsm", "pgd10", "pgd100", "cw100"), 10)
     steps = {"raw": 1, "adv": 6, "alp": 7, "trades": 7, "aalp": 7}
     for method, count in steps.items():
@@ -975,7 +975,7 @@ def test_of_a_data_set_without_records_the_papers_rows_are_shown(capsys, tmp_pat
 
 
 def test_what_was_tried_stands_beside_the_plain_run_and_the_paper():
-    recipe = dataclasses.asdict(grids.SETTINGS["mnist"]["fast"].recipe)
+    recipe = dataclasses.asdict(settings.SETTINGS["mnist"]["fast"].recipe)
     averaged = dataclasses.replace(METHODS["alp"], name="alp_averaged", label="ALP, averaged", weight=0.1)
     runs = [
         record("adv", pgd100=100),
