@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from aalp_lib import (
     attacks,
+    autoattack,
     checkpoints,
     contributions,
     data,
@@ -25,11 +26,12 @@ from aalp_lib import (
 )
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import CW, FGSM, PGD, Attack
+from aalp_lib.autoattack import auto_attack
 from aalp_lib.checkpoints import load_model
 from aalp_lib.data import Dataset, Split, load
-from aalp_lib.diagnosis import Diagnosis, auto_attack, diagnose, strong_suite
+from aalp_lib.diagnosis import Diagnosis, diagnose
 from aalp_lib.engine import distributed
-from aalp_lib.evaluation import Outcome, Report, evaluate, suite_in_ball, table2_suite
+from aalp_lib.evaluation import Outcome, Report, evaluate, strong_suite, suite_in_ball, table2_suite
 from aalp_lib.methods import METHODS, GuidedDropout, Method, method, training_loss
 from aalp_lib.models import Classifier
 from aalp_lib.train import Epoch, History, Interrupted, Recipe, fit
@@ -49,8 +51,8 @@ __version__ = "0.1.0"
 __all__ = [
     "CW", "FGSM", "METHODS", "PGD", "Attack", "Classifier", "Dataset", "Diagnosis", "Epoch", "GuidedDropout",
     "History", "InputError", "Interrupted", "Method", "Outcome", "Recipe", "Report", "Split", "attacks",
-    "auto_attack", "book", "checkpoints", "contributions", "data", "diagnose", "diagnosis", "distributed", "engine",
-    "evaluate", "evaluation", "fit", "load", "load_model", "losses", "method", "methods", "models", "plots",
+    "auto_attack", "autoattack", "book", "checkpoints", "contributions", "data", "diagnose", "diagnosis", "distributed",
+    "engine", "evaluate", "evaluation", "fit", "load", "load_model", "losses", "method", "methods", "models", "plots",
     "pretrained", "reproduction", "strong_suite", "suite_in_ball", "table2_suite", "taylor", "train", "training_loss",
     "zoo",
 ]  # fmt: skip

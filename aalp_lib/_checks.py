@@ -28,6 +28,14 @@ def known(kind: str, name: str, names: Iterable[str]) -> str:
     raise UnknownName(f"unknown {kind} '{name}'; known are {', '.join(names)}.{hint}")
 
 
+def known_or_function(kind: str, value: object, names: Iterable[str]) -> None:
+    """Raise unless `value` is among `names`, or a function with another name, by which records tell it from others."""
+    if not callable(value):
+        known(kind, str(value), names)
+    elif not (name := getattr(value, "__name__", "")).isidentifier() or name in names:
+        raise InputError(f"a {kind} of one's own must be a function with a name that is not taken, got '{name}'")
+
+
 def images(x: Tensor) -> None:
     """Raise unless `x` is a floating-point batch (N, C, H, W), or any (N, ...), with values in [0, 1]."""
     if not torch.is_floating_point(x):

@@ -26,13 +26,26 @@ import aalp_lib
 from aalp_lib import _checks, checkpoints, data, methods, models, plots
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
-from aalp_lib.diagnosis import QUERIES, Diagnosis, installed, measure
+from aalp_lib.autoattack import QUERIES, installed
+from aalp_lib.diagnosis import Diagnosis
 from aalp_lib.engine import distributed
 from aalp_lib.engine.precision import without_tf32
-from aalp_lib.evaluation import HEADINGS, chosen, evaluate, suite_for
+from aalp_lib.evaluation import HEADINGS, chosen_precision, evaluate, suite_for
 from aalp_lib.methods import METHODS
 from aalp_lib.progress import bars, shown
-from aalp_lib.reproduction import bench, collect, demo, figures, grids, measurements, report, schema
+from aalp_lib.reproduction import (
+    bench,
+    collect,
+    demo,
+    figures,
+    grids,
+    machine,
+    measurements,
+    plots_of_records,
+    report,
+    schema,
+)
+from aalp_lib.reproduction.attack_measurements import diagnosis_of, measure_attacks
 from aalp_lib.reproduction.jobs import Job, Origin, finished
 from aalp_lib.reproduction.settings import Setting, new_model, setting_for, tier
 from aalp_lib.reproduction.workers import cores, run_jobs
@@ -141,8 +154,10 @@ def _evaluate(options: argparse.Namespace) -> None:
         _checks.count("--images", options.images)
     test = dataset.test[: options.images]
     suite = suite_for(dataset.name, Attack(**run["watched"]) if run["watched"] else None)
-    began, environment = time.perf_counter(), schema.environment(device)
-    options.precision = chosen(model, test, options.precision, options.batch_size)  # the record says which it was
+    began, environment = time.perf_counter(), machine.environment(device)
+    options.precision = chosen_precision(
+        model, test, options.precision, options.batch_size
+    )  # the record says which it was
     with shown(True, "attacking", console) as tell:
         report = evaluate(
             model, test, suite, seed=options.seed, reading=options.reading, precision=options.precision,
@@ -337,13 +352,13 @@ def _diagnose(options: argparse.Namespace) -> None:
         console.print("Without the extra \\[autoattack] there is neither Square nor AutoAttack.")
     for kind in ("diagnosis", "strong") if options.strong else ("diagnosis",):
         with shown(True, "diagnosing" if kind == "diagnosis" else "attacking", console) as tell:
-            found = measure(
+            found = measure_attacks(
                 model, dataset.test[: options.images], ball, kind=kind, subject=subject | {"data": dataset.name},
                 tier=tier(dataset.name), seed=options.seed, source=source, source_subject=source_subject,
                 queries=options.queries, batch_size=options.batch_size, precision=options.precision, progress=tell,
             )  # fmt: skip
         if kind == "diagnosis":
-            _show_diagnosis(Diagnosis.of(found))
+            _show_diagnosis(diagnosis_of(found))
         else:
             console.print(_accuracies(found.values["accuracy"]))
         precision = f"-{found.config['precision']}" if found.config["precision"] != "float32" else ""
@@ -378,7 +393,7 @@ def _bench(options: argparse.Namespace) -> None:
     (options.out / "bench.md").write_text(bench.markdown(record), encoding="utf-8")
     written = ["bench.json", "bench.md"]
     if record["curves"]:
-        plots.speed(record).savefig(options.out / "speed.png", dpi=plots.DPI)
+        plots_of_records.speed(record).savefig(options.out / "speed.png", dpi=plots.DPI)
         written.append("speed.png")
     for name in written:
         console.print(f"wrote {options.out / name}", highlight=False)
@@ -386,7 +401,7 @@ def _bench(options: argparse.Namespace) -> None:
 
 def _info(_: argparse.Namespace) -> None:
     device = _checks.device("auto")
-    for key, value in schema.environment(device).items():
+    for key, value in machine.environment(device).items():
         console.print(f"{key:>12}  {value}", highlight=False)
     console.print(f"{'data sets':>12}  {', '.join(data.SOURCES)}, or a folder; downloads go to {data.cache()}")
     console.print(f"{'methods':>12}  {', '.join(f'{m.name} ({m.label})' for m in METHODS.values())}")
@@ -457,7 +472,7 @@ def _run_jobs(jobs: list[Job], workers: int, executor: Executor | None = None) -
                 f"{record.seconds['evaluation']:.0f} s attacks",
                 highlight=False,
             )
-    return plots.in_table_order(records)
+    return plots_of_records.in_table_order(records)
 
 
 class _JobBars:

@@ -22,6 +22,7 @@ from aalp_lib import _checks
 from aalp_lib._checks import InputError
 
 VAL_FRACTION = 0.1
+SVHN_IMAGES = (73_257, 26_032)  # training and test, official
 MNIST_VAL = 6000  # the first training images: every digit of mnist-sample is among them
 
 
@@ -126,8 +127,8 @@ def load(
     Parameters
     ----------
     name : str or path
-        "mnist-sample" (shipped with the package), "mnist", "svhn", "cifar10", or a folder of the layout
-        `train/CLASS/*.png`, `test/CLASS/*.png`, with an optional `val/`.
+        "mnist-sample" (shipped with the package), "mnist", "svhn", "cifar10", "svhn-part" (SVHN's two files with fewer
+        images, under `root`), or a folder of the layout `train/CLASS/*.png`, `test/CLASS/*.png`, where `val/` may be.
     root : path, optional
         Folder that holds the files in torchvision's layout; what is missing there is downloaded. By default the
         user's cache, `$AALP_DATA` or `~/.cache/aalp_lib`.
@@ -285,9 +286,23 @@ def _load_mnist(root: Path | None) -> Dataset:
 
 
 def _load_svhn(root: Path | None) -> Dataset:
-    parts = _torchvision("SVHN", root, "split", ("train", "test"))
+    """SVHN, found in `root` or its folder SVHN; one with other images than the official set is called "svhn-part"."""
+    inside = root is not None and (root / "SVHN").is_dir()
+    parts = _torchvision("SVHN", root / "SVHN" if root and inside else root, "split", ("train", "test"))
     train, test = (_from_arrays(d.data, d.labels) for d in parts)
-    return _with_val("svhn", _DIGITS, train, test)
+    name = "svhn" if (len(train), len(test)) == SVHN_IMAGES else "svhn-part"
+    return _with_val(name, _DIGITS, train, test)
+
+
+def _load_svhn_part(root: Path | None) -> Dataset:
+    if root is None:
+        raise InputError(
+            "svhn-part is a part of SVHN that you have, not one to download; name its folder (root=..., --root)"
+        )
+    found = _load_svhn(root)
+    if found.name != "svhn-part":
+        raise InputError(f"{root} holds all of SVHN; call it 'svhn'")
+    return found
 
 
 def _load_cifar10(root: Path | None) -> Dataset:
@@ -301,11 +316,13 @@ SOURCES: dict[str, Callable[[Path | None], Dataset]] = {
     "mnist-sample": _load_sample,
     "mnist": _load_mnist,
     "svhn": _load_svhn,
+    "svhn-part": _load_svhn_part,
     "cifar10": _load_cifar10,
 }
 _FILES = {  # in torchvision's layout, packed or unpacked
     "mnist": ("MNIST/raw/train-images*", "MNIST/raw/train-labels*", "MNIST/raw/t10k-images*", "MNIST/raw/t10k-labels*"),
-    "svhn": ("train_32x32.mat", "test_32x32.mat"),
+    "svhn": ("**/train_32x32.mat", "**/test_32x32.mat"),
+    "svhn-part": ("**/train_32x32.mat", "**/test_32x32.mat"),
     "cifar10": ("cifar-10-*py*",),
 }
 

@@ -1,49 +1,33 @@
-"""Signs of gradient masking, and attacks stronger than Table 2's: many restarts, AutoAttack, Square.
+"""Signs of gradient masking: what tells that an attack fails for want of a gradient, not for want of a weakness.
 
 What counts as a sign follows Athalye, Carlini and Wagner (2018), section 3.1, and Carlini et al. (2019).
 """
 
-import contextlib
 import dataclasses
 import functools
-import importlib.util
 import itertools
-import json
-import logging
-import re
-import sys
-import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from aalp_lib import _checks, losses, resume, seeds
-from aalp_lib._checks import InputError
+from aalp_lib import _checks, losses, resume
 from aalp_lib.attacks import FGSM, Attack, derived, laid_out, scaled
+from aalp_lib.autoattack import QUERIES, auto_attack, installed
 from aalp_lib.data import Split
 from aalp_lib.engine import folding
 from aalp_lib.engine.precision import Precision, without_tf32
-from aalp_lib.evaluation import HEADINGS, Outcome, Report, altered, chosen, evaluate, gradients, starts, table2_suite
-from aalp_lib.models import Classifier, channels_last, class_count, evaluating
+from aalp_lib.evaluation import Outcome, Report, evaluate, gradient_count, starts
+from aalp_lib.models import Classifier, channels_last, evaluating
 from aalp_lib.progress import Tell, shown, stages
-from aalp_lib.reproduction import schema
-from aalp_lib.reproduction.schema import Measurement
 
 NOISE = 0.01  # share of the images below which a difference is no sign
 LARGE = 0.05  # share from which a gain by restarts or by another loss is a sign
 STEPS = (1, 5, 10, 20, 40, 100, 200)
 RESTARTS = (1, 5, 20)
 FRACTIONS = (0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4, 8)  # of the attack's eps, kept below 0.5
-QUERIES = 5000  # of the Square attack, as AutoAttack has it
-VERSIONS = {"standard": ("apgd-ce", "apgd-t", "fab-t", "square"), "square": ("square",)}
-ROUNDING = 1e-6  # of a ball in float32, for attacks that are not ours
 Row = dict[str, float]  # accuracy, low, high, correct, count, and what else is said beside
 
 
@@ -86,11 +70,6 @@ class Diagnosis:
     black_box: dict[str, Row]
     zero_gradients: dict[str, float]
     logits: dict[str, float]
-
-    @classmethod
-    def of(cls, measurement: Measurement) -> "Diagnosis":
-        """The diagnosis that a measurement of that kind keeps."""
-        return cls(**{key: value for key, value in measurement.values.items() if key != "signs"})
 
     @property
     def signs(self) -> list[str]:
@@ -182,7 +161,11 @@ def diagnose(
     square = queries if installed() else 0
     with shown(progress, "diagnosing") as tell:
         tells = stages(
-            tell, suite=gradients(suite), steps=STEPS[-1], transfer=attack.steps if source else 0, square=square / 2
+            tell,
+            suite=gradient_count(suite),
+            steps=STEPS[-1],
+            transfer=attack.steps if source else 0,
+            square=square / 2,
         )
         report = evaluate(
             model, split, suite, batch_size=batch_size, seed=seed, precision=precision, progress=tells["suite"]
@@ -215,7 +198,7 @@ def _suite(attack: Attack) -> dict[str, Attack]:
 
 
 def _row(outcome: Outcome, **more: float) -> Row:
-    return schema.accuracies(Report({"": outcome}))[""] | more
+    return outcome.numbers | more
 
 
 def _only(other: Outcome, plain: Tensor) -> int:
@@ -471,326 +454,3 @@ SIGNS = (
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-# --- stronger attacks ------------------------------------------------------------------------------------------------
-
-
-def strong_suite(ball: str | Attack, restarts: int = 20) -> dict[str, Attack]:
-    """PGD and CW with many restarts, for `evaluate`: the survivors of each run are all that the next one attacks.
-
-    Parameters
-    ----------
-    ball : str or Attack
-        Name of a data set, for its PGD-100 of Table 2; or an attack whose radius, step and steps are taken.
-    restarts : int
-
-    Examples
-    --------
-    >>> strong_suite("mnist")["cw100x20"]
-    Attack(eps=0.3, step=0.01, steps=100, loss='margin', start='uniform', restarts=20)
-    """
-    attack = _attack(ball)
-    _checks.count("the number of restarts", restarts)
-    return {
-        f"{name}{attack.steps}x{restarts}": derived(attack, loss=loss, start="uniform", restarts=restarts)
-        for name, loss in (("pgd", "cross_entropy"), ("cw", "margin"))
-    }
-
-
-def _attack(ball: str | Attack) -> Attack:
-    return table2_suite(ball)["pgd100"] if isinstance(ball, str) else ball
-
-
-def installed() -> bool:
-    """Whether the extra [autoattack] is there."""
-    return importlib.util.find_spec("pyautoattack") is not None
-
-
-@without_tf32()
-def auto_attack(
-    model: Classifier,
-    split: Split,
-    eps: float,
-    *,
-    seed: int = 0,
-    version: str = "standard",
-    queries: int = QUERIES,
-    batch_size: int = 500,
-    progress: bool | Tell | None = None,
-) -> Report:
-    """AutoAttack (Croce and Hein 2020) by the package pyautoattack, in float32: what is right after each of its stages.
-
-    Parameters
-    ----------
-    model : Classifier
-        Seen in evaluation mode and left as it was. Torch's global generators are, too.
-    split : Split
-        Moved to the model's device.
-    eps : float
-        Radius of the ball, in (0, 1].
-    seed : int
-        For the random starts and squares.
-    version : "standard" or "square"
-        APGD on the cross-entropy, targeted APGD, targeted FAB and Square; or Square alone, which needs no gradient.
-        With fewer than ten classes the targeted ones take all wrong classes.
-    queries : int
-        Of Square, on each image.
-    batch_size : int
-        Images attacked at a time. Each batch draws from a seed of its own, so another size means other random starts.
-    progress : True or callable, optional
-        As in `evaluate`; counts gradients, two queries as one.
-
-    Returns
-    -------
-    Report
-        "clean" and the stages, "apgd-ce", "apgd-t", "fab-t", "square": each attacks what the ones before have left. The
-        last one is AutoAttack's result.
-
-    Raises
-    ------
-    InputError
-        Without the extra [autoattack]; if a number is out of range; with fewer than four classes, where the targeted
-        loss is not defined.
-
-    Warns
-    -----
-    UserWarning
-        What AutoAttack itself warns of, each thing once.
-    """
-    names = VERSIONS[_checks.known("version of AutoAttack", version, VERSIONS)]
-    _checks.radius(eps)
-    _checks.count("the number of queries", queries)
-    _checks.count("the batch size", batch_size)
-    split = split.to(next(model.parameters()).device)
-    cost = {"apgd-ce": 100, "apgd-t": 900, "fab-t": 900, "square": queries // 2}
-    total, done = -(-len(split) // batch_size) * sum(cost[name] for name in names), 0
-    parts: dict[str, list[Tensor]] = {name: [] for name in ("clean", *names)}
-    with shown(progress, "AutoAttack") as tell, _lent(model):
-        for index, (x, y) in enumerate(split.batches(batch_size)):
-            attacker = _attacker(model, x, y, eps, seeds.derive(seed, "autoattack", index), names, queries)
-            right = _logits(model, x).argmax(1) == y
-            parts["clean"].append(right)
-            for name in names:
-                stage = functools.partial(_stage, attacker, name, x, y, right)
-                right = resume.once(f"{name} {index}", stage)["right"].to(right.device)
-                parts[name].append(right)
-                done += cost[name]
-                if tell:
-                    tell(done, total, f"{HEADINGS[name]} done")
-    return Report({name: Outcome(torch.cat(outcome).cpu()) for name, outcome in parts.items()})
-
-
-def _attacker(
-    model: Classifier, x: Tensor, y: Tensor, eps: float, seed: int, names: Sequence[str], queries: int
-) -> Any:
-    """The package's attacks with the settings of its standard version."""
-    try:
-        from pyautoattack import AutoAttack
-    except ImportError as error:
-        raise InputError(
-            f"AutoAttack and Square need the package pyautoattack ({error}): pip install 'aalp_lib[autoattack]'"
-        ) from error
-    classes = class_count(model, x)
-    _checks.labels(y, len(x), classes)
-    if classes < 4 and "apgd-t" in names:
-        raise InputError(
-            f"AutoAttack's targeted loss needs at least 4 classes, got {classes}; version='square' does not"
-        )
-
-    def logits(images: Tensor) -> Tensor:
-        return torch.cat([model(part) for part in folding.parts(model, laid_out(images))])
-
-    attacker = AutoAttack(logits, device=x.device, eps=eps, seed=seed)
-    attacker.apgd_targeted.n_target_classes = attacker.fab.n_target_classes = min(9, classes - 1)
-    attacker.square.n_queries = queries
-    return attacker
-
-
-def _stage(attacker: Any, name: str, x: Tensor, y: Tensor, right: Tensor) -> dict[str, Tensor]:
-    """Which images are "right" after one stage, bool (N,), of those that were so before it, which alone it attacks; an
-    image outside the ball does not count as an attack."""
-    right, rows = right.clone(), right.nonzero()[:, 0]
-    if not len(rows):
-        return {"right": right}
-    x, y = x[rows], y[rows]
-    attacker.attacks_to_run = [name]
-    trace = sys.gettrace()
-    try:
-        x_adv, predicted = attacker.run_standard_evaluation(x, y, batch_size=len(x))
-    finally:
-        sys.settrace(trace)  # one of its checks takes it away
-    inside = (x_adv - x).abs().flatten(1).amax(1) <= attacker.epsilon + ROUNDING
-    right[rows] = (predicted == y) | ~inside
-    return {"right": right}
-
-
-@contextlib.contextmanager
-def _lent(model: Classifier) -> Iterator[None]:
-    """Lend `model` to the package, which draws from torch's global generators, gives weights gradients where they ask
-    for some, and says what it has to say to a logger; afterwards all is as it was, and what it said is a warning."""
-    asking = [weight for weight in model.parameters() if weight.requires_grad]
-    logger, heard = logging.getLogger("auto-attack"), _Heard()
-    propagate, logger.propagate = logger.propagate, False
-    logger.addHandler(heard)
-    try:
-        with seeds.kept(), evaluating(model), channels_last(model), folding.network(model):
-            for weight in asking:
-                weight.requires_grad_(False)
-            yield
-    finally:
-        for weight in asking:
-            weight.requires_grad_(True)
-        logger.removeHandler(heard)
-        logger.propagate = propagate
-    for said in heard.said.values():
-        warnings.warn(f"AutoAttack says: {said}", stacklevel=4)
-
-
-class _Heard(logging.Handler):
-    """What a logger warned of, the first time only, whatever the numbers."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.said: dict[str, str] = {}
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage().partition(" See ")[0]
-        self.said.setdefault(re.sub(r"\d", "", text), text)
-
-
-# --- for the records -------------------------------------------------------------------------------------------------
-
-
-@without_tf32()
-def measure(
-    model: Classifier,
-    split: Split,
-    ball: str | Attack,
-    *,
-    kind: Literal["diagnosis", "strong", "attacks"] = "diagnosis",
-    subject: Mapping[str, Any],
-    tier: str,
-    seed: int = 0,
-    source: Classifier | None = None,
-    source_subject: Mapping[str, Any] | None = None,
-    queries: int = QUERIES,
-    batch_size: int = 500,
-    precision: Precision = "float32",
-    parts: Path | None = None,
-    progress: bool | Tell | None = None,
-) -> Measurement:
-    """Diagnose a model or attack it strongly, as a measurement that can be saved.
-
-    Parameters
-    ----------
-    model, split, seed, queries, batch_size, precision, progress
-        As in `diagnose` and `strong`.
-    ball : str or Attack
-        As in `strong_suite`.
-    kind : "diagnosis", "strong" or "attacks"
-        Values of a diagnosis are those of `Diagnosis`, and "signs". Those of "strong" are "accuracy" and "outcomes",
-        as in a record, of "clean", the strong suite and, where the extra is installed, AutoAttack's stages; each
-        packed outcome has a bit for each image. Those of "attacks" likewise, of the columns of `altered`.
-    subject, tier
-        As in a `Measurement`.
-    source, source_subject
-        Another model, for transfer, in a diagnosis; and what it is, for the record.
-    parts : path, optional
-        Folder for what is done so far: after a kill, the same call with the same package on the same device goes on
-        from there. To be deleted once the measurement is saved.
-    """
-    _checks.known("measurement", kind, ("diagnosis", "strong", "attacks"))
-    attack, began = _attack(ball), time.perf_counter()
-    environment = schema.environment(next(model.parameters()).device)
-    source = source if kind == "diagnosis" else None
-    precision = chosen(model, split, precision, batch_size)  # a record says which it was
-    settings: dict[str, Any] = {"seed": seed, "queries": queries, "batch_size": batch_size, "precision": precision}
-    config: dict[str, Any] = {
-        "attack": dataclasses.asdict(attack),
-        "images": len(split),
-        **settings,
-        "pyautoattack": version("pyautoattack") if installed() else None,
-        **({"source": dict(source_subject)} if source is not None and source_subject is not None else {}),
-    }
-    with _kept_in(parts, kind, config, environment, split, model, source) as earlier:
-        if kind == "diagnosis":
-            found = diagnose(model, split, attack, source=source, progress=progress, **settings)
-            values = dataclasses.asdict(found) | {"signs": found.signs}
-        else:
-            if kind == "strong":
-                report = strong(model, split, attack, progress=progress, **settings)
-            else:
-                del settings["queries"]
-                report = altered(model, split, attack.eps, attack.step, progress=progress, **settings)
-            values = {"accuracy": schema.accuracies(report), "outcomes": schema.outcomes(report)}
-    seconds = time.perf_counter() - began + (earlier.seconds if earlier else 0)
-    return Measurement(kind, dict(subject), tier, config, environment, values, seconds)
-
-
-def _kept_in(
-    parts: Path | None,
-    kind: str,
-    config: Mapping[str, Any],
-    environment: Mapping[str, Any],
-    split: Split,
-    *models: Classifier | None,
-) -> AbstractContextManager[resume.Work | None]:
-    """Keep what is done of a measurement in a folder, for one that depends on all the same; None keeps nothing."""
-    if parts is None:
-        return contextlib.nullcontext()
-    around = {key: value for key, value in environment.items() if key != "commit"}  # "code" says more
-    states = [model.state_dict().values() for model in models if model is not None]
-    tensors = [split.images, split.labels, *itertools.chain.from_iterable(states)]
-    described = json.dumps([kind, config, around, len(states)]).encode()
-    return resume.resumable(parts, described, *(tensor.cpu().numpy().tobytes() for tensor in tensors))
-
-
-def strong(
-    model: Classifier,
-    split: Split,
-    ball: str | Attack,
-    *,
-    seed: int = 0,
-    queries: int = QUERIES,
-    batch_size: int = 500,
-    precision: Precision = "float32",
-    progress: bool | Tell | None = None,
-) -> Report:
-    """The strong suite and, where the extra [autoattack] is installed, AutoAttack; one report of both.
-
-    Parameters
-    ----------
-    model, split, seed, batch_size, progress
-        As in `evaluate`.
-    ball : str or Attack
-        As in `strong_suite`.
-    queries : int
-        Of AutoAttack's Square, on each image.
-    precision : "float32", "bfloat16" or "auto"
-        Of the suite's gradients, as in `evaluate`; AutoAttack is always float32's.
-
-    Returns
-    -------
-    Report
-        "clean", "pgd100x20", "cw100x20" (for a ball of 100 steps) and AutoAttack's stages, which start from all clean
-        images again.
-
-    Raises
-    ------
-    InputError
-        As `evaluate` and `auto_attack`.
-    """
-    attack = _attack(ball)
-    suite = strong_suite(attack)
-    with shown(progress, "attacking") as tell:
-        tells = stages(tell, suite=gradients(suite), auto=1900 + queries / 2 if installed() else 0)
-        report = evaluate(
-            model, split, suite, batch_size=batch_size, seed=seed, precision=precision, progress=tells["suite"]
-        )
-        if not installed():
-            return report
-        found = auto_attack(
-            model, split, attack.eps, seed=seed, queries=queries, batch_size=batch_size, progress=tells["auto"]
-        )
-    return Report({**report, **{name: found[name] for name in VERSIONS["standard"]}})

@@ -547,7 +547,7 @@ class _Run:
         """What makes this run the run that it is; a resumed one must have the same."""
         described = {
             "data": self._described_data(),
-            "method": dataclasses.asdict(self.method),
+            "method": self.method.described(),
             "attack": dataclasses.asdict(self.attack) if self.attack else None,
             "watched": dataclasses.asdict(self.watched) if self.watched else None,
             "recipe": dataclasses.asdict(self.recipe),

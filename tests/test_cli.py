@@ -20,9 +20,9 @@ from rich.console import Console
 
 import aalp_lib as aalp
 from aalp_lib import checkpoints, cli
+from aalp_lib.autoattack import installed
 from aalp_lib.book import chapter
 from aalp_lib.cli import main
-from aalp_lib.diagnosis import installed
 from aalp_lib.reproduction import collect
 from aalp_lib.reproduction.schema import Measurement, Record
 

@@ -21,9 +21,8 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 import aalp_lib as aalp
-from aalp_lib import plots
 from aalp_lib.methods import TABLE_2
-from aalp_lib.reproduction import bench, demo, schema
+from aalp_lib.reproduction import bench, demo, plots_of_records, schema
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -150,7 +149,7 @@ def test_readmes_table_is_the_demos():
     """What the README shows is what `make demo` wrote, beside the records that it comes from."""
     text = (ROOT / "docs" / "demo" / "table.md").read_text()
     assert text in (ROOT / "README.md").read_text()
-    records = plots.in_table_order(schema.load_records(ROOT / "docs" / "demo"))
+    records = plots_of_records.in_table_order(schema.load_records(ROOT / "docs" / "demo"))
     assert demo.markdown(records) == text
     for path in re.findall(r"\]\(((?!https?:)[^)#]+)\)", (ROOT / "README.md").read_text()):
         assert (ROOT / path).exists(), path

@@ -25,7 +25,7 @@ from aalp_lib.data import Dataset, Split, load, to_float
 from aalp_lib.engine.precision import without_tf32
 from aalp_lib.evaluation import BALLS, paper_name, starts
 from aalp_lib.models import Classifier, evaluating
-from aalp_lib.reproduction import schema, settings
+from aalp_lib.reproduction import machine, settings
 from aalp_lib.reproduction.schema import Measurement
 from aalp_lib.reproduction.settings import setting_for
 
@@ -448,7 +448,7 @@ def measure_model(
     config = {"attack": dataclasses.asdict(attack), "images": len(dataset.test), "seed": seed, "reading": "last"}
     missing = [kind for kind, path in paths.items() if not present(path, config)]
     if missing:
-        environment = schema.environment(dataset.test.labels.device)
+        environment = machine.environment(dataset.test.labels.device)
         found = attacked(model, dataset.test, attack, seed=seed)
         for kind in missing:
             began = time.perf_counter()

@@ -2,10 +2,12 @@
 
 from statistics import mean
 
-from aalp_lib.diagnosis import LARGE, NOISE, QUERIES, Diagnosis
-from aalp_lib.evaluation import ALTERED, HEADINGS, paper_name, suite_in_ball
+from aalp_lib.autoattack import QUERIES
+from aalp_lib.diagnosis import LARGE, NOISE
+from aalp_lib.evaluation import HEADINGS, paper_name, suite_in_ball
 from aalp_lib.methods import METHODS
 from aalp_lib.reproduction import paper
+from aalp_lib.reproduction.attack_measurements import ALTERED, diagnosis_of
 from aalp_lib.reproduction.collect import (
     TITLES,
     UNMEASURED,
@@ -23,7 +25,7 @@ from aalp_lib.reproduction.collect import (
     title,
     training_protocol,
 )
-from aalp_lib.reproduction.comparisons import attack_title, attacked
+from aalp_lib.reproduction.paired import attack_title, attacked
 from aalp_lib.reproduction.schema import Measurement, Record, label
 
 GRADIENTS = (
@@ -131,7 +133,7 @@ def diagnosis_table(found: Found, which: Which = "last") -> str:
     heads += ["at ε = 0.5", "gradient 0, clean", "gradient 0, attacked", "largest logit"]
     lines = [["Data", "Method", "Protocol", "Seed", "Gradients", "Images", *heads]]
     for m in made:
-        d = Diagnosis.of(m)
+        d = diagnosis_of(m)
         half = next((row for row in d.eps if row["eps"] == 0.5), None)
         rows = [*d.restarts, d.fgsm, d.margin, d.black_box.get("transfer"), d.black_box.get("square")]
         square = d.black_box.get("square")
@@ -201,7 +203,7 @@ def _accuracies(m: Measurement) -> list[list[str]]:
     if m.kind != "diagnosis":
         rows = [(gradients(m, name), attack_title(name), row) for name, row in m.values["columns"].items()]
     else:
-        rows = [(gradients(m), name, row) for group in Diagnosis.of(m).rows for name, row, _ in group]
+        rows = [(gradients(m), name, row) for group in diagnosis_of(m).rows for name, row, _ in group]
     return [
         [*names, *(f"{100 * row[k]:.2f}" for k in ("accuracy", "low", "high")), str(row["correct"]), str(row["count"])]
         for *names, row in rows

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from aalp_lib import checkpoints, plots
 from aalp_lib.attacks import PGD
 from aalp_lib.data import load
-from aalp_lib.reproduction import schema
+from aalp_lib.reproduction import plots_of_records, schema
 from aalp_lib.reproduction.grids import QUICK, Grid
 from aalp_lib.reproduction.jobs import Job
 from aalp_lib.reproduction.schema import Record
@@ -25,7 +25,7 @@ def jobs(out: Path, seed: int = 0, quick: bool = False) -> list[Job]:
 
 def write(records: Sequence[Record], jobs: Sequence[Job], out: Path) -> list[Path]:
     """Write the table as Markdown and CSV and the figures as PNG; returns their paths."""
-    records = plots.in_table_order(records)
+    records = plots_of_records.in_table_order(records)
     texts = {
         "table.md": markdown(records),
         "table.csv": schema.table(records, form="csv") + _without_head(schema.table(records, which="best", form="csv")),
@@ -33,8 +33,8 @@ def write(records: Sequence[Record], jobs: Sequence[Job], out: Path) -> list[Pat
     for name, text in texts.items():
         checkpoints.write_atomically(out / name, text.encode())
     figures = {
-        "robust-accuracy.png": plots.robust_accuracy(records),
-        "training-curves.png": plots.training_curves(records),
+        "robust-accuracy.png": plots_of_records.robust_accuracy(records),
+        "training-curves.png": plots_of_records.training_curves(records),
         "digits.png": digits({job.row.name: job for job in jobs}),
     }
     for name, figure in figures.items():

@@ -22,10 +22,11 @@ from aalp_lib import checkpoints
 from aalp_lib._checks import InputError
 from aalp_lib.evaluation import HEADINGS
 from aalp_lib.methods import METHODS, TABLE_2
-from aalp_lib.plots import COLOURS, DPI, MARKERS, RIGHT, WRONG, diagnoses
+from aalp_lib.plots import COLOURS, DPI, MARKERS, RIGHT, WRONG
 from aalp_lib.reproduction import collect
 from aalp_lib.reproduction.analyses import SETS, concentration, unpack
 from aalp_lib.reproduction.grids import ALPHAS
+from aalp_lib.reproduction.plots_of_records import diagnoses
 from aalp_lib.reproduction.report import TOLERANCE, Row
 from aalp_lib.reproduction.schema import Measurement, Record, label
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from aalp_lib import _checks
 from aalp_lib.methods import METHODS, TABLE_2, GuidedDropout, Method, named
+from aalp_lib.reproduction.controls import low, mean_weight_alp, random, shuffled
 from aalp_lib.reproduction.jobs import Job
 from aalp_lib.reproduction.settings import SETTINGS
 
@@ -43,13 +44,13 @@ ABLATIONS = _by_name(
             ("sample", "upper half, a mask per sample", GuidedDropout("half", scope="sample")),
             ("rescale", "upper half, rescaled", GuidedDropout("half", rescale=True)),
             ("masked_attack", "upper half, mask in the attack", GuidedDropout("half", in_attack=True)),
-            ("random", "keep a random half", GuidedDropout("random")),
-            ("shuffled", "keep as many, but random ones", GuidedDropout("shuffled")),
-            ("low", "keep the lower half", GuidedDropout("low")),
+            ("random", "keep a random half", GuidedDropout(random)),
+            ("shuffled", "keep as many, but random ones", GuidedDropout(shuffled)),
+            ("low", "keep the lower half", GuidedDropout(low)),
             ("no_dropout", "no Guided Dropout", None),
         )
     ),
-    _changed("aalp_sw", "mean", "the batch's mean weight", pairing="mean_weight_alp"),
+    _changed("aalp_sw", "mean", "the batch's mean weight", pairing=mean_weight_alp),
     _changed("aalp", "attached", "gradient through the weight", detach_weight=False),
     _changed("aalp", "ce_adversarial", "classification loss on adversarial images", classify="adversarial"),
     _changed("aalp", "ce_clean", "classification loss on clean images", classify="clean"),

@@ -14,11 +14,11 @@ from aalp_lib import _checks, checkpoints
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
 from aalp_lib.data import SOURCES, Dataset, Split, load, name_of, subset
-from aalp_lib.evaluation import Report, evaluate, gradients, suite_for
+from aalp_lib.evaluation import Report, evaluate, gradient_count, suite_for
 from aalp_lib.methods import Method, method
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, stages
-from aalp_lib.reproduction import per_epoch, schema
+from aalp_lib.reproduction import machine, per_epoch, schema
 from aalp_lib.reproduction.schema import Record
 from aalp_lib.reproduction.settings import Setting, new_model, tier
 from aalp_lib.train import RUN, History, fit
@@ -118,7 +118,7 @@ class Job:
             "model": setting.model,
             "attack": dataclasses.asdict(setting.attack),
             "recipe": dataclasses.asdict(setting.recipe),
-            "method": dataclasses.asdict(self.row),
+            "method": self.row.described(),
             "reading": "any",
             "test_images": self.test_images,
             **({"columns": list(self.columns)} if self.columns else {}),
@@ -132,8 +132,8 @@ class Job:
         sample that goes through the network.
         """
         recipe, attack = self.setting.recipe, self.setting.attack
-        training = train_images * recipe.epochs * self.row.gradients(attack.steps * attack.restarts)
-        suites = {which: float(test_images * gradients(suite)) for which, suite in self.suites().items()}
+        training = train_images * recipe.epochs * self.row.gradient_count(attack.steps * attack.restarts)
+        suites = {which: float(test_images * gradient_count(suite)) for which, suite in self.suites().items()}
         return {"training": training} | suites
 
     def suites(self) -> dict[str, dict[str, Attack]]:
@@ -153,7 +153,7 @@ def run_job(job: Job, progress: Tell | None = None) -> Record:
     if found is not None:
         return found
     device = _checks.device(job.device)
-    environment = schema.environment(device)
+    environment = machine.environment(device)
     if "tf32" in environment:  # that is training's; `evaluate` switches it off
         environment["evaluation_tf32"] = False
     dataset = _part(load(job.data, root=job.root, device=device), job.train_images)

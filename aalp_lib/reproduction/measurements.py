@@ -13,14 +13,14 @@ from aalp_lib import _checks, checkpoints
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
 from aalp_lib.data import Dataset
-from aalp_lib.diagnosis import measure as measured
 from aalp_lib.engine.precision import Precision
 from aalp_lib.evaluation import suite_for
 from aalp_lib.methods import named
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, stages
 from aalp_lib.reproduction import analyses
-from aalp_lib.reproduction.collect import changes, recipe, training_protocol
+from aalp_lib.reproduction.attack_measurements import measure_attacks
+from aalp_lib.reproduction.protocols import changes, recipe, training_protocol
 from aalp_lib.reproduction.schema import Measurement, Record, named_records
 from aalp_lib.zoo import fingerprint, kept, packaged, weights
 
@@ -211,7 +211,7 @@ def _measure(
         raise InputError(f"{path} was made with other settings; name another folder, or move it away")
     test, source = dataset.test[:images], _source(one, runs) if kind == "diagnosis" else None
     attack, device = suite_for(dataset.name, one.attack)["pgd100"], test.images.device
-    found = measured(
+    found = measure_attacks(
         _model(one, device), test, attack, kind=kind,
         subject=one.subject, tier=one.record.tier, seed=seed, precision=precision, parts=parts, progress=tell,
         source=_model(source, device) if source else None,

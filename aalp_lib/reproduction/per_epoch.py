@@ -21,7 +21,7 @@ from aalp_lib.data import Dataset, Split
 from aalp_lib.methods import Method, method
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell
-from aalp_lib.reproduction import analyses, schema
+from aalp_lib.reproduction import analyses, machine
 from aalp_lib.reproduction.analyses import EQUATIONS, Values, attacked, maps, mean, pack, rounded
 from aalp_lib.reproduction.settings import Setting, new_model
 from aalp_lib.train import History, fit
@@ -161,7 +161,7 @@ def _summary(
 ) -> Values:
     last = seen[-1]
     rows = {"consistent": last["clean"] & last["robust"], "inconsistent": last["clean"] & ~last["robust"]}
-    lines, an_image = [], chosen.gradients(setting.attack.steps * setting.attack.restarts)
+    lines, an_image = [], chosen.gradient_count(setting.attack.steps * setting.attack.restarts)
     for line, now in zip(history.epochs, seen, strict=True):
         lines.append(
             {"epoch": line.epoch, "gradients": line.epoch * train * an_image}
@@ -228,7 +228,7 @@ def measure(
         "model": setting.model,
         "training_attack": dataclasses.asdict(setting.attack),
         "recipe": dataclasses.asdict(setting.recipe),
-        "method": dataclasses.asdict(chosen),
+        "method": chosen.described(),
         "attack": dataclasses.asdict(attack),
         "images": min(images, len(dataset.test)),
         "reading": "last",
@@ -236,7 +236,7 @@ def measure(
     if analyses.present(path, json.loads(json.dumps(config))):  # as it comes back from disk: tuples are lists
         return path
     few = analyses.first_of_each_class(shown)[:4] if shown else None
-    began, environment = time.perf_counter(), schema.environment(dataset.test.labels.device)
+    began, environment = time.perf_counter(), machine.environment(dataset.test.labels.device)
     values = over_training(dataset, chosen, setting, Path(run), seed=seed, images=images, shown=few, progress=progress)
     analyses.keep("over_training", subject, config, values, time.perf_counter() - began, environment, path, tier)
     return path

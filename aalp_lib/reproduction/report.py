@@ -13,7 +13,7 @@ import torch
 
 from aalp_lib import _checks, checkpoints
 from aalp_lib._checks import InputError
-from aalp_lib.evaluation import HEADINGS, Outcome, Report, gradients, paper_name, suite_in_ball
+from aalp_lib.evaluation import HEADINGS, Outcome, Report, gradient_count, paper_name, suite_in_ball
 from aalp_lib.methods import METHODS
 from aalp_lib.reproduction import paper, schema
 from aalp_lib.reproduction.beyond import about as about  # beside the tables, for chapters
@@ -50,7 +50,8 @@ from aalp_lib.reproduction.collect import (
     signed,
     title,
 )
-from aalp_lib.reproduction.comparisons import (
+from aalp_lib.reproduction.grids import CONTROLS
+from aalp_lib.reproduction.paired import (
     ABLATED,
     DECIDING,
     ablation_table,
@@ -63,7 +64,6 @@ from aalp_lib.reproduction.comparisons import (
     order_csv,
     order_table,
 )
-from aalp_lib.reproduction.grids import CONTROLS
 from aalp_lib.reproduction.schema import Measurement, Record, label
 from aalp_lib.train import VAL_STEPS
 
@@ -239,7 +239,7 @@ def table_3(found: Found, data: str, which: Which = "last", measured: bool = Fal
 
     On SVHN the verdict is `verdict`'s. Elsewhere levels are not compared, only what adding Guided Dropout does: its
     effect in points on the same seeds and images, column by column, ours beside the paper's, and whether it is shown
-    (see `aalp_lib.reproduction.comparisons.standing`) to go the same way.
+    (see `aalp_lib.reproduction.paired.standing`) to go the same way.
     """
     runs = of_the_paper(found.records, data)
     rows = [
@@ -545,7 +545,7 @@ def _suite(record: Record, which: str) -> int:
     """Gradients of the attacks on one model, if nothing is fooled."""
     cells = record.accuracy.get(which, {})
     suite = {name: attack for name, attack in suite_in_ball(0.3, 0.3).items() if name in cells}
-    return gradients(suite) * int(max((cell["count"] for cell in cells.values()), default=0))
+    return gradient_count(suite) * int(max((cell["count"] for cell in cells.values()), default=0))
 
 
 def cost_table(found: Found) -> str:

@@ -24,6 +24,7 @@ import aalp_lib as aalp
 from aalp_lib import checkpoints
 from aalp_lib.cli import main
 from aalp_lib.engine import distributed
+from aalp_lib.reproduction import controls
 from aalp_lib.reproduction.grids import ABLATIONS
 
 ATTACK = aalp.PGD(0.2, 0.1, 3)
@@ -184,7 +185,7 @@ def test_mask_is_that_of_the_whole_batch(ranks, rule, scope):
         assert not np.array_equal(masks(rule, scope, slice(rank, None, 2)), whole)
 
 
-@pytest.mark.parametrize("rule", ["random", "shuffled"])
+@pytest.mark.parametrize("rule", [controls.random, controls.shuffled])
 def test_a_random_mask_is_the_same_on_every_process(ranks, rule):
     one, other = ranks(drawn, rule)
     assert torch.equal(one, other)

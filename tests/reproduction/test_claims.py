@@ -11,7 +11,7 @@ import pytest
 
 from aalp_lib.diagnosis import NOISE
 from aalp_lib.methods import TABLE_2
-from aalp_lib.reproduction import analyses, collect, comparisons, figures, paper, report
+from aalp_lib.reproduction import analyses, collect, figures, paired, paper, report
 from aalp_lib.reproduction.grids import CONTROLS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,21 +92,19 @@ def surely(step):
 
 
 def test_in_short(kept, rows):
-    first = [
-        comparisons.outcomes(r, "last")["pgd100"][:1000].sum().item() for name in ("alp", "aalp") for r in rows[name]
-    ]
+    first = [paired.outcomes(r, "last")["pgd100"][:1000].sum().item() for name in ("alp", "aalp") for r in rows[name]]
     gain = (sum(first[7:]) - sum(first[:7])) / 70
-    clean = comparisons.compare(rows["alp"], rows["aalp"], "clean")
+    clean = paired.compare(rows["alp"], rows["aalp"], "clean")
     assert (clean.standing, len(clean.gains), surely(clean)) == (1, 7, True)
-    weak = {name: comparisons.compare(rows["alp"], rows["aalp"], name) for name in PUBLISHED["alp"] if name != "clean"}
-    hard = {name: comparisons.compare_strong(kept, rows["alp"], rows["aalp"], name) for name in STRONG}
+    weak = {name: paired.compare(rows["alp"], rows["aalp"], name) for name in PUBLISHED["alp"] if name != "clean"}
+    hard = {name: paired.compare_strong(kept, rows["alp"], rows["aalp"], name) for name in STRONG}
     every = weak | hard
     assert (len(every), {step.standing for step in every.values()}) == (15, {0})
     over = {name: step for name, step in every.items() if step.p_seeds < 0.05}
     assert set(over) == {"pgd10", "square"}
     assert all(0 < step.gain < 1 and sum(gain < 0 for gain in step.gains) == 1 for step in over.values())
     early = [[r for r in rows[name] if r.seed < 4] for name in ("alp", "aalp")]
-    assert {name for name in weak if comparisons.compare(*early, name).standing == 1} == {"fgsm", "pgd10"}
+    assert {name for name in weak if paired.compare(*early, name).standing == 1} == {"fgsm", "pgd10"}
     for column, step in hard.items():
         moved = statistics.mean(step.gains) - gain
         assert moved > 0.4 if column in ("fab-t", "square") else -0.4 < moved < 0.3
@@ -136,27 +134,25 @@ def test_seeds_of_one_method_lie_as_far_apart_as_steps_of_the_paper(rows, full):
         assert all(r.environment["device"] != "cpu" for r in full[name])
         assert min(full[name], key=lambda r: at_last(r, "pgd100")).seed == 0
     first = {r.method: r for r in earlier if r.seed == 1}
-    assert comparisons.compare([first["alp"]], [first["aalp"]]).standing == 1
-    assert comparisons.compare([again["alp", 1]], [again["aalp", 1]]).standing == -1
+    assert paired.compare([first["alp"]], [first["aalp"]]).standing == 1
+    assert paired.compare([again["alp", 1]], [again["aalp", 1]]).standing == -1
 
 
 def test_under_autoattack_alp_and_aalp_fall_behind_madry(kept, rows):
     for name in ("alp", "aalp"):
-        square = comparisons.compare_strong(kept, rows["adv"], rows[name])
+        square = paired.compare_strong(kept, rows["adv"], rows[name])
         assert (square.standing, len(square.gains), surely(square)) == (-1, 4, True)
-        alone = [comparisons.compare_strong(kept, rows["adv"], [r]).standing for r in rows[name] if r.seed < 4]
+        alone = [paired.compare_strong(kept, rows["adv"], [r]).standing for r in rows[name] if r.seed < 4]
         assert 0 in alone  # not every seed shows it by itself
         assert all(PUBLISHED[name][column] > PUBLISHED["adv"][column] for column in ("pgd100", "cw100"))
     for column in ("pgd100x20", "cw100x20", "apgd-ce", "apgd-t", "fab-t"):
         for pair in (("adv", "alp"), ("adv", "aalp")):
-            gradient = comparisons.compare_strong(kept, *(rows[name] for name in pair), column)
+            gradient = paired.compare_strong(kept, *(rows[name] for name in pair), column)
             assert (gradient.standing, len(gradient.gains)) == (0, 4)
             assert gradient.p > 0.05
     for column in STRONG:
         late = column in ("fab-t", "square")
-        guided, weighted = (
-            comparisons.compare_strong(kept, rows["adv"], rows[n], column) for n in ("aalp_gd", "aalp_sw")
-        )
+        guided, weighted = (paired.compare_strong(kept, rows["adv"], rows[n], column) for n in ("aalp_gd", "aalp_sw"))
         assert (guided.standing, weighted.standing) == (-1 if late else 0, 0)
     taken = {}
     for m in report.about(kept, "strong", "last"):
@@ -176,8 +172,8 @@ def _from_the_image(kept, row, column):
     made = []
     for r in row:
         own, hard = (
-            comparisons.attack_outcomes(kept, r, "last", "attacks"),
-            comparisons.attack_outcomes(kept, r, "last"),
+            paired.attack_outcomes(kept, r, "last", "attacks"),
+            paired.attack_outcomes(kept, r, "last"),
         )
         if own and hard:
             made.append([int(each.sum()) for each in (own[f"{column} start"], own[column], hard[f"{column}x20"])])
@@ -200,18 +196,18 @@ def test_one_run_from_the_image_finds_more_than_twenty_random_ones_in_alp(kept, 
             ((own, random, _),) = _from_the_image(kept, [slow[name]], column)
             assert own - random > min(a - b for a, b, _ in counts[name])
             trained_so = tried[name, "fast, attack start clean"]  # 10,000 images here, 1,000 there
-            found = [comparisons.attack_outcomes(kept, r, "last", "attacks") for r in trained_so]
+            found = [paired.attack_outcomes(kept, r, "last", "attacks") for r in trained_so]
             moved = [int(of[f"{column} start"].sum() - of[column].sum()) / 10 for of in found]
             assert (len(moved), {len(of[column]) for of in found}) == (3 if name == "alp" else 1, {10_000})
             usual = [a - b for a, b, _ in counts[name]]
             assert all(min(usual) < each < max(usual) for each in moved)
             assert statistics.mean(moved) < 0.9 * statistics.mean(usual)
-            assert not any(comparisons.attacked(kept, r, "last") for r in trained_so)  # no twenty starts
+            assert not any(paired.attacked(kept, r, "last") for r in trained_so)  # no twenty starts
     taken = {"fab": [0, 0], "square": [0, 0]}
     for r in (r for name in ("alp", "aalp", "aalp_gd", "aalp_sw") for r in rows[name]):
         own, hard = (
-            comparisons.attack_outcomes(kept, r, "last", "attacks"),
-            comparisons.attack_outcomes(kept, r, "last"),
+            paired.attack_outcomes(kept, r, "last", "attacks"),
+            paired.attack_outcomes(kept, r, "last"),
         )
         if own:
             fooled = ~own["pgd100 start"] | ~own["cw100 start"]
@@ -226,8 +222,8 @@ def test_one_run_from_the_image_finds_more_than_twenty_random_ones_in_alp(kept, 
 
 def test_started_at_the_image_aalp_is_ahead_of_alp(kept, rows):
     cw, pgd = (
-        comparisons.compare_strong(kept, rows["alp"], rows["aalp"], f"{c} start", kind="attacks")
-        for c in comparisons.PAIRED[::-1]
+        paired.compare_strong(kept, rows["alp"], rows["aalp"], f"{c} start", kind="attacks")
+        for c in paired.PAIRED[::-1]
     )
     assert (cw.standing, len(cw.gains), surely(cw)) == (1, 5, True)
     assert (pgd.standing, sum(gain > 0 for gain in pgd.gains)) == (0, 4)
@@ -263,11 +259,11 @@ def test_no_other_setting_of_the_attacks_explains_the_rows_at_100_steps(kept):
 
 def test_trades_is_ahead_of_every_other_row_under_autoattack(kept, rows):
     for name in ("adv", "alp", "aalp_gd", "aalp_sw", "aalp"):
-        beyond = comparisons.compare_strong(kept, rows[name], rows["trades"])
+        beyond = paired.compare_strong(kept, rows[name], rows["trades"])
         assert (beyond.standing, len(beyond.gains)) == (1, 3)
         assert name not in ("adv", "alp", "aalp") or surely(beyond) == (name != "adv")
     for column in ("pgd100", "cw100"):
-        assert comparisons.compare(rows["trades"], rows["aalp"], column).standing == -1
+        assert paired.compare(rows["trades"], rows["aalp"], column).standing == -1
         assert PUBLISHED["aalp"][column] > PUBLISHED["trades"][column]
     drops = {}
     for m in report.about(kept, "strong", "last"):
@@ -295,83 +291,83 @@ def test_square_finds_what_pgd_misses_in_every_network_of_mnist_trained_on_attac
 
 
 def test_the_weights_help_under_autoattack_and_guided_dropout_does_not(kept, rows):
-    hard = {name: comparisons.compare_strong(kept, rows["alp"], rows[name]) for name in ("aalp_sw", "aalp_gd", "aalp")}
+    hard = {name: paired.compare_strong(kept, rows["alp"], rows[name]) for name in ("aalp_sw", "aalp_gd", "aalp")}
     assert {name: (step.standing, len(step.gains)) for name, step in hard.items()} == {
         "aalp_sw": (1, 3), "aalp_gd": (0, 3), "aalp": (0, 7),
     }  # fmt: skip
     assert surely(hard["aalp_sw"])
     assert hard["aalp_gd"].p > 0.5
     assert (sum(gain > 0 for gain in hard["aalp"].gains), hard["aalp"].p_seeds < 0.05) == (6, True)
-    behind = comparisons.compare(rows["alp"], rows["aalp_gd"], "pgd100")
+    behind = paired.compare(rows["alp"], rows["aalp_gd"], "pgd100")
     assert (behind.standing, len(behind.gains), surely(behind)) == (-1, 3, True)
-    back = comparisons.compare_strong(kept, rows["aalp_sw"], rows["aalp"])
+    back = paired.compare_strong(kept, rows["aalp_sw"], rows["aalp"])
     assert (back.standing, max(back.gains), surely(back)) == (-1, pytest.approx(-0.1), False)
-    assert comparisons.compare(rows["aalp_sw"], rows["aalp"], "clean").standing == -1
+    assert paired.compare(rows["aalp_sw"], rows["aalp"], "clean").standing == -1
     for column in STRONG:
-        gained = comparisons.compare_strong(kept, rows["alp"], rows["aalp_sw"], column)
+        gained = paired.compare_strong(kept, rows["alp"], rows["aalp_sw"], column)
         late = column in ("fab-t", "square")
         assert (gained.standing, gained.p > 0.5) == ((1, False) if late else (0, True))
 
 
 def test_a_part_of_the_weights_gain_comes_from_pairing_less(kept, rows, full):
     steps = (rows["alp"], full["aalp_sw_mean"]), (full["aalp_sw_mean"], rows["aalp_sw"])
-    less, which = (comparisons.compare_strong(kept, *step) for step in steps)
+    less, which = (paired.compare_strong(kept, *step) for step in steps)
     assert all(step.standing == 1 and len(step.gains) == 3 and surely(step) for step in (less, which))
-    less_clean, which_clean = (comparisons.compare(*step, "clean") for step in steps)
+    less_clean, which_clean = (paired.compare(*step, "clean") for step in steps)
     assert which_clean.standing == less_clean.standing == 1
-    assert not any(comparisons.compare(*step, column).standing for step in steps for column in ("pgd100", "cw100"))
-    weaker = comparisons.compare_strong(kept, rows["alp"], full["alp_averaged"])
+    assert not any(paired.compare(*step, column).standing for step in steps for column in ("pgd100", "cw100"))
+    weaker = paired.compare_strong(kept, rows["alp"], full["alp_averaged"])
     assert (weaker.gain > less.gain + which.gain, len(weaker.gains)) == (True, 2)
 
 
 def test_guided_dropout_is_ahead_only_with_madrys_method(kept, rows):
-    ahead = {c: comparisons.compare(rows["adv"], rows["adv_gd"], c) for c in PUBLISHED["adv"] if c != "clean"}
+    ahead = {c: paired.compare(rows["adv"], rows["adv_gd"], c) for c in PUBLISHED["adv"] if c != "clean"}
     assert {c for c, step in ahead.items() if step.standing == 1} == {"fgsm", "pgd40", "pgd100", "cw40", "cw100"}
     assert {c for c, step in ahead.items() if surely(step)} == {"fgsm", "pgd40"}
     assert all(len(step.gains) == 3 and max(step.gains) < 1 for step in ahead.values())
     for column in ("pgd40", "pgd100", "cw100"):
         for plain, guided in (("raw", "raw_gd"), ("alp", "aalp_gd"), ("aalp_sw", "aalp")):
-            assert comparisons.compare(rows[plain], rows[guided], column).standing < 1
-    assert comparisons.compare_strong(kept, rows["adv"], rows["adv_gd"]).p > 0.5
+            assert paired.compare(rows[plain], rows[guided], column).standing < 1
+    assert paired.compare_strong(kept, rows["adv"], rows["adv_gd"]).p > 0.5
     assert [r.environment["device"] == "cpu" for r in rows["adv"]] == [True, True, False, False]
     assert all(r.environment["device"] != "cpu" for r in rows["adv_gd"])
 
 
 def test_aalp_has_more_clean_images_right_than_alp(rows, full):
-    assert comparisons.compare(rows["alp"], rows["aalp"], "clean").standing == 1
+    assert paired.compare(rows["alp"], rows["aalp"], "clean").standing == 1
     assert PUBLISHED["aalp"]["clean"] < PUBLISHED["alp"]["clean"]
-    assert comparisons.compare(rows["alp"], rows["aalp_sw"], "clean").standing == 1
-    assert comparisons.compare(rows["alp"], rows["aalp_gd"], "clean").standing == 0
-    averaged = comparisons.compare(full["alp_averaged"], full["aalp_averaged"], "clean")
+    assert paired.compare(rows["alp"], rows["aalp_sw"], "clean").standing == 1
+    assert paired.compare(rows["alp"], rows["aalp_gd"], "clean").standing == 0
+    averaged = paired.compare(full["alp_averaged"], full["aalp_averaged"], "clean")
     assert (averaged.standing, averaged.p > 0.5) == (0, True)
 
 
 def test_the_scale_of_the_pairing_moves_more_than_what_aalp_adds(kept, rows, full):
     for name in ("alp", "aalp"):
-        assert comparisons.compare(rows["adv"], full[f"{name}_averaged"], "pgd100").standing == 1
+        assert paired.compare(rows["adv"], full[f"{name}_averaged"], "pgd100").standing == 1
         summed = max(at_last(r, "pgd100") for r in rows[name])
         averaged = [at_last(r, "pgd100") for r in full[f"{name}_averaged"]]
         assert summed < min(averaged) < PUBLISHED[name]["pgd100"]
-    weaker = comparisons.compare_strong(kept, rows["alp"], full["alp_averaged"])
+    weaker = paired.compare_strong(kept, rows["alp"], full["alp_averaged"])
     assert weaker.standing == 1
-    assert min(weaker.gains) > max(comparisons.compare_strong(kept, rows["alp"], rows["aalp_sw"]).gains)
-    averaged = comparisons.compare_strong(kept, rows["adv"], full["alp_averaged"])
+    assert min(weaker.gains) > max(paired.compare_strong(kept, rows["alp"], rows["aalp_sw"]).gains)
+    averaged = paired.compare_strong(kept, rows["adv"], full["alp_averaged"])
     assert (averaged.standing, len(averaged.gains)) == (1, 2)
-    assert comparisons.compare(rows["trades"], full["alp_averaged"], "pgd100").standing == 1
-    assert comparisons.compare_strong(kept, rows["trades"], full["alp_averaged"]).standing == 0
-    lost = statistics.mean(comparisons.compare(rows["adv"], rows["alp"], "clean").gains)
+    assert paired.compare(rows["trades"], full["alp_averaged"], "pgd100").standing == 1
+    assert paired.compare_strong(kept, rows["trades"], full["alp_averaged"]).standing == 0
+    lost = statistics.mean(paired.compare(rows["adv"], rows["alp"], "clean").gains)
     assert lost < 4 * (PUBLISHED["alp"]["clean"] - PUBLISHED["adv"]["clean"]) < 0
 
 
 def test_with_the_pairing_averaged_aalp_is_not_ahead_either(kept, rows, full):
     for runs, others in ((rows["alp"], rows["aalp"]), (full["alp_averaged"], full["aalp_averaged"])):
-        assert comparisons.compare(runs, others, "pgd100").standing == 0
-    strong = comparisons.compare_strong(kept, full["alp_averaged"], full["aalp_averaged"])
+        assert paired.compare(runs, others, "pgd100").standing == 0
+    strong = paired.compare_strong(kept, full["alp_averaged"], full["aalp_averaged"])
     assert (strong.standing, len(strong.gains)) == (-1, 2)
-    assert comparisons.compare_strong(kept, rows["trades"], full["aalp_averaged"]).standing == -1
+    assert paired.compare_strong(kept, rows["trades"], full["aalp_averaged"]).standing == -1
     for r in full["aalp_averaged"]:
         (other,) = (of for of in full["alp_averaged"] if of.seed == r.seed)
-        standings = [comparisons.compare([other], [r], column).standing for column in ("pgd100", "cw100")]
+        standings = [paired.compare([other], [r], column).standing for column in ("pgd100", "cw100")]
         assert (standings, r.environment["device"] == "cpu") == (([0, 1], True) if r.seed == 0 else ([-1, -1], False))
 
 
@@ -393,13 +389,13 @@ def test_on_cifar10_guided_dropout_makes_networks_less_robust(kept, colour):
         assert "raw" in name or (len(robust), sum(robust[-5:]) > sum(robust[-10:-5]) + 0.03) == (30, True)
     for column in ("clean", "pgd100", "cw100"):
         for alone, both in (("alp", "aalp_gd"), ("aalp_sw", "aalp"), ("adv", "adv_gd")):
-            lost = comparisons.compare(colour[alone], colour[both], column)
+            lost = paired.compare(colour[alone], colour[both], column)
             assert lost.standing == (0 if (both, column) == ("adv_gd", "cw100") else -1)
             assert both != "adv_gd" or column == "clean" or lost.gains[0] > -1
-        assert comparisons.compare(colour["alp"], colour["aalp_sw"], column).standing == (1 if column == "clean" else 0)
-        assert comparisons.compare(colour["alp"], colour["aalp"], column).standing == (1 if column == "clean" else -1)
+        assert paired.compare(colour["alp"], colour["aalp_sw"], column).standing == (1 if column == "clean" else 0)
+        assert paired.compare(colour["alp"], colour["aalp"], column).standing == (1 if column == "clean" else -1)
     for column in ("pgd100", "cw100"):
-        behind = comparisons.compare(colour["alp"], colour["aalp"], column)
+        behind = paired.compare(colour["alp"], colour["aalp"], column)
         assert behind.gains[1] < 2 * behind.gains[0] < 0
         gain = published["aalp"][column] - published["alp"][column]
         assert published["aalp_gd"][column] - published["alp"][column] > gain / 2 > 0
@@ -413,25 +409,23 @@ def test_on_cifar10_guided_dropout_makes_networks_less_robust(kept, colour):
 
 
 def test_on_cifar10_aalp_is_behind_alp_under_autoattack_too(kept, colour):
-    hard = {
-        name: comparisons.compare_strong(kept, colour["alp"], colour[name]) for name in ("aalp", "aalp_gd", "aalp_sw")
-    }
+    hard = {name: paired.compare_strong(kept, colour["alp"], colour[name]) for name in ("aalp", "aalp_gd", "aalp_sw")}
     assert {name: step.standing for name, step in hard.items()} == {"aalp": -1, "aalp_gd": -1, "aalp_sw": 0}
     assert {name: len(step.gains) for name, step in hard.items()} == {"aalp": 2, "aalp_gd": 1, "aalp_sw": 1}
     assert not surely(hard["aalp"])
     strong = {seed: [r for r in colour["aalp"] if r.seed == seed] for seed in (0, 1)}
-    assert [comparisons.compare_strong(kept, colour["alp"], of).standing for of in strong.values()] == [0, -1]
-    assert [comparisons.compare(colour["alp"], of).standing for of in strong.values()] == [-1, -1]
-    at_pgd = comparisons.compare(colour["alp"], colour["aalp"]).gains
+    assert [paired.compare_strong(kept, colour["alp"], of).standing for of in strong.values()] == [0, -1]
+    assert [paired.compare(colour["alp"], of).standing for of in strong.values()] == [-1, -1]
+    at_pgd = paired.compare(colour["alp"], colour["aalp"]).gains
     assert list(hard["aalp"].gains) == [pytest.approx(gain, abs=0.8) for gain in at_pgd]
-    behind = {name: comparisons.compare_strong(kept, colour["adv"], colour[name]).standing for name in colour}
+    behind = {name: paired.compare_strong(kept, colour["adv"], colour[name]).standing for name in colour}
     assert {name: behind[name] for name in ("alp", "aalp", "aalp_sw", "trades")} == {
         "alp": 0, "aalp": -1, "aalp_sw": 0, "trades": 0
     }  # fmt: skip
-    trades = comparisons.compare_strong(kept, colour["alp"], colour["trades"])
-    alone = [comparisons.compare_strong(kept, colour["alp"], [r]).standing for r in colour["trades"]]
+    trades = paired.compare_strong(kept, colour["alp"], colour["trades"])
+    alone = [paired.compare_strong(kept, colour["alp"], [r]).standing for r in colour["trades"]]
     assert (trades.standing, alone) == (-1, [-1, -1])
-    assert comparisons.compare_strong(kept, colour["trades"], colour["aalp"]).standing == 0
+    assert paired.compare_strong(kept, colour["trades"], colour["aalp"]).standing == 0
     less = []  # of what AutoAttack takes beyond PGD, CW takes less than half
     for m in report.about(kept, "strong", "last"):
         left = m.values["columns"]
@@ -525,7 +519,7 @@ def test_which_of_scale_width_and_steps_moves_more_is_not_shown(rows, tried):
     )
     for words in (WIDE, STEPS, f"{WIDE}, {STEPS}"):  # TRADES
         for column in ("fgsm", "pgd40", "pgd100", "cw40", "cw100"):
-            nearer = comparisons.compare(rows["trades"], tried["trades", f"fast, {words}"], column)
+            nearer = paired.compare(rows["trades"], tried["trades", f"fast, {words}"], column)
             assert (nearer.standing, len(nearer.gains)) == (1, 1)
             assert (
                 beside_the_paper(rows["trades"][0])[column]
@@ -543,17 +537,17 @@ def test_close_to_the_papers_rows_aalp_is_ahead_by_a_fraction(rows, tried, full)
     assert len(alp) == len(aalp) == len(trades) == 1
     for column in ("pgd100", "cw100"):
         for name, runs in (("alp", alp), ("trades", trades)):
-            ahead = comparisons.compare(runs, aalp, column)
+            ahead = paired.compare(runs, aalp, column)
             assert (ahead.standing, ahead.gain < 0.5) == (1, True)
             assert PUBLISHED["aalp"][column] - PUBLISHED[name][column] > ahead.gain
-        assert comparisons.compare(alp, trades, column).standing == 0
+        assert paired.compare(alp, trades, column).standing == 0
         (guided,) = full["aalp_gd_averaged"]
-        beside = [comparisons.compare([dataclasses.replace(r, seed=0)], [guided], column) for r in full["alp_averaged"]]
+        beside = [paired.compare([dataclasses.replace(r, seed=0)], [guided], column) for r in full["alp_averaged"]]
         assert [step.standing for step in beside] == [1, 0, 0]
-        usual = [comparisons.compare([r], full["aalp_averaged"], column) for r in full["alp_averaged"]]
+        usual = [paired.compare([r], full["aalp_averaged"], column) for r in full["alp_averaged"]]
         assert max(usual, key=lambda step: step.gain) is usual[0]
         assert [step.standing for step in usual[1:]] == [-1, -1]
-    assert comparisons.compare(alp, aalp, "pgd40").standing == 0
+    assert paired.compare(alp, aalp, "pgd40").standing == 0
 
 
 def test_with_the_pairing_summed_nothing_tried_on_alp_comes_near_its_row_at_cw100(rows, tried):
@@ -571,7 +565,7 @@ def test_with_the_pairing_summed_nothing_tried_on_alp_comes_near_its_row_at_cw10
     varied = {key for key in tried if key[0].startswith("alp") and "averaged" not in key[0]}
     assert varied == {*ways, ("alp", "fast, model width [16, 32, 128]")}
     for key, way in ways.items():
-        beside = comparisons.compare(rows["alp"], tried[key])
+        beside = paired.compare(rows["alp"], tried[key])
         assert (beside.standing, len(beside.gains)) == (way, 3 if "start" in key[1] else 1)
         for run in tried[key]:
             above = at_last(run, "pgd100") - max(at.values())
@@ -590,14 +584,14 @@ def test_with_the_pairing_summed_nothing_tried_on_alp_comes_near_its_row_at_cw10
 
 def test_trained_on_attacks_from_the_image(rows, tried):
     for name, standings in (("alp", [0, -1, -1]), ("aalp", [-1])):
-        found = [(r, comparisons.compare(rows[name], [r])) for r in tried[name, "fast, attack start clean"]]
+        found = [(r, paired.compare(rows[name], [r])) for r in tried[name, "fast, attack start clean"]]
         assert [step.standing for _, step in found] == standings
     on_gpu = [r.environment["device"] != "cpu" for r in rows["alp"] if r.seed < 3]
     assert on_gpu == [False, True, True]
 
 
 def test_with_the_papers_learning_rate_networks_were_still_improving(rows, slow):
-    late = [comparisons.compare([slow["alp"]], [slow["aalp"]], "cw100", which) for which in ("last", "best")]
+    late = [paired.compare([slow["alp"]], [slow["aalp"]], "cw100", which) for which in ("last", "best")]
     assert [found.standing for found in late] == [1, 0]
     for name in ("alp", "aalp"):
         for column, published in PUBLISHED[name].items():
@@ -605,7 +599,7 @@ def test_with_the_papers_learning_rate_networks_were_still_improving(rows, slow)
             assert ours < published
             assert ours < min(at_last(r, column) for r in rows[name])
         (quick,) = (r for r in rows[name] if r.seed == slow[name].seed)
-        assert comparisons.compare([quick], [slow[name]], "pgd100").gains[0] < -2
+        assert paired.compare([quick], [slow[name]], "pgd100").gains[0] < -2
         watched = [epoch["robust"] for epoch in slow[name].history["epochs"]]
         assert sum(watched[-10:-5]) / 5 + 0.01 < sum(watched[-5:]) / 5
 
@@ -657,39 +651,39 @@ def test_the_mask_soon_has_nothing_to_do_on_the_bundled_sample(kept, rows, slow,
 def test_a_network_of_half_the_features_is_not_told_apart_from_guided_dropout_at_100_steps(kept, rows, tried):
     half = "fast, model width [16, 32, 128]"
     for alone, guided in (("alp", "aalp_gd"), ("aalp_sw", "aalp")):
-        steps = {column: comparisons.compare(tried[alone, half], rows[guided], column) for column in PUBLISHED[guided]}
+        steps = {column: paired.compare(tried[alone, half], rows[guided], column) for column in PUBLISHED[guided]}
         ahead = {column: step for column, step in steps.items() if step.standing}
         assert set(ahead) == (set() if guided == "aalp_gd" else {"pgd20", "cw20"})
         assert all(step.standing == 1 and max(step.gains) < 0.34 and not surely(step) for step in ahead.values())
         assert all(min(steps[column].gains) < 0 < max(steps[column].gains) for column in ("clean", "pgd100", "cw100"))
     for column in ("pgd100", "cw100"):
-        alone = [comparisons.compare(tried["aalp_sw", half], [r], column) for r in rows["aalp"] if r.seed < 3]
+        alone = [paired.compare(tried["aalp_sw", half], [r], column) for r in rows["aalp"] if r.seed < 3]
         assert [step.standing for step in alone] == [1, 0, 1]
-    hard = comparisons.compare_strong(kept, tried["aalp_sw", half], rows["aalp"])
+    hard = paired.compare_strong(kept, tried["aalp_sw", half], rows["aalp"])
     assert (hard.standing, len(hard.gains), min(hard.gains) < -1, max(hard.gains) > 1) == (0, 3, True, True)
     for guided in ("aalp_gd", "aalp"):
         assert [r.environment["device"] == "cpu" for r in rows[guided]][:3] == [True, False, False]
     for column in PUBLISHED["aalp_sw"]:
-        assert comparisons.compare(tried["aalp_sw", half], rows["aalp_sw"], column).standing == 1
+        assert paired.compare(tried["aalp_sw", half], rows["aalp_sw"], column).standing == 1
     for column in ("pgd100", "cw100"):
-        assert min(whole := comparisons.compare(tried["alp", half], rows["alp"], column).gains) < 0 < max(whole)
+        assert min(whole := paired.compare(tried["alp", half], rows["alp"], column).gains) < 0 < max(whole)
 
 
 def test_guided_dropout_does_less_harm_than_a_random_mask_and_not_less_than_none(kept, rows, full, small):
     shuffled = full["aalp_shuffled"]
     for column in ("clean", "pgd100", "cw100"):
-        guided, bare = (comparisons.compare(shuffled, rows[name], column) for name in ("aalp", "aalp_sw"))
+        guided, bare = (paired.compare(shuffled, rows[name], column) for name in ("aalp", "aalp_sw"))
         assert all(step.standing == 1 and len(step.gains) == 3 and surely(step) for step in (guided, bare))
-    guided, bare = (comparisons.compare_strong(kept, shuffled, rows[name]) for name in ("aalp", "aalp_sw"))
+    guided, bare = (paired.compare_strong(kept, shuffled, rows[name]) for name in ("aalp", "aalp_sw"))
     assert (guided.standing, guided.p > 0.5, bare.standing, surely(bare)) == (0, True, 1, False)
     for column in ("clean", "pgd100", "cw100"):
-        assert comparisons.compare(rows["aalp_sw"], rows["aalp"], column).standing < 1
-    assert comparisons.compare_strong(kept, rows["aalp_sw"], rows["aalp"]).standing < 1
+        assert paired.compare(rows["aalp_sw"], rows["aalp"], column).standing < 1
+    assert paired.compare_strong(kept, rows["aalp_sw"], rows["aalp"]).standing < 1
     assert all(r.history["epochs"][-1]["kept"] == pytest.approx(0.5, abs=0.01) for r in shuffled)
     for name in ("random", "shuffled", "low"):
-        assert comparisons.compare(small["aalp"], small[f"aalp_{name}"], "pgd100").standing == -1
-    assert comparisons.compare(small["aalp"], small["aalp_no_dropout"], "pgd100").standing == 0
-    assert comparisons.compare(small["aalp"], small["aalp_no_dropout"], "pgd40").standing == 1
+        assert paired.compare(small["aalp"], small[f"aalp_{name}"], "pgd100").standing == -1
+    assert paired.compare(small["aalp"], small["aalp_no_dropout"], "pgd100").standing == 0
+    assert paired.compare(small["aalp"], small["aalp_no_dropout"], "pgd40").standing == 1
 
 
 def test_what_is_open_on_mnist(kept, rows, tried):
@@ -697,7 +691,7 @@ def test_what_is_open_on_mnist(kept, rows, tried):
     assert not any(said[name].startswith("agrees") for name in ("alp", "aalp", "trades", "aalp_gd", "aalp_sw"))
     close = {name: runs for (name, protocol), runs in tried.items() if WIDE in protocol and STEPS in protocol}
     assert {name: len(runs) for name, runs in close.items()} == {"alp_averaged": 1, "aalp_averaged": 1, "trades": 1}
-    assert not any(comparisons.attacked(kept, r, "last") for runs in close.values() for r in runs)
+    assert not any(paired.attacked(kept, r, "last") for runs in close.values() for r in runs)
     weights = (ROOT / "results" / "mnist" / "ablations" / "weights").iterdir()
     assert not any("wide" in file.name for file in weights)
     averaged = [r for (name, _), runs in tried.items() if "averaged" in name for r in runs]
@@ -737,8 +731,8 @@ def test_what_is_said_of_tables_1_and_4(kept, rows, colour):
             held, lost = (m.values[name] for name in ("consistent", "inconsistent"))
             assert min(held[c] - lost[c] for c in ("mean_clean_confidence", "mean_adversarial_confidence")) > 0
             assert max(held[c] - lost[c] for c in ("classification_loss", "alp_loss")) < 0
-    assert comparisons.compare(rows["alp"], rows["aalp"], "pgd40").standing == 0
-    assert comparisons.compare(colour["alp"], colour["aalp"], "pgd10").standing == -1
+    assert paired.compare(rows["alp"], rows["aalp"], "pgd40").standing == 0
+    assert paired.compare(colour["alp"], colour["aalp"], "pgd10").standing == -1
     assert all(paper.TABLE_4[data]["aalp"] > paper.TABLE_4[data]["alp"] for data in ("mnist", "cifar10"))
 
 

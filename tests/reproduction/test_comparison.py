@@ -1,11 +1,10 @@
-"""Two rows of runs compared seed by seed, measurements by method, and a masked step drawn."""
+"""Two rows of runs compared seed by seed, and measurements by method."""
 
 import pytest
 import torch
-from test_schema import drawn, record
+from test_schema import record
 
-from aalp_lib import plots
-from aalp_lib.reproduction import comparisons, report, schema
+from aalp_lib.reproduction import comparisons, paired, report, schema
 from aalp_lib.reproduction.collect import Found
 from aalp_lib.reproduction.schema import Measurement
 
@@ -20,16 +19,16 @@ def run(right, seed=0, column="pgd100", method="aalp"):
 
 
 def test_the_gain_is_that_of_the_second_row_on_the_same_images():
-    found = comparisons.compare([run("1100")], [run("1011")])
+    found = paired.compare([run("1100")], [run("1011")])
     assert (found.images, found.gains, found.only_first, found.only_second) == (4, (25.0,), 1, 2)
-    assert found.p == pytest.approx(schema.exact_p(1, 2))
+    assert found.p == pytest.approx(comparisons.exact_p(1, 2))
     assert str(found) == "+25.0 points (1 seed; p 1.000)"
 
 
 def test_seeds_are_paired_and_those_without_a_partner_left_out():
     first = [run("1100", seed) for seed in (0, 1, 5)]
     second = [run("1110", 1), run("0100", 0), run("1111", 7)]
-    found = comparisons.compare(first, second)
+    found = paired.compare(first, second)
     assert found.gains == (25.0, -25.0)
     assert (found.only_first, found.only_second) == (1, 1)
     assert "2 seeds, -25.0 to +25.0" in str(found)
@@ -37,7 +36,7 @@ def test_seeds_are_paired_and_those_without_a_partner_left_out():
 
 @pytest.mark.parametrize("second", [[], [run("11", 0)], [run("1100", 3)], [run("1100", 0, "pgd40")]])
 def test_nothing_in_common_is_no_comparison(second):
-    assert comparisons.compare([run("1100", 0)], second) is None
+    assert paired.compare([run("1100", 0)], second) is None
 
 
 @pytest.mark.parametrize(
@@ -46,12 +45,12 @@ def test_nothing_in_common_is_no_comparison(second):
 )
 def test_standing_needs_more_than_a_few_images(second, standing):
     base = "1" * 20 + "0" * 20
-    assert comparisons.compare([run(base)], [run(second)]).standing == standing
+    assert paired.compare([run(base)], [run(second)]).standing == standing
 
 
 def test_standing_needs_every_seed():
     base, more, fewer = "1" * 20 + "0" * 40, "1" * 60, "1" * 19 + "0" * 41
-    found = comparisons.compare([run(base, 0), run(base, 1)], [run(more, 0), run(fewer, 1)])
+    found = paired.compare([run(base, 0), run(base, 1)], [run(more, 0), run(fewer, 1)])
     assert found.p < 0.05
     assert found.standing == 0
 
@@ -66,15 +65,3 @@ def test_measurements_by_method_are_of_the_lowest_seed_and_the_fast_recipe():
     kept += [measured("raw", data="cifar10"), measured("adv", model="best")]
     found = report.by_method(Found(measurements=kept), "samples")
     assert {name: m.subject["seed"] for name, m in found.items()} == {"alp": 1, "aalp": 3}
-
-
-def test_a_masked_step_shows_the_mask_once_and_what_is_left_of_the_features():
-    features, kept = torch.rand(2, 16) + 0.1, torch.arange(16) % 2 == 0
-    figure = plots.masked_step(torch.rand(2, 1, 8, 8), features, kept, torch.randn(2, 5), 3, "one mask")
-    assert "one mask:\n8 of 16 kept\n(white)" in drawn(figure)
-    pictures = [panel.images[0].get_array().ravel() for panel in figure.axes if panel.images]
-    shown = [torch.tensor(p).float() for p in pictures if len(p) == 16]
-    assert sum(torch.equal(p, kept.float()) for p in shown) == 1
-    for row in features:
-        assert any(torch.allclose(p, row * kept) for p in shown)
-    plots.plt.close(figure)

@@ -77,7 +77,7 @@ def test_a_variant_changes_what_its_name_says(name, tmp_path):
     for job in jobs:
         usual = SETTINGS[job.data]["fast"]
         base = METHODS[re.split("_(?!gd|sw)", job.row.name)[0]]
-        changed = [f for f in dataclasses.asdict(base) if getattr(base, f) != getattr(job.row, f)]
+        changed = [f for f in base.described() if getattr(base, f) != getattr(job.row, f)]
         assert len(set(changed) - {"name", "label"}) == ("_" in job.row.name.removeprefix(base.name)), job.name
         parts = {part for part in ("model", "attack", "recipe") if getattr(job.setting, part) != getattr(usual, part)}
         assert parts == set(grids.VARIANTS[job.data].get(job.variant, {})), job.name

@@ -8,7 +8,7 @@ from conftest import tiny
 import aalp_lib as aalp
 from aalp_lib import checkpoints
 from aalp_lib.cli import main
-from aalp_lib.reproduction import measurements, schema
+from aalp_lib.reproduction import machine, measurements, schema
 from aalp_lib.reproduction.jobs import Origin, finished, run_job
 from aalp_lib.zoo import fingerprint
 
@@ -50,7 +50,7 @@ def test_a_record_is_of_the_network_that_was_evaluated_whatever_lies_there_by_th
 
 
 def test_on_a_gpu_the_record_says_that_accuracies_are_without_tf32(tmp_path, monkeypatch):
-    monkeypatch.setattr(schema, "environment", lambda device: {"device": "a GPU", "tf32": True})
+    monkeypatch.setattr(machine, "environment", lambda device: {"device": "a GPU", "tf32": True})
     assert run_job(tiny("raw", tmp_path)).environment == {"device": "a GPU", "tf32": True, "evaluation_tf32": False}
 
 

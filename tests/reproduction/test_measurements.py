@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from aalp_lib import checkpoints, resume
 from aalp_lib.checkpoints import load_model
 from aalp_lib.cli import main
 from aalp_lib.data import load
-from aalp_lib.reproduction import collect, measurements, schema
+from aalp_lib.reproduction import attack_measurements, collect, machine, measurements, schema
 from aalp_lib.reproduction.jobs import run_job
 from aalp_lib.reproduction.settings import SETTINGS
 from aalp_lib.zoo import fingerprint, keep, packaged
@@ -105,7 +104,7 @@ def test_what_others_left_is_not_read_by_a_measurement(grid, tmp_path, monkeypat
         read.append(resume.once("part", part)["made"])
         raise ZeroDivisionError
 
-    monkeypatch.setattr(sys.modules["aalp_lib.diagnosis"], "strong", strong)
+    monkeypatch.setattr(attack_measurements, "strong", strong)
 
     def part():
         return {"made": torch.tensor(len(read))}
@@ -127,7 +126,7 @@ def test_what_others_left_is_not_read_by_a_measurement(grid, tmp_path, monkeypat
     measure(method="alp")
     assert int(read[-1]) == 6
     measure(method="alp")
-    monkeypatch.setattr(schema, "_code", lambda: "of another version")
+    monkeypatch.setattr(machine, "_code", lambda: "of another version")
     measure(method="alp")
     assert [int(made) for made in read[-2:]] == [6, 8]
 
@@ -144,7 +143,7 @@ def test_parts_outlive_a_measurement_that_could_not_be_saved(grid, tmp_path, mon
     def full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(sys.modules["aalp_lib.diagnosis"], "strong", strong)
+    monkeypatch.setattr(attack_measurements, "strong", strong)
     monkeypatch.setattr(schema.Measurement, "save", full)
     few = dataclasses.replace(sample, test=sample.test[:12])
     with pytest.raises(OSError, match="no space left"):

@@ -16,7 +16,7 @@ import aalp_lib as aalp
 from aalp_lib import data
 from aalp_lib.cli import main
 from aalp_lib.methods import METHODS
-from aalp_lib.reproduction import collect, comparisons, figures, grids, paper, report, schema, settings
+from aalp_lib.reproduction import collect, comparisons, figures, grids, paired, paper, report, schema, settings
 from aalp_lib.reproduction.schema import Measurement, Record, pack
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +37,7 @@ def record(method="aalp", seed=0, *, data_set="mnist", recipe="fast", row=None, 
         "model": setting.model,
         "attack": dataclasses.asdict(setting.attack),
         "recipe": dataclasses.asdict(setting.recipe),
-        "method": dataclasses.asdict(row or METHODS[method]),
+        "method": (row or METHODS[method]).described(),
         "reading": "any",
         "test_images": None,
     } | (changes or {})
@@ -250,7 +250,7 @@ def test_table_3_compares_effects_where_the_data_are_others():
 
 def test_table_4_is_the_robust_accuracy_at_the_training_attacks_steps():
     run = record("alp", pgd10=990, pgd40=949)
-    report_of_it = aalp.Report({n: aalp.Outcome(v) for n, v in comparisons.outcomes(run, "last").items()})
+    report_of_it = aalp.Report({n: aalp.Outcome(v) for n, v in paired.outcomes(run, "last").items()})
     (row, missing) = report.table_4(found(run), "mnist")
     assert row.ours["consistent"].value == pytest.approx(100 * report_of_it.consistent("pgd40").float().mean().item())
     assert row.verdict.startswith("agrees")
@@ -337,9 +337,9 @@ def test_two_rows_are_compared_under_either_kind_of_measurement():
         for r, n in zip(rows, (850, 880), strict=True)
     ]
     kept = found(measurements=own)
-    step = comparisons.compare_strong(kept, rows[:1], rows[1:], "pgd100 start", kind="attacks")
+    step = paired.compare_strong(kept, rows[:1], rows[1:], "pgd100 start", kind="attacks")
     assert step.gains == (3.0,)
-    assert comparisons.compare_strong(kept, rows[:1], rows[1:], "pgd100 start") is None
+    assert paired.compare_strong(kept, rows[:1], rows[1:], "pgd100 start") is None
 
 
 def test_tables_say_what_gradients_were_computed_in():
@@ -360,12 +360,12 @@ def test_tables_say_what_gradients_were_computed_in():
 def test_strong_attacks_on_another_network_than_the_records_are_not_paired_with_it():
     runs = duel(700, 650)
     kept = [strong(r.method, square=right(600)) for r in runs]
-    assert "square" in {pair.attack for pair in comparisons.pairs(found(*runs, measurements=kept))}
+    assert "square" in {pair.attack for pair in paired.pairs(found(*runs, measurements=kept))}
     kept[0].subject["network"] = "0123456789abcdef"
     known = [dataclasses.replace(runs[0], network="fedcba9876543210"), runs[1]]
-    assert "square" not in {pair.attack for pair in comparisons.pairs(found(*known, measurements=kept))}
+    assert "square" not in {pair.attack for pair in paired.pairs(found(*known, measurements=kept))}
     same = [dataclasses.replace(runs[0], network="0123456789abcdef"), runs[1]]
-    assert "square" in {pair.attack for pair in comparisons.pairs(found(*same, measurements=kept))}
+    assert "square" in {pair.attack for pair in paired.pairs(found(*same, measurements=kept))}
 
 
 def test_what_was_not_measured_is_listed_below_the_table():
@@ -434,7 +434,7 @@ def test_a_gain_that_few_images_do_not_show_has_not_vanished():
     """Four seeds of all images show it; the one seed and the few images of the strong attack do not, at PGD neither."""
     runs = [run for seed in range(4) for run in duel(700, 706, seed=seed)]
     tough = [strong(name, square=right(count)[:100]) for name, count in (("alp", 60), ("aalp", 62))]
-    said = comparisons.headline(found(*runs, measurements=tough))
+    said = paired.headline(found(*runs, measurements=tough))
     start = "AALP is ahead of ALP at PGD-100 on these 4 seeds; on the images of the strongest attack, on 1 of these 4"
     assert start in said
 
@@ -445,12 +445,12 @@ def test_the_headline_says_at_which_weaker_attacks_aalp_is_ahead():
     rows = {name: {column: pair[i] for column, pair in columns.items()} for i, name in enumerate(("alp", "aalp"))}
     runs = [record(name, seed, **rows[name]) for seed in (0, 1) for name in rows]
     tough = [strong(name, square=right(500)) for name in rows]
-    one, both = (comparisons.headline(found(*of, measurements=tough)) for of in (runs[:2], runs))
+    one, both = (paired.headline(found(*of, measurements=tough)) for of in (runs[:2], runs))
     assert "AALP's gain over ALP on one seed, shown at FGSM, PGD-20, CW-10 and CW-100, is not shown at PGD-100" in one
     assert "ahead at FGSM (+3.0 points, p 2e-09), PGD-20 (+2.0 points, p 2e-06) and CW-10 (+2.0 points, p 2e-06)" in one
     assert "AALP's gain over ALP, shown at FGSM" in both
     runs[-1] = record("aalp", 1, **rows["aalp"] | {"fgsm": 840, "pgd20": 719})
-    said = comparisons.headline(found(*runs, measurements=tough))
+    said = paired.headline(found(*runs, measurements=tough))
     assert "ahead at FGSM (+3.5 points, p 2e-12, over seeds 0.090) and CW-10 (+2.0 points, p 2e-06)" in said
 
 
@@ -469,13 +469,13 @@ def test_the_headline_says_what_starts_at_the_image_show(start, said):
         for r, n in zip(runs, start, strict=True)
     ]
     attacks = [dataclasses.replace(m, kind="attacks") for m in own]
-    plain, text = (comparisons.headline(found(*runs, measurements=ms)) for ms in ((), attacks))
+    plain, text = (paired.headline(found(*runs, measurements=ms)) for ms in ((), attacks))
     assert text.startswith(plain)
     assert text[len(plain) :].startswith(
         f"\n**MNIST, fast, PGD and CW started at the image instead of at random: {said}**"
     )
     assert f"at CW-100 AALP stands at {(start[1] - start[0]) / 10:+.1f} points (1 seed" in text
-    assert comparisons.headline(found(*runs, measurements=attacks[:1])) == plain
+    assert paired.headline(found(*runs, measurements=attacks[:1])) == plain
 
 
 def test_starts_at_the_image_bind_a_lead_to_its_seeds_where_the_seeds_do_not_show_it():
@@ -486,7 +486,7 @@ def test_starts_at_the_image_bind_a_lead_to_its_seeds_where_the_seeds_do_not_sho
             ("alp", 0, 800, 800), ("aalp", 0, 820, 850), ("alp", 1, 800, 800), ("aalp", 1, 870, 851),
         )
     ]  # fmt: skip
-    text = comparisons.headline(found(*runs, measurements=[dataclasses.replace(m, kind="attacks") for m in own]))
+    text = paired.headline(found(*runs, measurements=[dataclasses.replace(m, kind="attacks") for m in own]))
     assert "instead of at random: AALP is ahead at PGD-100 on these 2 seeds and AALP is ahead at CW-100.**" in text
 
 
@@ -494,7 +494,7 @@ def test_a_change_under_the_strongest_attack_is_of_the_seeds_that_were_attacked(
     """All images of seed 0 alone were attacked harder; what seed 1 has at PGD-100 is no part of the change."""
     runs = [*duel(700, 750), *duel(700, 710, seed=1)]
     tough = [strong(method, square=right(count)) for method, count in (("alp", 500), ("aalp", 550))]
-    text = comparisons.headline(found(*runs, measurements=tough))
+    text = paired.headline(found(*runs, measurements=tough))
     assert "holds under the strongest attack, on 1 of these 2 seeds." in text
     assert "On the seeds attacked harder alone, at PGD-100 AALP stands at +5.0 points against ALP (1 seed;" in text
     assert "a change of +0.0 points on the same images" in text
@@ -504,7 +504,7 @@ def test_of_equally_strong_attacks_the_headline_names_the_last():
     """Stages that take nothing more still belong to AutoAttack."""
     stages = ("apgd-t", "fab-t", "square")
     tough = [strong(method, **dict.fromkeys(stages, right(count))) for method, count in (("alp", 400), ("aalp", 390))]
-    said = comparisons.headline(found(*duel(700, 650), measurements=tough))
+    said = paired.headline(found(*duel(700, 650), measurements=tough))
     assert "Under AutoAttack: all, + Square, the strongest attack with a record of each image" in said
 
 
@@ -513,22 +513,22 @@ def test_what_the_headline_says_of_pgd_rests_on_seeds_without_strong_attacks_too
     alp, parts = right(700, 100), (("alp", right(300, 100)), ("aalp", right(250, 150)))
     tough = [strong(method, seed, autoattack=part[:500]) for seed in (1, 2) for method, part in parts]
     runs = [run for seed in (1, 2) for run in duel(alp, right(650, 150), seed=seed)]
-    assert "AALP is behind ALP at PGD-100" in comparisons.headline(found(*runs, measurements=tough))
+    assert "AALP is behind ALP at PGD-100" in paired.headline(found(*runs, measurements=tough))
     runs += duel(alp, right(710, 100))
-    said = comparisons.headline(found(*runs, measurements=tough))
+    said = paired.headline(found(*runs, measurements=tough))
     assert (
         "no gain of AALP over ALP is shown at PGD-100; under the strongest attack, on 2 of these 3 seeds, AALP is"
         in said
     )
-    assert "** not shown<br>" in comparisons.order_table(found(*runs))
+    assert "** not shown<br>" in paired.order_table(found(*runs))
 
 
 def test_a_lead_needs_every_seed():
     one = found(*duel(700, 750, seed=0), *duel(710, 705, seed=1))
-    pairs = comparisons.pairs(one)
+    pairs = paired.pairs(one)
     assert [round(pair.gain, 1) for pair in pairs] == [5.0, -0.5]
-    assert comparisons.standing(pairs) == 0
-    assert comparisons.standing(pairs[:1]) == 1
+    assert paired.standing(pairs) == 0
+    assert paired.standing(pairs[:1]) == 1
     assert "at PGD-100 neither is shown to be ahead; under stronger attacks not measured yet" in report.headline(one)
 
 
@@ -538,40 +538,36 @@ def test_an_image_counts_once_whatever_its_seeds_say():
     sums = [abs(sum(a * s for a, s in zip(leads.tolist(), signs, strict=True)))
             for signs in itertools.product((1, -1), repeat=len(leads))]  # fmt: skip
     share = sum(total >= leads.sum() for total in sums) / len(sums)
-    assert schema.sign_flip_p(leads) == pytest.approx(float(share))
+    assert paired.sign_flip_p(leads) == pytest.approx(float(share))
     one = torch.tensor([1] * 9 + [-1] * 2 + [0] * 4)
-    assert schema.sign_flip_p(one) == pytest.approx(schema.exact_p(2, 9))
-    assert schema.sign_flip_p(torch.zeros(5, dtype=torch.int64)) == 1
+    assert paired.sign_flip_p(one) == pytest.approx(comparisons.exact_p(2, 9))
+    assert paired.sign_flip_p(torch.zeros(5, dtype=torch.int64)) == 1
     pair = duel(700, 706)
     twins = [dataclasses.replace(r, seed=seed) for seed in (0, 1) for r in pair]
-    both = comparisons.compare(twins[::2], twins[1::2])
-    assert both.p == pytest.approx(schema.exact_p(0, 6))  # the same six images again are no new evidence
-    assert comparisons.standing(comparisons.pairs(found(*twins))) == 1
-    assert "together 0.031" in comparisons.headline(found(*twins))
+    both = paired.compare(twins[::2], twins[1::2])
+    assert both.p == pytest.approx(comparisons.exact_p(0, 6))  # the same six images again are no new evidence
+    assert paired.standing(paired.pairs(found(*twins))) == 1
+    assert "together 0.031" in paired.headline(found(*twins))
 
 
 def test_a_pair_says_what_each_was_attacked_in_and_the_order_what_the_best_models_say():
     tough = [strong(name, square=right(count)) for name, count in (("alp", 500), ("aalp", 540))]
     tough[1].environment["tf32"] = True
     runs = duel(700, 750)
-    (line,) = [
-        row for row in comparisons.mcnemar_table(found(*runs, measurements=tough)).splitlines() if "Square" in row
-    ]
+    (line,) = [row for row in paired.mcnemar_table(found(*runs, measurements=tough)).splitlines() if "Square" in row]
     assert " | float32, TF32 | 1000 | 50.0 | 54.0 | +4.0 |" in line
     for run in runs:
         run.accuracy["best"], run.outcomes["best"] = dict(run.accuracy["last"]), dict(run.outcomes["last"])
-    assert "best:" not in comparisons.order_table(found(*runs))
+    assert "best:" not in paired.order_table(found(*runs))
     runs[0].outcomes["best"] = runs[1].outcomes["last"]
-    assert " holds on one seed (best: not shown)<br>p " in comparisons.order_table(found(*runs))
-    assert "With 1 comparison, chance alone would bring fewer than one below 0.05" in comparisons.order_table(
-        found(*runs)
-    )
+    assert " holds on one seed (best: not shown)<br>p " in paired.order_table(found(*runs))
+    assert "With 1 comparison, chance alone would bring fewer than one below 0.05" in paired.order_table(found(*runs))
 
 
 def test_part_of_the_images_is_compared_with_pgd_on_that_part():
     alp, other = record("alp", pgd100=right(700, 100)), record("aalp", pgd100=right(800, 100))
     part = [strong(m, aa=right(n, 100)[:500]) for m, n in (("alp", 300), ("aalp", 300))]
-    pairs = comparisons.pairs(found(alp, other, measurements=part))
+    pairs = paired.pairs(found(alp, other, measurements=part))
     assert [(p.attack, p.images, round(p.gain, 1)) for p in pairs] == [
         ("pgd100", 1000, 10.0),
         ("aa", 500, 0.0),
@@ -619,10 +615,10 @@ def test_controls_stand_between_the_rows_that_they_tell_apart():
         *(record(name, seed, pgd100=n) for seed in (0, 1) for name, n in (("alp", 700), ("aalp_sw", 730))),
         measurements=[strong("aalp_sw", square=right(500)), strong("aalp_sw_mean", square=right(520))],
     )
-    assert "not measured yet" in comparisons.controls_table(made)
+    assert "not measured yet" in paired.controls_table(made)
     mean = [record("aalp_sw_mean", seed, row=rows["aalp_sw_mean"], pgd100=n) for seed, n in ((0, 720), (1, 721))]
     made = dataclasses.replace(made, ablations=[*mean, record("aalp_shuffled", row=rows["aalp_shuffled"], pgd100=1)])
-    less, which, mask = comparisons.controls_table(made).split("\n\n")[1].splitlines()[2:]
+    less, which, mask = paired.controls_table(made).split("\n\n")[1].splitlines()[2:]
     assert less.startswith("| ALP → AALP (sw), the batch's mean weight | **+0.0** not shown<br>2 seeds")
     assert "| **+2.0** ahead<br>2 seeds, +2.0 to +2.1<br>p 1e-06<br>over seeds 0.016 | not measured yet |" in less
     assert "**+0.9** ahead<br>2 seeds, +0.9 to +1.0<br>p " in which
@@ -637,7 +633,7 @@ def with_width(run, width):
 def test_a_network_of_half_the_features_is_a_control_and_explains_no_row():
     half, wide = (with_width(record("aalp_sw", pgd100=700), width) for width in ([16, 32, 128], [32, 64, 1024]))
     made = dataclasses.replace(found(*duel(700, 730)), ablations=[half, wide])
-    (line,) = comparisons.controls_table(made).split("\n\n")[1].splitlines()[2:]
+    (line,) = paired.controls_table(made).split("\n\n")[1].splitlines()[2:]
     assert line.startswith("| AALP (sw), half the features → AALP | **+0.0** not shown")
     assert "| **+3.0** ahead<br>p " in line
     tried = report.tried_table(made, "mnist")
@@ -651,7 +647,7 @@ def test_a_variant_in_a_setting_of_its_own_is_not_compared_with_another_row_of_t
         with_width(record("trades"), [32, 64, 1024]),
         with_width(record("alp_averaged", row=averaged), [32, 64, 1024]),
     ]
-    assert "| ALP, averaged | base not measured yet |" in comparisons.ablation_table(
+    assert "| ALP, averaged | base not measured yet |" in paired.ablation_table(
         dataclasses.replace(found(record("alp")), ablations=runs)
     )
 
@@ -723,7 +719,7 @@ def test_what_is_damaged_is_named_and_left_out(tmp_path):
     assert len(kept.left_out) == len(names)
     assert all(f"{name}.json" in said for name in names)
     assert "newer.json has record schema 99" in said
-    assert "the outcomes of 'pgd40' do not add up to its count" in said
+    assert "the outcomes do not add up to the count - at `$.accuracy.last.pgd40`" in said
 
 
 def test_command_lists_filters_and_names_what_it_leaves_out(capsys, tmp_path):
@@ -848,7 +844,7 @@ def variant(base, **columns):
 def order_of(kept):
     """The lines of the tables: heading, cells."""
     heading, lines = "", []
-    for line in comparisons.order_table(kept).splitlines():
+    for line in paired.order_table(kept).splitlines():
         cells = [cell.strip() for cell in line.split("|")[1:-1]]
         if line.startswith("**"):
             heading = line.strip("*")
@@ -872,8 +868,8 @@ def test_each_step_of_the_papers_order_is_judged_for_both_readings():
     # the paper has 92.49 and 94.50
     assert lines[0][2:4] == ["+2.0", "**-10.0** the reverse on one seed<br>p 2e-30"]
     assert {line[5] for line in lines} == {line[6] for line in lines} == {"not measured yet"}  # CW-100, AutoAttack
-    assert {p.protocol for p in comparisons.pairs(kept)} == {"fast", "fast, averaged"}
-    assert "not measured yet" in comparisons.order_table(found(record("alp", pgd100=800)))
+    assert {p.protocol for p in paired.pairs(kept)} == {"fast", "fast, averaged"}
+    assert "not measured yet" in paired.order_table(found(record("alp", pgd100=800)))
 
 
 def test_beside_the_steps_stand_seeds_autoattack_and_other_recipes_rows_and_data():
@@ -887,12 +883,12 @@ def test_beside_the_steps_stand_seeds_autoattack_and_other_recipes_rows_and_data
     )
     kept.measurements.append(strong("alp", seed=1, square=right(70, of=100)))
     assert order_of(kept)[-1][4] == "10.0 points apart (p below 0.05 in 1 of 1 pair)"
-    assert "the first 100 test images" in comparisons.order_table(kept)
+    assert "the first 100 test images" in paired.order_table(kept)
     said = [line[-1] for line in order_of(kept)]
     assert said[0] == "**-30.0** the reverse on one seed<br>p 2e-09"
     assert said[2] == "**+15.0** holds on one seed<br>p 6e-05"
     assert said[3] == "not measured yet"  # the variant is another network
-    assert "no seed" not in comparisons.ablation_table(kept)
+    assert "no seed" not in paired.ablation_table(kept)
     kept.records.extend(record(name, recipe="paper", pgd100=count) for name, count in (("alp", 800), ("aalp", 830)))
     (line,) = (line for line in order_of(kept) if "recipe paper" in line[0])  # Madry was not trained so
     assert line[1:4] == ["ALP → AALP", "+1.8", "**+3.0** holds on one seed<br>p 2e-09"]
@@ -920,8 +916,8 @@ def test_each_step_of_the_order_is_a_line_of_csv_too():
     ]
     assert float(pgd["p_seeds"]) == pytest.approx(0.295, abs=1e-3)  # of t = 2 with one degree of freedom
     shown = "**+2.0** holds<br>2 seeds, +1.0 to +3.0<br>p 2e-09<br>over seeds 0.295 |"
-    assert shown in comparisons.order_table(kept)
-    said = comparisons.headline(kept)
+    assert shown in paired.order_table(kept)
+    said = paired.headline(kept)
     assert "AALP's gain over ALP on these 2 seeds holds under the strongest attack, on 1 of these 2 seeds." in said
     assert "together 2e-09, over seeds 0.295)" in said
     assert (cw["attack"], cw["gain"], cw["verdict"]) == ("CW-100", "", "not measured yet")
@@ -934,7 +930,7 @@ def test_a_variant_that_lies_between_two_rows_is_compared_with_its_namesake():
     )
     kept = found(record("alp", pgd100=800), record("aalp", pgd100=803))
     kept.ablations.append(record(row.name, row=row, pgd100=803))
-    (line,) = (of for of in comparisons.ablation_table(kept).splitlines() if of.startswith("| AALP, no"))
+    (line,) = (of for of in paired.ablation_table(kept).splitlines() if of.startswith("| AALP, no"))
     assert "AALP: Guided Dropout off" in line
 
 
@@ -942,7 +938,7 @@ def test_runs_on_different_numbers_of_images_are_not_paired():
     """Their protocols may read the same: what is reduced is said in words."""
     words = {"reduced": "5 epochs"}
     runs = record("alp", changes=words, pgd100=900), record("aalp", changes=words, pgd100=right(400, of=500))
-    assert comparisons.pairs(found(*runs)) == []
+    assert paired.pairs(found(*runs)) == []
     assert "not measured yet" in report.blocks(found(*runs))["mcnemar"]
 
 
