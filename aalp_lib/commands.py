@@ -20,7 +20,6 @@ from aalp_lib.methods import METHODS
 from aalp_lib.progress import shown
 from aalp_lib.reproduction import (
     archive,
-    bench,
     cluster,
     demo,
     display,
@@ -31,7 +30,8 @@ from aalp_lib.reproduction import (
 )
 from aalp_lib.reproduction.attack_measurements import diagnosis_of
 from aalp_lib.reproduction.display import say
-from aalp_lib.reproduction.jobs import Job, Origin, cores
+from aalp_lib.reproduction.jobs import Job, Origin
+from aalp_lib.reproduction.workers import cores
 from aalp_lib.train import Interrupted
 
 
@@ -111,12 +111,16 @@ def do_demo(options: Namespace) -> None:
 def do_train(options: Namespace) -> None:
     """Train a model, on all of torchrun's processes if it started this one."""
     device = distributed.device(options.device)
+    changes = {
+        "recipe": _given(options, "epochs", "batch_size", "lr", "precision"),
+        "attack": _given(options, "eps", "step", "steps"),
+    }
     with distributed.joined(device):
         display.console.quiet = distributed.rank() != 0
         history = single.train(
-            options.out, Origin(options.data, options.root, options.image_size), options.method,
-            changes=_given(options, "epochs", "batch_size", "lr", "precision", "eps", "step", "steps"), device=device,
-            begun=display.training, progress=True, **_given(options, "recipe", "model", "seed", "resume"),
+            options.out, Origin(options.data, options.root, options.image_size), options.method, changes=changes,
+            device=device, begun=display.training, progress=True,
+            **_given(options, "recipe", "model", "seed", "resume"),
         )  # fmt: skip
         display.history(history)
         _next("evaluate", options.out)
@@ -283,6 +287,8 @@ def do_data(options: Namespace) -> None:
 
 def do_bench(options: Namespace) -> None:
     """Time this library beside its peers."""
+    from aalp_lib.reproduction import bench  # torch's benchmark looks for a compiler
+
     say("Timing this library, its peers and the limit in turns; the machine should be idle.")
     record = bench.run(options.out, options.quick, display.timed)
     display.wrote(bench.write(record, options.out))

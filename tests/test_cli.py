@@ -25,8 +25,7 @@ from aalp_lib.cli import COMMANDS, main
 from aalp_lib.methods import METHODS
 from aalp_lib.models import MODELS
 from aalp_lib.reproduction import collect, display, measurements, report
-from aalp_lib.reproduction.grids import SETTINGS
-from aalp_lib.reproduction.plans import LAID_DOWN
+from aalp_lib.reproduction.grids import GRIDS
 from aalp_lib.reproduction.schema import Measurement, Record
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -79,7 +78,7 @@ def test_help_names_what_there_is(capsys):
     known = {"--method": METHODS, "--model": MODELS, "--data": data.SOURCES}
     for option, names in known.items():
         assert all(name in cli.COMMANDS["train"].options[option]["help"] for name in names)
-    assert set(LAID_DOWN) | set(SETTINGS) == set(cli.COMMANDS["reproduce"].options["grid"]["choices"])
+    assert set(GRIDS) == set(cli.COMMANDS["reproduce"].options["grid"]["choices"])
     assert all(kind in cli.COMMANDS["measure"].options["--kinds"]["help"] for kind in measurements.KINDS)
     assert str(QUERIES) in cli.COMMANDS["diagnose"].options["--queries"]["help"]
     assert cli.COMMANDS["results"].options["--table"]["choices"] == tuple(report.TABLES)

@@ -25,9 +25,9 @@ from aalp_lib.data import Dataset, Split, load, to_float
 from aalp_lib.engine.precision import without_tf32
 from aalp_lib.evaluation import BALLS, paper_name, starts
 from aalp_lib.models import Classifier, evaluating
-from aalp_lib.reproduction import jobs, machine
-from aalp_lib.reproduction.grids import setting_for
+from aalp_lib.reproduction import machine, settings
 from aalp_lib.reproduction.schema import Measurement
+from aalp_lib.reproduction.settings import setting_for
 
 Values = dict[str, Any]
 SETS = ("consistent", "inconsistent")
@@ -486,5 +486,5 @@ def keep(
     tier: str | None = None,
 ) -> None:
     """Write a measurement; `seconds` is its own time, without the attack that several share."""
-    tier = tier or jobs.tier(subject["data"])
+    tier = tier or settings.tier(subject["data"])
     Measurement(kind, subject, tier, config, environment, values, round(seconds, 2)).save(path)

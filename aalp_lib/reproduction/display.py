@@ -17,13 +17,17 @@ from aalp_lib.diagnosis import Diagnosis
 from aalp_lib.evaluation import HEADINGS
 from aalp_lib.methods import Method
 from aalp_lib.progress import bars
-from aalp_lib.reproduction import archive, bench, plots_of_records, schema
-from aalp_lib.reproduction.jobs import Job, Setting, run_jobs
+from aalp_lib.reproduction import archive, plots_of_records, schema
+from aalp_lib.reproduction.jobs import Job
 from aalp_lib.reproduction.schema import Record
+from aalp_lib.reproduction.settings import Setting
+from aalp_lib.reproduction.workers import run_jobs
 from aalp_lib.train import History
 
 if TYPE_CHECKING:
     import pandas
+
+    from aalp_lib.reproduction import bench
 
 console = Console(markup=False, highlight=False, emoji=False)  # what comes from a path or a record is no markup
 _PLAIN: dict[str, Any] = {"padding": (0, 1, 0, 0), "box": rich.box.SIMPLE_HEAD}
@@ -109,7 +113,7 @@ def plan(jobs: Sequence[Job], todo: Sequence[Job], recipe: str, download: bool) 
         say(f"{'under way' if job.run.exists() else 'to do':>9}  {job.name}{reduced}")
 
 
-def timed(row: bench.Row) -> None:
+def timed(row: "bench.Row") -> None:
     """Print a row of the bench."""
     console.print(f"{row.what}: {row.reached:.2f} ({row.goal})", style="" if row.met else "red")
     console.print(f"  {row.note}", style="dim")
@@ -121,7 +125,7 @@ def timed(row: bench.Row) -> None:
 def run_all(jobs: Sequence[Job], workers: int, executor: Executor | None = None) -> list[Record]:
     """Run jobs with a bar for each that is under way and one over all, and a line for each that is done.
 
-    Arguments, and what is raised, as for `jobs.run_jobs`; the records come in the order of the paper's tables.
+    Arguments, and what is raised, as for `workers.run_jobs`; the records come in the order of the paper's tables.
     """
     records: list[Record] = []
     with bars(console) as progress:

@@ -23,7 +23,7 @@ from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell
 from aalp_lib.reproduction import analyses, machine
 from aalp_lib.reproduction.analyses import EQUATIONS, Values, attacked, maps, mean, pack, rounded
-from aalp_lib.reproduction.jobs import Job, Setting, new_model
+from aalp_lib.reproduction.settings import Setting, new_model
 from aalp_lib.train import History, fit
 
 BINS = 30  # of the histograms of Figure 9
@@ -202,14 +202,6 @@ def _histograms(vectors: list[Tensor]) -> Values:
     edges = np.linspace(0, top, BINS + 1)
     counts = [np.histogram(v.double().numpy().clip(0, top), edges)[0].tolist() for v in vectors]
     return {"edges": [rounded(e) for e in edges], "counts": counts}
-
-
-def job(found: Job, dataset: Dataset, progress: Tell | None = None) -> Path:
-    """Train a job and write its `over_training` to `found.observed`: a `Job`'s `observer`."""
-    return measure(
-        dataset, found.row, found.setting, found.run, found.observed, seed=found.seed, about=found.about,
-        tier=found.tier, progress=progress,
-    )  # fmt: skip
 
 
 def measure(

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 
@@ -21,12 +21,10 @@ from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell
 from aalp_lib.reproduction import machine, schema
 from aalp_lib.reproduction.attack_measurements import measure_attacks
-from aalp_lib.reproduction.grids import setting_for
-from aalp_lib.reproduction.jobs import Origin, Setting, new_model, tier
+from aalp_lib.reproduction.jobs import Origin
 from aalp_lib.reproduction.schema import Measurement, Record
-from aalp_lib.train import RUN, History, Recipe, fit
-
-_Part = TypeVar("_Part", Recipe, Attack)
+from aalp_lib.reproduction.settings import Setting, new_model, setting_for, tier
+from aalp_lib.train import RUN, History, fit
 
 # --- training --------------------------------------------------------------------------------------------------------
 
@@ -38,7 +36,7 @@ def train(
     *,
     recipe: str = "fast",
     model: str | None = None,
-    changes: Mapping[str, Any] | None = None,
+    changes: Mapping[str, dict[str, Any]] | None = None,
     seed: int = 0,
     resume: bool = False,
     device: torch.device,
@@ -52,9 +50,9 @@ def train(
     out : path
     origin : Origin
     method, recipe, model : str
-        Names, as in `methods.method` and `grids.setting_for`.
+        Names, as in `methods.method` and `settings.setting_for`.
     changes : mapping, optional
-        Fields of the recipe and of the training attack with other values than the setting's.
+        As `settings.Setting.changed` takes them: {"attack": {"steps": 10}} say.
     seed : int
         Of the network's weights, of the order of samples and of all that `fit` draws.
     resume : bool
@@ -74,7 +72,7 @@ def train(
     if not resume and (out / RUN).exists():
         raise InputError(f"{out} already holds a run; --resume goes on with it")
     dataset = distributed.in_turn(lambda: loaded(origin, device))
-    setting = changed(setting_for(dataset, recipe, model), changes or {})
+    setting = setting_for(dataset, recipe, model).changed(**changes or {})
     row, network = methods.method(method), new_model(setting, seed).to(device)
     distributed.once(lambda: origin.save(out))
     if begun:
@@ -83,24 +81,6 @@ def train(
         network, dataset, row, setting.attack, seed=seed, recipe=setting.recipe, out=out, resume=resume,
         progress=progress,
     )  # fmt: skip
-
-
-def changed(setting: Setting, changes: Mapping[str, Any]) -> Setting:
-    """The setting with other values of fields of its recipe and of its attack.
-
-    Examples
-    --------
-    >>> from aalp_lib.reproduction.grids import SETTINGS
-    >>> changed(SETTINGS["mnist"]["fast"], {"epochs": 2, "steps": 7}).attack.steps
-    7
-    """
-    recipe, attack = _replaced(setting.recipe, changes), _replaced(setting.attack, changes)
-    return dataclasses.replace(setting, recipe=recipe, attack=attack)
-
-
-def _replaced(part: _Part, changes: Mapping[str, Any]) -> _Part:
-    names = {field.name for field in dataclasses.fields(part)} & changes.keys()
-    return dataclasses.replace(part, **{name: changes[name] for name in names})
 
 
 def loaded(origin: Origin, device: torch.device) -> Dataset:

@@ -10,8 +10,7 @@ import aalp_lib as aalp
 from aalp_lib import contributions
 from aalp_lib.reproduction import analyses, schema
 from aalp_lib.reproduction.analyses import Attacked, attacked, examples, pack, samples, sets, spread, unpack
-from aalp_lib.reproduction.grids import SETTINGS
-from aalp_lib.reproduction.jobs import new_model
+from aalp_lib.reproduction.settings import SETTINGS, new_model
 
 ATTACK = aalp.PGD(0.3, 0.15, 3)
 NAME = "mnist-sample-raw-seed3"

@@ -10,7 +10,7 @@ from test_schema import drawn, record
 import aalp_lib as aalp
 from aalp_lib.checkpoints import load_model
 from aalp_lib.reproduction import analyses, collect, figures, per_epoch, report, schema
-from aalp_lib.reproduction.jobs import new_model
+from aalp_lib.reproduction.settings import new_model
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 

@@ -7,8 +7,8 @@ import torch
 import aalp_lib as aalp
 from aalp_lib import checkpoints
 from aalp_lib.reproduction import analyses, per_epoch, schema
-from aalp_lib.reproduction.jobs import Setting, new_model
 from aalp_lib.reproduction.per_epoch import over_training
+from aalp_lib.reproduction.settings import Setting, new_model
 
 SETTING = Setting({"name": "lenet", "width": [4, 8, 16]}, aalp.PGD(0.1, 0.05, 2), aalp.Recipe(3, 50, 3e-3, ramp=0.5))
 LOOK = aalp.PGD(0.1, 0.05, 2)
