@@ -21,7 +21,7 @@ from aalp_lib.reproduction.schema import Measurement, Record, label
 TEMPLATES = Path(__file__).parent / "templates"
 MADE = "<!-- made by `aalp results --write` -->"  # first line of a page that may be overwritten
 STEPS = (comparisons.STEPS, comparisons.HALVES, comparisons.OVER_MADRY)
-LEAD_CLAIM = "AALP − ALP: clean digits of MNIST tell the two apart, and no attack does"  # a test holds it
+LEAD_CLAIM = "AALP − ALP: clean digits of MNIST tell the two apart, none of these attacks does"  # a test holds it
 
 
 # --- what templates may call -----------------------------------------------------------------------------------------
