@@ -100,7 +100,7 @@ def auto_attack(
             parts["clean"].append(right)
             for name in names:
                 stage = functools.partial(_stage, attacker, name, x, y, right)
-                right = resume.once(f"{name} {index}", stage)["right"].to(right.device)
+                right = resume.part(f"{name} {index}", stage)["right"].to(right.device)
                 parts[name].append(right)
                 done += cost[name]
                 if tell:
@@ -161,7 +161,7 @@ def _lent(model: Classifier) -> Iterator[None]:
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(heard)
     try:
-        with seeds.kept(), evaluating(model), channels_last(model), folding.network(model):
+        with seeds.restored(), evaluating(model), channels_last(model), folding.network(model):
             for weight in asking:
                 weight.requires_grad_(False)
             yield

@@ -6,7 +6,7 @@ What counts as a sign follows Athalye, Carlini and Wagner (2018), section 3.1, a
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +74,12 @@ class Diagnosis:
     @property
     def signs(self) -> list[str]:
         """A sentence, with its numbers, for each thing that looks like gradient masking; empty when nothing does."""
-        return [sentence for sign in SIGNS for sentence in sign(self)]
+        return [sentence for sentences in SIGNS.values() for sentence in sentences(self)]
+
+    @property
+    def plain(self) -> Row:
+        """Accuracy under the attack itself, from one start."""
+        return self.restarts[0]
 
     @property
     def rows(self) -> list[list[tuple[str, Row, str]]]:
@@ -171,13 +176,13 @@ def diagnose(
             model, split, suite, batch_size=batch_size, seed=seed, precision=precision, progress=tells["suite"]
         )
         start = starts(attack, seed)[0]
-        walk = _Walk(**resume.once("steps", lambda: _walk(model, split, attack, start, batch_size, tells["steps"])))
+        walk = _Walk(**resume.part("steps", lambda: _walk(model, split, attack, start, batch_size, tells["steps"])))
         black_box = {}
         if source is not None:
             transfer = functools.partial(
                 _transferred, model, source, split, attack, starts(attack, seed)[0], batch_size, tells["transfer"]
             )
-            black_box["transfer"] = Outcome(resume.once("transfer", transfer)["right"])
+            black_box["transfer"] = Outcome(resume.part("transfer", transfer)["right"])
         if square:
             black_box["square"] = auto_attack(
                 model, split, attack.eps, seed=seed, version="square", queries=square, batch_size=batch_size,
@@ -197,29 +202,22 @@ def _suite(attack: Attack) -> dict[str, Attack]:
     return curve | runs | {"fgsm": FGSM(attack.eps), "margin": derived(attack, loss="margin")}
 
 
-def _row(outcome: Outcome, **more: float) -> Row:
-    return outcome.numbers | more
-
-
-def _only(other: Outcome, plain: Tensor) -> int:
-    """Number of images that the other attack fools and the plain one does not."""
-    return int((plain & ~other.correct).sum())
-
-
 def _assembled(attack: Attack, seed: int, report: Report, walk: "_Walk", black_box: Mapping[str, Outcome]) -> Diagnosis:
-    plain = report["x1"].correct
+    def beside(other: Outcome) -> Row:
+        return other.numbers | {"only": int((report["x1"].correct & ~other.correct).sum())}
+
     return Diagnosis(
         attack=dataclasses.asdict(attack),
         seed=seed,
         eps=[
-            _row(report[f"eps {eps:g}" if eps else "clean"], eps=eps, most=walk.most(eps))
+            report[f"eps {eps:g}" if eps else "clean"].numbers | {"eps": eps, "most": walk.most(eps)}
             for eps in (0, *radii(attack))
         ],
         steps=walk.rows(report["clean"].correct),
-        restarts=[_row(report[f"x{count}"], restarts=count) for count in RESTARTS],
-        fgsm=_row(report["fgsm"], only=_only(report["fgsm"], plain)),
-        margin=_row(report["margin"], only=_only(report["margin"], plain)),
-        black_box={name: _row(outcome, only=_only(outcome, plain)) for name, outcome in black_box.items()},
+        restarts=[report[f"x{count}"].numbers | {"restarts": count} for count in RESTARTS],
+        fgsm=beside(report["fgsm"]),
+        margin=beside(report["margin"]),
+        black_box={name: beside(outcome) for name, outcome in black_box.items()},
         zero_gradients=walk.zero_gradients,
         logits=walk.logit_scale(),
     )
@@ -247,12 +245,12 @@ class _Walk:
 
     def rows(self, right: Tensor) -> list[Row]:
         return [
-            _row(
-                Outcome(right & (z.argmax(1) == self.labels)),
-                steps=steps,
-                cross_entropy=float(losses.cross_entropy(z, self.labels).mean()),
-                margin=float(losses.margin(z, self.labels).mean()),
-            )
+            Outcome(right & (z.argmax(1) == self.labels)).numbers
+            | {
+                "steps": steps,
+                "cross_entropy": float(losses.cross_entropy(z, self.labels).mean()),
+                "margin": float(losses.margin(z, self.labels).mean()),
+            }
             for steps, z in zip(STEPS, self.path, strict=True)
         ]
 
@@ -352,15 +350,6 @@ def _transferred(
 BLACK_BOX = {"transfer": "Transfer", "square": "Square"}
 
 
-def _above_the_possible(found: Diagnosis) -> Iterator[str]:
-    for row in found.eps:
-        if row["accuracy"] > row["most"] + NOISE:
-            yield (
-                f"At eps = {row['eps']:g}, {_percent(row['accuracy'])} stay right under the attack, although images in "
-                f"the ball leave at most {_percent(row['most'])}."
-            )
-
-
 def _rising_with_eps(found: Diagnosis) -> Iterator[str]:
     lowest = found.eps[0]
     for row in found.eps[1:]:
@@ -374,82 +363,64 @@ def _rising_with_eps(found: Diagnosis) -> Iterator[str]:
 
 
 def _steps_in_vain(found: Diagnosis) -> Iterator[str]:
-    """More steps do not raise the attack's own loss, yet others in the same ball find images that it has not."""
-    loss = found.attack["loss"] if found.attack["loss"] == "margin" else "cross_entropy"
+    loss = "margin" if found.attack["loss"] == "margin" else "cross_entropy"
     early, late = found.steps[-3], found.steps[-1]
     best = min(found.restarts[-1], found.fgsm, found.margin, *found.black_box.values(), key=lambda r: r["accuracy"])
     stands_still = late[loss] - early[loss] <= NOISE * abs(early[loss])
-    if stands_still and found.restarts[0]["accuracy"] > best["accuracy"] + LARGE:
+    if stands_still and found.plain["accuracy"] > best["accuracy"] + LARGE:
         yield (
             f"More steps do not help: the mean loss is {early[loss]:.3f} after {early['steps']} steps and "
-            f"{late[loss]:.3f} after {late['steps']}, at {_percent(found.restarts[0]['accuracy'])}, while another "
+            f"{late[loss]:.3f} after {late['steps']}, at {_percent(found.plain['accuracy'])}, while another "
             f"attack leaves {_percent(best['accuracy'])}."
         )
 
 
-def _gain_from_restarts(found: Diagnosis) -> Iterator[str]:
-    once, often = found.restarts[0], found.restarts[-1]
-    if once["accuracy"] - often["accuracy"] > LARGE:
-        yield (
-            f"{often['restarts']} restarts lower the accuracy from {_percent(once['accuracy'])} to "
-            f"{_percent(often['accuracy'])}."
-        )
-
-
-def _zero_gradients(found: Diagnosis) -> Iterator[str]:
-    for where, share in found.zero_gradients.items():
-        if share > NOISE:
-            yield f"The cross-entropy's gradient is exactly 0 at {_percent(share)} of the {where} images."
-
-
-def _certainty(found: Diagnosis) -> Iterator[str]:
-    certain, z = found.logits["certain"], found.logits
-    if certain > LARGE:
-        yield (
-            f"At {_percent(certain)} of the clean images the true class has a probability of exactly 1 in float32, and "
-            f"its logit no part in the gradient (mean margin {z['margin']:.1f}, largest logit {z['largest']:.1f})."
-        )
-
-
-def _fgsm_beats_it(found: Diagnosis) -> Iterator[str]:
-    plain, fgsm = found.restarts[0], found.fgsm
-    if plain["accuracy"] > fgsm["accuracy"] + NOISE:
-        yield (
-            f"FGSM leaves {_percent(fgsm['accuracy'])} right and {found.attack['steps']} steps leave "
-            f"{_percent(plain['accuracy'])}."
-        )
-
-
-def _margin_beats_it(found: Diagnosis) -> Iterator[str]:
-    plain, margin = found.restarts[0], found.margin
-    if plain["accuracy"] > margin["accuracy"] + LARGE:
-        yield (
-            f"The margin loss leaves {_percent(margin['accuracy'])} right, the attack's own loss "
-            f"{_percent(plain['accuracy'])}."
-        )
-
-
-def _black_box_beats_it(found: Diagnosis) -> Iterator[str]:
-    for name, row in found.black_box.items():
-        if row["only"] > NOISE * row["count"]:
-            yield (
-                f"{BLACK_BOX[name]}, which sees no gradient of the model, fools {row['only']} of {row['count']} images "
-                f"that the attack does not, and leaves {_percent(row['accuracy'])} right against "
-                f"{_percent(found.restarts[0]['accuracy'])}."
-            )
-
-
-SIGNS = (
-    _above_the_possible,
-    _rising_with_eps,
-    _steps_in_vain,
-    _gain_from_restarts,
-    _zero_gradients,
-    _certainty,
-    _fgsm_beats_it,
-    _margin_beats_it,
-    _black_box_beats_it,
-)
+SIGNS: dict[str, Callable[[Diagnosis], Iterable[str]]] = {  # each with the sentences that it gives rise to
+    "more is right than can be": lambda found: (
+        f"At eps = {row['eps']:g}, {_percent(row['accuracy'])} stay right under the attack, although images in "
+        f"the ball leave at most {_percent(row['most'])}."
+        for row in found.eps
+        if row["accuracy"] > row["most"] + NOISE
+    ),
+    "a larger ball leaves more right": _rising_with_eps,
+    "more steps do not raise the loss, yet others in the ball find images that it has not": _steps_in_vain,
+    "restarts help": lambda found: (
+        f"{often['restarts']} restarts lower the accuracy from {_percent(found.plain['accuracy'])} to "
+        f"{_percent(often['accuracy'])}."
+        for often in found.restarts[-1:]
+        if found.plain["accuracy"] - often["accuracy"] > LARGE
+    ),
+    "there is no gradient": lambda found: (
+        f"The cross-entropy's gradient is exactly 0 at {_percent(share)} of the {where} images."
+        for where, share in found.zero_gradients.items()
+        if share > NOISE
+    ),
+    "the network is certain": lambda found: (
+        f"At {_percent(z['certain'])} of the clean images the true class has a probability of exactly 1 in float32, "
+        f"and its logit no part in the gradient (mean margin {z['margin']:.1f}, largest logit {z['largest']:.1f})."
+        for z in [found.logits]
+        if z["certain"] > LARGE
+    ),
+    "one step does better": lambda found: (
+        f"FGSM leaves {_percent(fgsm['accuracy'])} right and {found.attack['steps']} steps leave "
+        f"{_percent(found.plain['accuracy'])}."
+        for fgsm in [found.fgsm]
+        if found.plain["accuracy"] > fgsm["accuracy"] + NOISE
+    ),
+    "another loss does better": lambda found: (
+        f"The margin loss leaves {_percent(margin['accuracy'])} right, the attack's own loss "
+        f"{_percent(found.plain['accuracy'])}."
+        for margin in [found.margin]
+        if found.plain["accuracy"] > margin["accuracy"] + LARGE
+    ),
+    "an attack without gradients does better": lambda found: (
+        f"{BLACK_BOX[name]}, which sees no gradient of the model, fools {row['only']} of {row['count']} images "
+        f"that the attack does not, and leaves {_percent(row['accuracy'])} right against "
+        f"{_percent(found.plain['accuracy'])}."
+        for name, row in found.black_box.items()
+        if row["only"] > NOISE * row["count"]
+    ),
+}
 
 
 def _percent(share: float) -> str:

@@ -241,7 +241,7 @@ def evaluate(
             attack = functools.partial(
                 _over_batches, survivors, split.batches(batch_size), parts, found, tell_it, next(reversed(steps))
             )
-            alive = resume.once(f"{name} {reading} {found}", attack)["alive"]
+            alive = resume.part(f"{name} {reading} {found}", attack)["alive"]
             correct |= dict(zip(steps, alive, strict=True))
     return Report({name: Outcome(correct[name].cpu()) for name in ("clean", *suite)})
 

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
 from aalp_lib import _checks, checkpoints, data, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import PGD, Attack, scaled
-from aalp_lib.checkpoints import BEST, LAST, Checkpoint
+from aalp_lib.checkpoints import BEST, LAST, Checkpoint, Network
 from aalp_lib.data import Dataset, Split
 from aalp_lib.engine import distributed
 from aalp_lib.engine.distributed import Shard
@@ -149,6 +150,14 @@ class History:
         return len(self.epochs)
 
 
+class Progress(Network):
+    """What the description of a checkpoint of `fit` says: how far the run has come, `seconds` into the next epoch."""
+
+    done: int
+    seconds: float
+    history: History
+
+
 class Interrupted(KeyboardInterrupt):
     """Training was asked to stop and has saved its state; the message says how to go on."""
 
@@ -265,7 +274,7 @@ _method = method  # `fit` has an argument of this name
 
 def _train(run: "_Run", progress: bool | Tell | None) -> None:
     """Take all steps that remain, unless asked to stop."""
-    with shown(progress, "training") as tell, seeds.kept(), asked_to_stop(run.out is not None) as asked:
+    with shown(progress, "training") as tell, seeds.restored(), asked_to_stop(run.out is not None) as asked:
         for inputs in run.steps():
             run.step(*inputs)
             try:
@@ -460,7 +469,7 @@ class _Run:
         if distributed.world_size() == 1:
             yield
             return
-        with seeds.kept():
+        with seeds.restored():
             torch.manual_seed(seeds.derive(self.seed, f"rank {distributed.rank()}", self.done))
             yield
 
@@ -577,8 +586,11 @@ class _Run:
             raise FileExistsError(f"{out} already holds a run; resume it, or name another folder")
         if found and RUN not in found:
             raise InputError(f"{out} holds {found[0]} but no {RUN}: what run that was cannot be told")
-        if found:
-            _same(checkpoints.read_json(path), self.settings(), out)
+        for key, was, now in _differences(checkpoints.read_json(path), self.settings()) if found else ():
+            raise InputError(
+                f"the run in {out} was started with another {key}: {was}, now {now}; "
+                "resume with the same settings, or name another folder"
+            )
         try:
             out.mkdir(parents=True, exist_ok=True)
             checkpoints.write_json(path, self.settings())
@@ -603,28 +615,21 @@ class _Run:
     def _write_to(self, path: Path, extra: dict[str, Tensor]) -> None:
         self._check_weights()
         weights = {f"model.{key}": value for key, value in self.model.state_dict().items()}
-        meta = {
-            "model": self.model.config,
-            "done": self.done,
-            "seconds": self.seconds,
-            "history": dataclasses.asdict(self.history),
-        }
-        checkpoints.write(path, Checkpoint(weights | extra, meta))
+        progress = Progress(self.model.config, self.done, self.seconds, self.history)
+        checkpoints.write(path, Checkpoint(weights | extra, msgspec.to_builtins(progress)))
 
     def _take_up(self, saved: Checkpoint) -> None:
-        assert self.out is not None
         if "sums" not in saved.tensors:
-            raise InputError(f"{self.out / LAST} holds weights alone; training cannot go on from it")
-        checkpoints.load_weights(self.model, saved, self.out / LAST)
+            raise InputError(f"{saved.path} holds weights alone; training cannot go on from it")
+        progress = saved.described_as(Progress)
+        checkpoints.load_weights(self.model, saved)
         moments = saved.part("optimizer")
         for name, parameter in self.model.named_parameters():
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 if f"{name}.{key}" in moments:  # a frozen parameter has none
                     self.optimizer.state[parameter][key] = _laid_out(moments[f"{name}.{key}"], parameter)
-        self.done, self.seconds = saved.meta["done"], saved.meta["seconds"]
+        self.done, self.seconds, self.history = progress.done, progress.seconds, progress.history
         self.sums = saved.tensors["sums"]
-        history = saved.meta["history"]
-        self.history = History([Epoch(**line) for line in history["epochs"]], history["best"], history["seconds"])
         self._save_best()
 
 
@@ -649,25 +654,12 @@ def _laid_out(moment: Tensor, parameter: Tensor) -> Tensor:
     return moment.to(parameter.device) if not moment.ndim else torch.empty_like(parameter).copy_(moment)
 
 
-def _same(found: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
-    """Raise unless the run in `out` has the wanted settings; name the first difference."""
-    for key, was, now in _differences(found, wanted):
-        raise InputError(
-            f"the run in {out} was started with another {key}: {was}, now {now}; "
-            "resume with the same settings, or name another folder"
-        )
-
-
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Yield each setting that differs: its name, and what of it is found and what wanted."""
-    for key, value in wanted.items():
-        if found.get(key) != value:
-            yield key, *_difference(found.get(key), value)
-
-
-def _difference(was: Any, now: Any) -> tuple[Any, Any]:
-    """Of two dicts, only what differs."""
-    if not isinstance(was, dict) or not isinstance(now, dict):
-        return was, now
-    keys = [key for key in now if was.get(key) != now[key]]
-    return {key: was.get(key) for key in keys}, {key: now[key] for key in keys}
+    """Yield each setting that differs: its name, what is found and what wanted; of two dicts, only what differs."""
+    for key, now in wanted.items():
+        was = found.get(key)
+        if isinstance(was, dict) and isinstance(now, dict):
+            keys = [name for name in was | now if was.get(name) != now.get(name)]
+            was, now = ({name: of.get(name) for name in keys} for of in (was, now))
+        if was != now:
+            yield key, was, now

@@ -1,6 +1,7 @@
 """The package as users get it: a wheel in an empty environment, and the promises that the repository makes."""
 
 import ast
+import functools
 import importlib.metadata
 import itertools
 import json
@@ -10,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import tomllib
+import types
 import venv
 import zipfile
 from pathlib import Path
@@ -103,6 +105,15 @@ def test_no_pickle_is_read_or_written():
     for path in (ROOT / "aalp_lib").rglob("*.py"):
         text = path.read_text()
         assert not re.search(r"torch\.(load|save)\(|import pickle|allow_pickle=True", text), path
+
+
+def test_every_module_is_reachable_under_its_own_name():
+    """No function hides one: `aalp.pretrained` is a function, and the module of its index is `aalp.zoo`."""
+    for path in (ROOT / "aalp_lib").rglob("*.py"):
+        names = path.relative_to(ROOT / "aalp_lib").with_suffix("").parts
+        if not names[-1].startswith("__"):
+            importlib.import_module(".".join(("aalp_lib", *names)))
+            assert isinstance(functools.reduce(getattr, names, aalp), types.ModuleType), names
 
 
 def test_public_functions_say_what_they_take():

@@ -235,7 +235,7 @@ def _part(dataset: Dataset, train_images: int | None) -> Dataset:
 
 def new_model(setting: Setting, seed: int) -> Classifier:
     """The setting's network with weights drawn from `seed`; torch's global generators are left as they were."""
-    with seeds.kept():
+    with seeds.restored():
         torch.manual_seed(seed)
         return models.build(setting.model)
 

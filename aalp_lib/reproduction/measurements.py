@@ -12,8 +12,7 @@ import torch
 from aalp_lib import _checks, checkpoints
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
-from aalp_lib.data import SOURCES as KNOWN_DATA
-from aalp_lib.data import Dataset
+from aalp_lib.data import SOURCES as KNOWN_DATA, Dataset
 from aalp_lib.engine.precision import Precision
 from aalp_lib.evaluation import suite_for
 from aalp_lib.methods import named
@@ -24,7 +23,7 @@ from aalp_lib.reproduction.attack_measurements import measure_attacks
 from aalp_lib.reproduction.jobs import Origin
 from aalp_lib.reproduction.protocols import changes, recipe, training_protocol
 from aalp_lib.reproduction.schema import Measurement, Record, named_records
-from aalp_lib.zoo import fingerprint, kept, packaged, weights
+from aalp_lib.zoo import beside_records, fingerprint, packaged, weights
 
 Kind = Literal["samples", "diagnosis", "strong", "attacks"]
 KINDS: tuple[Kind, ...] = get_args(Kind)  # "samples" brings contributions, activation and examples along
@@ -75,14 +74,14 @@ class Trained:
 def trained(folder: str | Path) -> list[Trained]:
     """The runs of a grid's folder with a record and weights, by name.
 
-    Weights are the run's own checkpoints; else those kept beside the records (`aalp_lib.zoo.keep`), or, for
-    seed 0 of the recipe "fast", those packed there or in the package (`aalp_lib.zoo.pack`). Weights of another
-    network than the record's are none of its own.
+    Weights are the run's own checkpoints; else those kept beside the records (`zoo.keep_beside_records`), or, for seed
+    0 of the recipe "fast", those packed there or in the package (`zoo.pack`). Weights of another network than the
+    record's are none of its own.
     """
     found = []
     for name, record in named_records(folder).items():
         run = Path(folder) / "runs" / name
-        files = [run / checkpoints.LAST, kept(run)]
+        files = [run / checkpoints.LAST, beside_records(run)]
         if record.seed == 0 and training_protocol(record) == "fast" and not changes(record):
             name = f"{record.data}/{record.method}"
             files += filter(None, (packaged(name, folder=Path(folder) / "weights"), packaged(name)))

@@ -15,8 +15,7 @@ from aalp_lib.attacks import Attack, Reading
 from aalp_lib.data import Dataset
 from aalp_lib.engine import distributed
 from aalp_lib.engine.precision import Precision, without_tf32
-from aalp_lib.evaluation import Suite, chosen_precision, suite_for
-from aalp_lib.evaluation import evaluate as evaluated
+from aalp_lib.evaluation import Suite, chosen_precision, evaluate as evaluated, suite_for
 from aalp_lib.methods import Method
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell

@@ -18,7 +18,7 @@ from aalp_lib.data import load
 from aalp_lib.reproduction import attack_measurements, collect, machine, measurements, schema
 from aalp_lib.reproduction.grids import SETTINGS
 from aalp_lib.reproduction.jobs import run_job
-from aalp_lib.zoo import fingerprint, keep, packaged
+from aalp_lib.zoo import fingerprint, keep_beside_records, packaged
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -101,7 +101,7 @@ def test_what_others_left_is_not_read_by_a_measurement(grid, tmp_path, monkeypat
     sample, read = load("mnist-sample"), []
 
     def strong(*_, **__):
-        read.append(resume.once("part", part)["made"])
+        read.append(resume.part("part", part)["made"])
         raise ZeroDivisionError
 
     monkeypatch.setattr(attack_measurements, "strong", strong)
@@ -137,7 +137,7 @@ def test_parts_outlive_a_measurement_that_could_not_be_saved(grid, tmp_path, mon
     sample = load("mnist-sample")
 
     def strong(*_, **__):
-        resume.once("part", lambda: {"made": torch.tensor(1)})
+        resume.part("part", lambda: {"made": torch.tensor(1)})
         return aalp.Report({"clean": aalp.Outcome(torch.ones(12, dtype=torch.bool))})
 
     def full(*_):
@@ -153,24 +153,24 @@ def test_parts_outlive_a_measurement_that_could_not_be_saved(grid, tmp_path, mon
 
 def test_damaged_parts_are_made_anew_and_no_name_is_used_twice(tmp_path):
     with contextlib.suppress(KeyboardInterrupt), resume.resumable(tmp_path / "work", b"a") as work:
-        resume.once("part", lambda: {"made": torch.tensor(1)})
+        resume.part("part", lambda: {"made": torch.tensor(1)})
         (work.folder / "part.safetensors").write_bytes(b"")
         raise KeyboardInterrupt
     with resume.resumable(tmp_path / "work", b"a"):
-        assert resume.once("part", lambda: {"made": torch.tensor(2)})["made"] == 2
+        assert resume.part("part", lambda: {"made": torch.tensor(2)})["made"] == 2
         with pytest.raises(RuntimeError, match="'part' is done already"):
-            resume.once("part", pytest.fail)
+            resume.part("part", pytest.fail)
 
 
 def test_what_others_left_is_not_read(tmp_path):
     """Parts belong to one model, one set of images, one seed."""
     for settings in ((b"a", b"bc"), (b"ab", b"c")):
         with contextlib.suppress(KeyboardInterrupt), resume.resumable(tmp_path / "work", *settings):
-            made = resume.once("part", lambda settings=settings: {"size": torch.tensor(len(settings[0]))})
+            made = resume.part("part", lambda settings=settings: {"size": torch.tensor(len(settings[0]))})
             raise KeyboardInterrupt
         assert made["size"] == len(settings[0])
     with resume.resumable(tmp_path / "work", b"a", b"bc") as work:
-        assert resume.once("part", pytest.fail)["size"] == 1
+        assert resume.part("part", pytest.fail)["size"] == 1
         assert work.seconds > 0
 
 
@@ -192,7 +192,7 @@ def test_a_measurement_belongs_to_the_weights_that_it_was_made_on(tmp_path):
     digits = dataclasses.replace(digits, test=digits.test[:30])
     paths = measurements.measure(tmp_path, digits, **ask)
     networks = {schema.Measurement.load(path).subject["network"] for path in paths}
-    assert networks == {fingerprint(job.run / checkpoints.LAST)} == {fingerprint(keep(job.run))}
+    assert networks == {fingerprint(job.run / checkpoints.LAST)} == {fingerprint(keep_beside_records(job.run))}
     assert measurements.measure(tmp_path, digits, **ask) == paths
     other = checkpoints.read(job.run / checkpoints.LAST)
     next(iter(other.part("model").values())).add_(0.1)
@@ -256,7 +256,7 @@ def test_a_variant_is_asked_for_by_its_own_name(grid, sample, tmp_path):
     shutil.copytree(tmp_path / "runs" / "averaged", tmp_path / "runs" / "later")
     assert measurements.measure(tmp_path, few, kinds=["diagnosis"], seeds=[0], images=10) == [path]
     (tmp_path / "later.json").unlink()
-    keep(tmp_path / "runs" / "averaged")
+    keep_beside_records(tmp_path / "runs" / "averaged")
     shutil.rmtree(tmp_path / "runs")  # what is left tells which data set it was
     arguments = ["--kinds", "diagnosis", "--images", "10", "--methods", "alp_averaged", "--seeds", "0"]
     assert main(["measure", tmp_path.name, "--out", str(tmp_path.parent), *arguments]) == 0
@@ -285,7 +285,7 @@ def test_packaged_weights_stand_in_for_checkpoints_that_are_not_at_hand(tmp_path
     run = tmp_path / "runs" / "mnist-alp-seed1"
     run.mkdir(parents=True)
     shutil.copy(packaged("mnist/alp"), run / "last.safetensors")
-    assert keep(run) == tmp_path / "weights" / "mnist-alp-seed1.safetensors"
+    assert keep_beside_records(run) == tmp_path / "weights" / "mnist-alp-seed1.safetensors"
     shutil.rmtree(tmp_path / "runs")
     _, one, _ = measurements.trained(tmp_path)
     assert (one.run.name, one.subject["weights"]) == ("mnist-alp-seed1", "in half precision")

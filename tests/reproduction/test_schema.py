@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import aalp_lib as aalp
 from aalp_lib.reproduction import machine, plots_of_records, schema
