@@ -267,10 +267,14 @@ def _frame(made: "pandas.DataFrame", title: str, widest: Mapping[str, int] | Non
 
     table = Table(title=title, **_PLAIN)
     for name in made:
-        right = not tables.is_text(made[name])
-        word = re.sub("[ -]", "\n", str(name))
-        width = (widest or {}).get(str(name))
-        table.add_column(word, justify="right" if right else "left", no_wrap=right, max_width=width)
+        head = re.sub("[ -]", "\n", str(name))
+        words = " ".join([head, *made[name].dropna().astype(str)]).split()
+        table.add_column(
+            head,
+            justify="left" if tables.is_text(made[name]) else "right",
+            min_width=max(map(len, words), default=0),  # broken between words alone
+            max_width=(widest or {}).get(str(name)),
+        )
     for line in made.itertuples(index=False):
         table.add_row(*("" if cell != cell else re.sub(r" (?=[\[(])", "\n", str(cell)) for cell in line))
     console.print(table)
