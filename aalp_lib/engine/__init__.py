@@ -1,1 +1,5 @@
 """How attacks and training are made fast and spread: folded networks, CUDA graphs, precision, several processes."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

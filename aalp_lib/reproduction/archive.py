@@ -160,10 +160,11 @@ def records(folder: str | Path | None = None) -> Records:
 
 @functools.cache
 def _own() -> Records:
-    return records(RESULTS) if RESULTS.is_dir() else _unpacked(PACK)
+    return records(RESULTS) if (RESULTS.parent / "pyproject.toml").is_file() and RESULTS.is_dir() else unpacked(PACK)
 
 
-def _unpacked(path: Path) -> Records:
+def unpacked(path: Path) -> Records:
+    """Read all records and measurements of a pack."""
     with zipfile.ZipFile(path) as pack:
         return _gathered((name, f"{path}/{name}", pack.read(name)) for name in pack.namelist())
 
@@ -215,17 +216,18 @@ def _gathered(files: Iterable[tuple[str, str, bytes | OSError]], beside_checkpoi
 def pack(folder: str | Path = RESULTS, path: str | Path = PACK) -> Path:
     """Write all records and measurements of a folder, but for those that `records` passes over, into one zip file.
 
-    The same records give the same bytes. The pack in the package is to be remade when `results/` changes.
+    The same records give the same bytes. `aalp results results --write` remakes the one in the package.
     """
     folder, path = Path(folder), Path(path)
     partial = path.with_suffix(".partial")
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_LZMA) as made:
-        for name, file in _packable(folder):
+        for name, file in packable(folder):
             made.writestr(zipfile.ZipInfo(name, _DATE), file.read_bytes(), zipfile.ZIP_LZMA)
     partial.replace(path)
     return path
 
 
-def _packable(folder: Path) -> Iterator[tuple[str, Path]]:
+def packable(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Names and paths of the files that `pack` takes."""
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.json"))
     return ((name, folder / name) for name in names if _is_kept(name))

@@ -507,3 +507,16 @@ def peer_versions() -> dict[str, str]:
         return {name: version(name) for name in PEERS}
     except PackageNotFoundError as error:
         raise InputError(f"the bench needs its peers ({error}): pip install 'aalp_lib[bench]'") from error
+
+
+def write(record: dict[str, Any], out: Path) -> list[Path]:
+    """Write the table of a record and, where curves were measured, their figure, beside it; returns all paths."""
+    from aalp_lib.plots import DPI  # not for the processes whose memory is measured
+    from aalp_lib.reproduction.plots_of_records import speed
+
+    (out / "bench.md").write_text(markdown(record), encoding="utf-8")
+    written = [out / "bench.json", out / "bench.md"]
+    if record["curves"]:
+        speed(record).savefig(out / "speed.png", dpi=DPI)
+        written.append(out / "speed.png")
+    return written

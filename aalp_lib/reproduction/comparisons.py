@@ -21,22 +21,13 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 AUTOATTACK = "square"  # the last stage of AutoAttack, which stands for all of it
-LEAD = ("clean", "fgsm", "pgd10", "pgd20", "pgd40", "pgd100", "cw10", "cw20", "cw40", "cw100", AUTOATTACK)
-ORDERED = ("pgd100", "cw100", AUTOATTACK)
-CONTROL_COLUMNS = ("clean", *ORDERED)
+LEAD = ("clean", "pgd100", "cw100", AUTOATTACK)  # columns of the one table
+WEAKER = ("fgsm", "pgd10", "pgd20", "pgd40", "cw10", "cw20", "cw40")
+ORDERED = LEAD[1:]
 DECIDING = "pgd100"  # the column at which a variant is compared with its base
-STEPS = (
-    ("adv", "alp"),
-    ("alp", "trades"),
-    ("trades", "aalp"),
-    ("adv", "trades"),
-    ("adv", "aalp"),
-    ("alp", "aalp_gd"),
-    ("alp", "aalp_sw"),
-    ("alp", "aalp"),
-    ("aalp_gd", "aalp"),
-    ("aalp_sw", "aalp"),
-)  # of the paper's order, and what AALP and its halves gain over what they start from
+STEPS = (("adv", "alp"), ("alp", "trades"), ("trades", "aalp"), ("alp", "aalp"))  # the paper's order; AALP's gain
+HALVES = (("alp", "aalp_gd"), ("alp", "aalp_sw"), ("aalp_gd", "aalp"), ("aalp_sw", "aalp"))
+OVER_MADRY = (("adv", "alp"), ("adv", "trades"), ("adv", "aalp_gd"), ("adv", "aalp_sw"), ("adv", "aalp"))
 HALF_FEATURES = f"fast, model width {[*HALF_WIDTH]}"
 CONTROLLED = (
     ("alp", "fast", "aalp_sw_mean"),
@@ -287,39 +278,37 @@ def exact_p(only_a: int, only_b: int) -> float:
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
 
 
-# --- families: the comparisons that a table shows --------------------------------------------------------------------
+# --- families: the comparisons that a table shows -------------------------------------------------------------------
 
 Family = list[Comparison]
 
 
-def lead(frame: "DataFrame", protocol: str = "fast", model: Model = "last") -> Family:
-    """AALP against ALP, over data sets × `LEAD`, of the full tier; judged."""
+def lead(frame: "DataFrame", attacks: Sequence[str] = LEAD, protocol: str = "fast", model: Model = "last") -> Family:
+    """AALP against ALP, over data sets × attacks, of the full tier; judged."""
     full = frame[(frame["tier"] == "full") & (frame["protocol"] == protocol)]
-    sets = [name for name in dict.fromkeys(full["data"]) if {"alp", "aalp"} <= {*full["method"][full["data"] == name]}]
     made = (
         compare(full, "alp", "aalp", attack, data=data, protocol=protocol, model=model)
-        for data in sets
-        for attack in LEAD
+        for data in full["data"].unique()
+        for attack in attacks
     )
     return judged(one for one in made if one)
 
 
-def order(frame: "DataFrame", model: Model = "last") -> dict[tuple[str, str, str], Family]:
-    """`STEPS` in the columns `ORDERED`, judged: a family for each data set, protocol and reading of the pairing loss.
+def order(
+    frame: "DataFrame", steps: Sequence[tuple[str, str]] = STEPS, model: Model = "last"
+) -> dict[tuple[str, str, str, str], Family]:
+    """Steps from a method to another, judged: a family for each data set, protocol, reading and attack of `ORDERED`.
 
-    The reading is "" for the paper's, or how ALP's and AALP's runs differ from it, in words. Madry's and TRADES' rows,
-    which have no pairing loss, stand in each.
+    The reading, of the pairing loss, is "" for the paper's, or how ALP's and AALP's runs differ from it, in words.
+    Madry's and TRADES' rows, which have no pairing loss, stand in each.
     """
     made = {}
     for data, protocol, variant, names in readings(frame):
-        steps = [(names[a], names[b]) for a, b in STEPS if a in names and b in names]
-        steps = [step for step in steps if not variant or {*step} & {names["alp"], names["aalp"]}]
-        found = (
-            compare(frame, *step, attack, data=data, protocol=protocol, model=model)
-            for step in steps
-            for attack in ORDERED
-        )
-        made[data, protocol, variant] = judged(one for one in found if one)
+        mine = [(names[a], names[b]) for a, b in steps if a in names and b in names]
+        mine = [step for step in mine if not variant or {*step} & {names["alp"], names["aalp"]}]
+        for attack in ORDERED:
+            found = (compare(frame, *step, attack, data=data, protocol=protocol, model=model) for step in mine)
+            made[data, protocol, variant, attack] = judged(one for one in found if one)
     return {key: family for key, family in made.items() if family}
 
 
@@ -339,21 +328,23 @@ def readings(frame: "DataFrame") -> Iterator[tuple[str, str, str, Mapping[str, s
                 yield data, protocol, variant, rows | pair
 
 
-def controls(frame: "DataFrame", data: str = "mnist", model: Model = "last") -> Family:
-    """`CONTROLLED` in the columns `CONTROL_COLUMNS`, judged."""
-    made = (
-        compare(frame, first, second, attack, data=data, model=model, first_protocol=protocol)
-        for first, protocol, second in CONTROLLED
-        for attack in CONTROL_COLUMNS
-    )
-    return judged(one for one in made if one)
+def controls(frame: "DataFrame", data: str = "mnist", model: Model = "last") -> dict[str, Family]:
+    """`CONTROLLED`, judged: a family for each attack of `LEAD`."""
+    made = {}
+    for attack in LEAD:
+        found = (
+            compare(frame, first, second, attack, data=data, model=model, first_protocol=protocol)
+            for first, protocol, second in CONTROLLED
+        )
+        made[attack] = judged(one for one in found if one)
+    return made
 
 
-def ablations(frame: "DataFrame", data: str, model: Model = "last") -> Family:
-    """Each variant of a method against the row that it comes from, at `DECIDING`; judged."""
+def ablations(frame: "DataFrame", data: str, attack: str = DECIDING, model: Model = "last") -> Family:
+    """Each variant of a method against the row that it comes from, under one attack; judged."""
     variants = frame[(frame["data"] == data) & (frame["variant"] != "")].drop_duplicates(["method", "protocol"])
     made = (
-        compare(frame, of["base"], of["method"], DECIDING, data=data, protocol=of["protocol"], model=model)
-        for _, of in variants.iterrows()
+        compare(frame, str(of.base), str(of.method), attack, data=data, protocol=str(of.protocol), model=model)
+        for of in variants.itertuples()
     )
     return judged(one for one in made if one)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aalp_lib._checks import InputError
 from aalp_lib.methods import METHODS
 from aalp_lib.reproduction import protocols, schema
 from aalp_lib.reproduction.archive import Model, Records, is_ablation, records
@@ -46,10 +47,14 @@ def frame(source: str | Path | Records | None = None) -> "pandas.DataFrame":
     Raises
     ------
     InputError
-        If there is no such folder.
+        If there is no such folder, or pandas, of the extra [reproduction], is not installed.
     """
-    import pandas  # slow to import, and an extra
-
+    try:
+        import pandas  # slow to import, and an extra
+    except ImportError as error:
+        raise InputError(
+            f"the frame of records needs pandas ({error}): pip install 'aalp_lib[reproduction]'"
+        ) from error
     found = source if isinstance(source, Records) else records(source)
     return pandas.DataFrame(_lines(found), columns=list(COLUMNS))
 

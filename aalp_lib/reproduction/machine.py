@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+import aalp_lib
 from aalp_lib.engine.precision import tf32
 
 
@@ -28,7 +29,7 @@ def environment(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": version("torch"),
         "torchvision": version("torchvision"),
-        "aalp_lib": version("aalp_lib"),
+        "aalp_lib": aalp_lib.__version__,
         "commit": _commit(),
         "code": _code(),
         "system": platform.system(),

@@ -12,7 +12,7 @@ import torch
 from aalp_lib import _checks, checkpoints
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
-from aalp_lib.data import Dataset
+from aalp_lib.data import SOURCES as KNOWN_DATA, Dataset
 from aalp_lib.engine.precision import Precision
 from aalp_lib.evaluation import suite_for
 from aalp_lib.methods import named
@@ -20,6 +20,7 @@ from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, stages
 from aalp_lib.reproduction import analyses
 from aalp_lib.reproduction.attack_measurements import measure_attacks
+from aalp_lib.reproduction.jobs import Origin
 from aalp_lib.reproduction.protocols import changes, recipe, training_protocol
 from aalp_lib.reproduction.schema import Measurement, Record, named_records
 from aalp_lib.zoo import beside_records, fingerprint, packaged, weights
@@ -235,3 +236,20 @@ def _source(one: Trained, runs: Sequence[Trained]) -> Trained | None:
     alike = [r for r in runs if (r.record.seed, r.about) == (one.record.seed, one.about) and r is not one]
     others = {r.record.method: r for r in alike}
     return next((others[name] for name in (*SOURCES, *others) if name in others), None)
+
+
+def origin(runs: Sequence[Trained]) -> Origin:
+    """Where the data of a grid's runs came from: as a run noted it beside its checkpoints, or by its name.
+
+    Raises
+    ------
+    InputError
+        If all that is left of a grid on a folder of images are its weights.
+    """
+    whole = next((one for one in runs if not one.half), None)
+    found = Origin.read(whole.run) if whole else Origin(runs[0].record.data)
+    if whole is None and found.data not in KNOWN_DATA:
+        raise InputError(
+            f"these were trained on the images of a folder, '{found.data}': say where it is with --data FOLDER"
+        )
+    return found

@@ -35,8 +35,7 @@ from aalp_lib.reproduction.collect import (
     spread,
     title,
 )
-from aalp_lib.reproduction.comparisons import exact_p as exact_p
-from aalp_lib.reproduction.comparisons import mcnemar
+from aalp_lib.reproduction.comparisons import exact_p as exact_p, mcnemar
 from aalp_lib.reproduction.grids import HALF_FEATURES
 from aalp_lib.reproduction.schema import Measurement, Record, label, unpack
 

@@ -1,4 +1,4 @@
-"""Records of runs on disk, and tables out of them."""
+"""Records of runs and measurements: what they hold, how they are written, and what is refused when they are read."""
 
 import base64
 import csv
@@ -183,8 +183,6 @@ class _Cell(msgspec.Struct):
 
 
 class _Column(_Cell):
-    """With `outcomes`, as `_joined` puts it there."""
-
     outcomes: str | None = None
 
     def __post_init__(self) -> None:

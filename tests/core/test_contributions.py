@@ -2,8 +2,7 @@ import captum.attr
 import pytest
 import torch
 from conftest import linear
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import aalp_lib as aalp
 from aalp_lib import contributions, losses

@@ -127,7 +127,7 @@ def test_bench_measures_every_row(tmp_path, capsys):
 
 def test_missing_peers_are_named_before_anything_is_timed(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(bench, "PEERS", ["torchattacks", "no-such-peer"])
-    assert main(["bench", "--out", str(tmp_path)]) == 1
+    assert main(["bench", "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert "no-such-peer" in said
     assert "pip install 'aalp_lib[bench]'" in said

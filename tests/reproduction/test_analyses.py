@@ -4,8 +4,7 @@ import math
 import pytest
 import torch
 from conftest import linear, quiet
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import aalp_lib as aalp
 from aalp_lib import contributions

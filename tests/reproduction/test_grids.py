@@ -6,10 +6,10 @@ import torch
 from conftest import TINY, tiny, write_svhn
 
 import aalp_lib as aalp
-from aalp_lib import cli
+from aalp_lib import _checks
 from aalp_lib.cli import main
 from aalp_lib.methods import METHODS, TABLE_2
-from aalp_lib.reproduction import demo, grids, schema
+from aalp_lib.reproduction import demo, display, grids, plans, schema
 from aalp_lib.reproduction.grids import ABLATIONS, ALPHAS, SETTINGS, Grid, reproduce, setting_for
 from aalp_lib.reproduction.jobs import cores, run_job
 
@@ -76,9 +76,9 @@ def test_ablations_run_where_and_as_often_as_asked(capsys, tmp_path, monkeypatch
     assert main([*arguments, "--seeds", "7"]) == 0
     assert "mnist-sample-alp-seed7" in capsys.readouterr().out
     seen = []
-    monkeypatch.setattr(cli, "_run_jobs", lambda jobs, workers, executor: seen.append((jobs[0].device, workers)))
+    monkeypatch.setattr(display, "run_all", lambda jobs, workers, executor: seen.append((jobs[0].device, workers)))
     for device, asked in (("cpu", []), ("cuda", []), ("cuda", ["--jobs", "5"])):
-        monkeypatch.setattr(cli._checks, "device", lambda _, device=device: torch.device(device))
+        monkeypatch.setattr(_checks, "device", lambda _, device=device: torch.device(device))
         assert main([*arguments[:4], *arguments[5:], *asked]) == 0
     assert main([*arguments[:4], *arguments[5:], "--jobs", "0"]) == 0  # which is refused where they are run
     assert seen == [("cpu", cores()), ("cuda", 1), ("cuda", 5), ("cuda", 0)]
@@ -94,9 +94,9 @@ def test_quick_runs_enter_no_table(tmp_path):
 def test_ablations_refuse_what_they_would_pass_over(capsys, tmp_path):
     arguments = ["reproduce", "ablations", "--dry-run", "--out", str(tmp_path)]
     assert main(arguments) == 0
-    assert main([*arguments, "--epochs", "3"]) == 1
+    assert main([*arguments, "--epochs", "3"]) == 2
     assert "the ablations take no --epochs" in capsys.readouterr().err
-    assert main([*arguments, "--observe"]) == 1
+    assert main([*arguments, "--observe"]) == 2
     assert "the ablations take no --observe" in capsys.readouterr().err
 
 
@@ -134,9 +134,9 @@ def test_reasons_change_what_their_name_says_and_take_no_other_settings(capsys, 
     assert [line.split()[-1] for line in said.splitlines() if "to do" in line] == [
         "mnist-alp_averaged-seed1", "mnist-alp-long-seed1", "mnist-alp_averaged-seed2", "mnist-alp-long-seed2"
     ]  # fmt: skip
-    assert main([*arguments, "--methods", "alp"]) == 1
+    assert main([*arguments, "--methods", "alp"]) == 2
     assert "unknown run of this grid 'alp'" in capsys.readouterr().err
-    assert main([*arguments, "--epochs", "1"]) == 1
+    assert main([*arguments, "--epochs", "1"]) == 2
     assert "the reasons take no --epochs" in capsys.readouterr().err
 
 
@@ -153,7 +153,7 @@ def test_reasons_on_cifar10_take_their_images_from_a_folder(capsys, tmp_path):
     arguments = ["reproduce", "cifar10-reasons", "--dry-run", "--methods", "adv-wide", "--out", str(tmp_path)]
     assert main(arguments) == 0
     assert "cifar10-adv-wide-seed0" in capsys.readouterr().out
-    assert main([*arguments, "--epochs", "1"]) == 1
+    assert main([*arguments, "--epochs", "1"]) == 2
     assert "the cifar10-reasons take no --epochs" in capsys.readouterr().err
 
 
@@ -169,9 +169,8 @@ def test_controls_run_on_the_whole_of_mnist(capsys, tmp_path):
 
 def test_jobs_for_a_scheduler_do_not_depend_on_this_machine(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli._checks, "device", lambda name: pytest.fail("the device is for the worker to find"))
-    arguments = ["reproduce", "mnist", "--methods", "alp", "--root", "data", "--scheduler", "tcp://somewhere:1"]
-    (job,) = cli._grid(cli._parser().parse_args(arguments))
+    monkeypatch.setattr(_checks, "device", lambda name: pytest.fail("the device is for the worker to find"))
+    (job,) = plans.jobs("mnist", Path("results"), elsewhere=True, methods=("alp",), root=Path("data"))
     assert (job.out, job.root, job.device) == (tmp_path / "results" / "mnist", tmp_path / "data", "auto")
 
 

@@ -17,7 +17,7 @@ from conftest import heed_ctrl_c, tiny
 import aalp_lib as aalp
 from aalp_lib import checkpoints
 from aalp_lib.cli import main
-from aalp_lib.reproduction import measurements, per_epoch, schema
+from aalp_lib.reproduction import cluster, display, measurements, per_epoch, schema
 from aalp_lib.reproduction.jobs import Origin, Setting, finished, run_job, run_jobs
 from aalp_lib.zoo import fingerprint
 
@@ -100,7 +100,7 @@ def test_a_run_belongs_to_the_images_that_it_was_trained_on(tmp_path):
 
 
 def test_a_training_that_never_began_does_not_say_which_images_the_next_one_sees(tmp_path, capsys):
-    assert main(["train", "--data", "mnist-sample", "--seed", "-1", "--out", str(tmp_path)]) == 1
+    assert main(["train", "--data", "mnist-sample", "--seed", "-1", "--out", str(tmp_path)]) == 2
     Origin("/home/me/digits", None, 28).save(tmp_path)
     assert Origin.read(tmp_path) == Origin("/home/me/digits", None, 28)
 
@@ -214,7 +214,7 @@ def test_two_jobs_of_one_name_would_write_one_folder(tmp_path):
 
 def test_a_failed_run_is_named_on_the_command_line(capsys, tmp_path):
     arguments = ["reproduce", "mnist-sample", "--methods", "raw", "--train-images", "9999999", "--jobs", "1"]
-    assert main([*arguments, "--device", "cpu", "--out", str(tmp_path)]) == 1
+    assert main([*arguments, "--device", "cpu", "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith("aalp: mnist-sample has 3600 training images")
     assert said[1] == "  in mnist-sample-raw-seed0"
@@ -320,8 +320,8 @@ def test_after_ctrl_c_what_runs_on_a_cluster_is_to_be_waited_for(tmp_path, monke
     with ThreadPoolExecutor(1) as pool:
         with pytest.raises(aalp.Interrupted, match=r"^stopped; what is done is saved$"):
             list(run_jobs([tiny("raw", tmp_path)], watch=stop, executor=pool))
-        monkeypatch.setattr("aalp_lib.cli._executor", lambda address: contextlib.nullcontext(pool))
-        monkeypatch.setattr("aalp_lib.cli._run_jobs", lambda jobs, *_: list(run_jobs(jobs, watch=stop, executor=pool)))
+        monkeypatch.setattr(cluster, "executor", lambda address: contextlib.nullcontext(pool))
+        monkeypatch.setattr(display, "run_all", lambda jobs, *_: list(run_jobs(jobs, watch=stop, executor=pool)))
         call = [
             "reproduce",
             "mnist-sample",
@@ -335,7 +335,8 @@ def test_after_ctrl_c_what_runs_on_a_cluster_is_to_be_waited_for(tmp_path, monke
         ]
         assert main(call) == 130
     said = capsys.readouterr().err
-    assert "what is under way on the cluster runs to its end there; after that go on with:\n  aalp reproduce" in said
+    assert "what is under way on the cluster runs to its end there" in said
+    assert f"go on with:\n  aalp reproduce mnist-sample --quick --methods raw --out {tmp_path}" in said
 
 
 def test_a_scheduler_that_does_not_answer_is_one_sentence(tmp_path, monkeypatch, capsys):
@@ -348,7 +349,7 @@ def test_a_scheduler_that_does_not_answer_is_one_sentence(tmp_path, monkeypatch,
 
     monkeypatch.setattr(distributed, "Client", impatient)
     for address in ("tcp://127.0.0.1:1", "nothing://here"):
-        assert main(["reproduce", "mnist-sample", "--out", str(tmp_path), "--scheduler", address]) == 1
+        assert main(["reproduce", "mnist-sample", "--out", str(tmp_path), "--scheduler", address]) == 2
         said = capsys.readouterr().err
         assert said.startswith(f"aalp: no Dask scheduler answers at {address} (")
         assert said.count("\n") == 1

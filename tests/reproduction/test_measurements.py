@@ -56,7 +56,7 @@ def test_measures_what_is_missing_and_draws_it(grid, capsys):
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.json")}
     assert main([*arguments, "--threads", "1"]) == 0
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/*.json")} == before
-    assert main([*arguments[:-1], "30"]) == 1
+    assert main([*arguments[:-1], "30"]) == 2
     assert "was made with other settings" in capsys.readouterr().err
     assert main(["results", str(grid), "--write"]) == 0
     assert str(folder / "figures" / "figure-11-confidences.png") in "".join(capsys.readouterr().out.split())
@@ -263,7 +263,7 @@ def test_a_variant_is_asked_for_by_its_own_name(grid, sample, tmp_path):
 
 
 def test_models_trained_on_a_folder_of_images_ask_where_it_is(capsys):
-    assert main(["measure", "cifar10", "--out", str(ROOT / "results"), "--methods", "alp"]) == 1
+    assert main(["measure", "cifar10", "--out", str(ROOT / "results"), "--methods", "alp"]) == 2
     assert "on the images of a folder, 'cifar10-jpeg': say where it is with --data FOLDER" in capsys.readouterr().err
 
 
@@ -295,7 +295,7 @@ def test_packaged_weights_stand_in_for_checkpoints_that_are_not_at_hand(tmp_path
 def test_a_folder_without_runs_is_told(tmp_path, sample, capsys):
     with pytest.raises(aalp.InputError, match="holds no finished run"):
         measurements.measure(tmp_path, sample)
-    assert main(["measure", "ablations", "--out", str(tmp_path)]) == 1
+    assert main(["measure", "ablations", "--out", str(tmp_path)]) == 2
     assert "ablations holds no finished run with its weights" in capsys.readouterr().err
 
 

@@ -1,14 +1,15 @@
 import csv
+import dataclasses
 import io
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import aalp_lib as aalp
-from aalp_lib.reproduction import comparisons, machine, plots_of_records, schema
+from aalp_lib.reproduction import machine, plots_of_records, schema
 from aalp_lib.reproduction.schema import Record, load_records, pack, table, unpack
 
 
@@ -42,32 +43,64 @@ def test_record_comes_back_from_disk_as_it_was(tmp_path):
 def test_damaged_and_foreign_records_are_named_and_left_out(tmp_path):
     record().save(tmp_path / "good.json")
     (tmp_path / "broken.json").write_text('{"data": "mn')
-    (tmp_path / "list.json").write_text("[1]")
-    (tmp_path / "other.json").write_text(json.dumps({"schema": 1, "data": "mnist"}))
     (tmp_path / "newer.json").write_text(json.dumps({"schema": 99}))
     with pytest.warns(UserWarning, match="record") as caught:
         assert load_records(tmp_path) == [record()]
     said = " ".join(str(w.message) for w in caught)
-    assert all(name in said for name in ("broken.json", "list.json", "other.json", "newer.json has record schema 99"))
+    assert all(name in said for name in ("broken.json", "newer.json has record schema 99"))
+
+
+def cell(**changes):
+    return {"last": {"pgd40": accuracy(700) | changes}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": "0"}, "Expected `int`, got `str` - at `$.seed`"),
+        ({"seed": True}, "Expected `int`, got `bool` - at `$.seed`"),
+        ({"extra": 1}, "unknown field `extra`"),
+        ({"accuracy": {"last": None}}, "got `null` - at `$.accuracy[...]`"),
+        ({"accuracy": cell(accuracy=0.9)}, "accuracy 0.9 is outside its interval - at `$.accuracy.last.pgd40`"),
+        ({"accuracy": cell(count=0)}, "700 of 0 images are right - at `$.accuracy.last.pgd40`"),
+        ({"accuracy": cell(count=10**300)}, "at `$.accuracy.last.pgd40.count`"),
+        ({"outcomes": {"last": {"cw40": "AA=="}}}, "'cw40' has outcomes and no accuracy"),
+        ({"outcomes": {"last": {"pgd40": "AA=="}}}, "the outcomes do not add up to the count"),
+        ({"config": {}}, "missing required field `method` - at `$.config`"),
+        ({"config": {"method": {"label": 1}, "attack": None, "recipe": {}}}, "got `int` - at `$.config.method.label`"),
+    ],
+)
+def test_what_is_wrong_with_a_record_is_said_in_a_sentence_with_file_and_field(tmp_path, changes, said):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(dataclasses.asdict(record(accuracy=cell())) | changes))
+    with pytest.raises(aalp.InputError) as error:
+        schema.load(path)
+    assert f"{path} is not a readable record (" in str(error.value)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "NaN", '{"schema": 1, "data": 1e999}', '{"schema": ' + "[" * 10**5, "{}"])
+def test_what_is_no_record_at_all_is_named(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(aalp.InputError, match=r"a\.json (is not a readable record|has record schema None)"):
+        schema.load(path)
+
+
+def test_a_measurement_lacks_nothing_that_tables_use(tmp_path):
+    sound = Path(schema.__file__).parents[2] / "results" / "mnist" / "diagnosis" / "mnist-alp-seed0.json"
+    document = json.loads(sound.read_text())
+    del document["values"]["black_box"]["square"]["only"]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(aalp.InputError, match=r"missing required field `only` - at `\$.values.black_box"):
+        schema.load(path)
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40))
 def test_outcomes_survive_packing(values):
     correct = torch.tensor(values)
     assert torch.equal(unpack(pack(correct), len(values)), correct)
-
-
-def test_mcnemar_is_the_binomial_test_on_images_that_one_model_alone_has_right():
-    a = torch.tensor([True] * 5 + [True] * 8 + [False] * 2 + [False] * 5)  # both, only a, only b, neither
-    b = torch.tensor([True] * 5 + [False] * 8 + [True] * 2 + [False] * 5)
-    two_sided = 2 * (1 + 10 + 45) / 2**10  # splits of 10 into 0, 1 or 2 against the rest, both ways
-    assert comparisons.mcnemar(a, b) == (8, 2, pytest.approx(two_sided))
-    assert comparisons.mcnemar(b, a) == (2, 8, pytest.approx(two_sided))
-    assert comparisons.mcnemar(a, a) == (0, 0, 1.0)
-    with pytest.raises(aalp.InputError, match="same images"):
-        comparisons.mcnemar(a, b[:3])
-    with pytest.raises(aalp.InputError, match="bool"):
-        comparisons.mcnemar(a, b.long())
 
 
 def test_markdown_table_shows_the_interval():

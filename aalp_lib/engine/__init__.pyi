@@ -1,0 +1,1 @@
+from . import distributed as distributed, folding as folding, graphs as graphs, precision as precision
