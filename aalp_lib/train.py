@@ -178,8 +178,8 @@ def fit(
 ) -> History:
     """Train `model` in place, where its weights are, and return the history.
 
-    On several processes, every one of which calls `fit` with the same arguments under torchrun (or in a group of
-    torch.distributed), one training is shared by all: see Notes.
+    Processes that call `fit` with the same arguments, under torchrun or in a group of torch.distributed, share one
+    training: see Notes.
 
     Parameters
     ----------
@@ -230,22 +230,19 @@ def fit(
     Notes
     -----
     `torchrun --nproc-per-node 4 script.py`, or for the command `torchrun --nproc-per-node 4 -m aalp_lib train ...`,
-    starts four processes on a machine. The model's device says how they talk: a GPU for each, which
-    `distributed.device("auto")` picks by LOCAL_RANK, over NCCL; else gloo.
+    starts four processes on a machine: on GPUs over NCCL, each with its own (`distributed.device("auto")`); else gloo.
 
     Every process holds the network (rank 0's weights are taken) and all data, draws order, augmentation and random
-    starts of the whole batch from the step's seed, and computes on every n-th row of it; gradients are averaged by
-    DistributedDataParallel, rows counted equally. Guided Dropout's mask is that of the whole batch. So the weights are,
-    up to rounding, those of one process, and the same bits on all. `batch_size` is that of the whole batch. A loader is
-    gone through in full on every process: give it no DistributedSampler. Layers that draw, dropout say, draw otherwise
-    than on one process. The validation split is divided too, since attacking it takes a good part of an epoch; counts
-    are summed.
+    starts of the whole batch of `batch_size`, and computes on every n-th row. Gradients are averaged, rows counted
+    equally; Guided Dropout's mask is that of the whole batch. So the weights are, up to rounding, those of one process,
+    and the same bits on all, except that layers which draw, dropout say, draw otherwise. A loader is gone through in
+    full on every process: give it no DistributedSampler. The validation split is divided, too.
 
     Batch norm becomes SyncBatchNorm while training lasts. That exists on CUDA alone: on several CPU processes such a
     network is refused, unless its batch norms are frozen in evaluation mode.
 
-    Rank 0 alone reads and writes `out`, so that a run may be resumed on another number of processes. A Ctrl-C on any
-    process stops all of them after the same step. A process that fails leaves the group, which ends the others.
+    Rank 0 alone reads and writes `out`: a run may be resumed on another number of processes. A Ctrl-C on any process
+    stops all of them after the same step. A process that fails leaves the group, which ends the others.
 
     Examples
     --------
