@@ -182,11 +182,7 @@ def run_job(job: Job, progress: Tell | None = None) -> Record:
 def _train(job: Job, dataset: Dataset, device: torch.device, tell: Tell | None) -> tuple[Classifier, History]:
     Origin(job.data, job.root).save(job.run)
     if job.observe:
-        said = {key: words for key, words in (("recipe", job.variant), ("reduced", job.reduced)) if words}
-        per_epoch.measure(
-            dataset, job.row, job.setting, job.run, job.observed, seed=job.seed, about=said, tier=job.tier,
-            progress=tell,
-        )  # fmt: skip
+        per_epoch.measure_training(job, dataset, progress=tell)
     model = new_model(job.setting, job.seed).to(device)
     history = fit(
         model, dataset, job.row, job.setting.attack, seed=job.seed, recipe=job.setting.recipe, out=job.run,
