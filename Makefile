@@ -57,6 +57,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 
 $(VENV)/installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "aalp_lib needs Python 3.11 or later: make PYTHON=python3.12 ...")'
@@ -68,7 +69,7 @@ $(VENV)/installed: requirements.lock pyproject.toml
 
 # Versions for Python 3.11 to 3.13 on Linux and macOS, complete, so that pip need not resolve again. torch 2.13.0+cpu has no torchvision that fits.
 lock: $(VENV)/installed
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra bench --extra book --extra autoattack --extra cluster \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra bench --extra book --extra autoattack --extra cluster --extra reproduction \
 		--universal --python-version 3.11 --no-header --no-emit-index-url \
 		--upgrade-package torch==2.14.1 --upgrade-package torchvision==0.29.1 --output-file requirements.lock
 

@@ -1,11 +1,12 @@
-"""Weights and training state on disk: safetensors files that a kill never leaves half written."""
+"""Weights and training state on disk: safetensors files that a kill never leaves half written, and JSON beside them."""
 
 import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import msgspec
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -14,8 +15,15 @@ from aalp_lib import _checks, models
 from aalp_lib._checks import InputError
 from aalp_lib.models import Classifier
 
+T = TypeVar("T")
 FORMAT = "aalp_lib checkpoint 1"
 LAST, BEST = "last.safetensors", "best.safetensors"
+
+
+class Network(msgspec.Struct):
+    """What the description of every network's weights says: the arguments of `models.build`, none of a wrapped one."""
+
+    model: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -27,10 +35,18 @@ class Checkpoint:
 
     tensors: dict[str, Tensor]
     meta: dict[str, Any]
+    path: Path = Path("this checkpoint")
 
     def part(self, prefix: str) -> dict[str, Tensor]:
         """The tensors whose name starts with `prefix.`, without that prefix."""
         return {k.removeprefix(prefix + "."): v for k, v in self.tensors.items() if k.startswith(prefix + ".")}
+
+    def described_as(self, kind: type[T]) -> T:
+        """The description as what `kind` says; InputError names the file and the field that does not fit."""
+        try:
+            return msgspec.convert(self.meta, kind)
+        except msgspec.ValidationError as error:
+            raise InputError(f"{self.path} is no checkpoint of this kind ({error})") from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -65,17 +81,16 @@ def read(path: Path) -> Checkpoint:
         raise InputError(f"{path} is not a readable checkpoint ({error})") from error
     if header.get("format") != FORMAT:
         raise InputError(f"{path} was not written by this version of aalp_lib ('{FORMAT}')")
-    return Checkpoint(tensors, json.loads(header["meta"]))
+    return Checkpoint(tensors, json.loads(header["meta"]), path)
 
 
-def load_weights(model: Classifier, checkpoint: Checkpoint, path: Path) -> None:
-    """Put the weights of a checkpoint into `model`; names and shapes must fit, otherwise InputError naming `path`."""
+def load_weights(model: Classifier, checkpoint: Checkpoint) -> None:
+    """Put the weights of a checkpoint into `model`; names and shapes must fit, otherwise InputError naming the file."""
     try:
         model.load_state_dict(checkpoint.part("model"))
     except RuntimeError as error:
-        raise InputError(
-            f"{path} holds another network than this one: {str(error).splitlines()[-1].strip()}"
-        ) from error
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(f"{checkpoint.path} holds another network than this one: {reason}") from error
 
 
 def load_model(path: str | Path, which: str = "last", *, model: Classifier | None = None) -> Classifier:
@@ -97,25 +112,26 @@ def load_model(path: str | Path, which: str = "last", *, model: Classifier | Non
     """
     _checks.known("checkpoint", which, ("last", "best"))
     path = Path(path)
-    file = path / {"last": LAST, "best": BEST}[which] if path.is_dir() else path
-    checkpoint = read(file)
-    config = checkpoint.meta["model"]
+    checkpoint = read(path / {"last": LAST, "best": BEST}[which] if path.is_dir() else path)
+    config = checkpoint.described_as(Network).model
     if model is None and not config:
-        raise InputError(f"{file} holds a wrapped network: build it yourself, and pass load_model(..., model=wrap(it))")
+        raise InputError(
+            f"{checkpoint.path} holds a wrapped network: build it yourself, and pass load_model(..., model=wrap(it))"
+        )
     model = model or models.build(config)
-    load_weights(model, checkpoint, file)
+    load_weights(model, checkpoint)
     return model.eval()
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; one that is missing, damaged or something else raises InputError, naming it."""
+def read_json(path: Path, kind: Any = dict[str, Any]) -> Any:
+    """Read a JSON file as what `kind` says, by default any object.
+
+    InputError names one that is missing or damaged, and the field that does not fit.
+    """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return msgspec.json.decode(path.read_bytes(), type=kind)
+    except (OSError, msgspec.MsgspecError, RecursionError) as error:
         raise InputError(f"{path} cannot be read ({error})") from error
-    if not isinstance(found, dict):
-        raise InputError(f"{path} holds no JSON object")
-    return found
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -10,8 +10,7 @@ from aalp_lib import _checks, engine, losses
 from aalp_lib._checks import InputError
 from aalp_lib.models import Classifier, require_classifier
 
-Rule = Literal["median", "half", "low", "random", "shuffled"]
-RULES = ("median", "half", "low", "random", "shuffled")
+RULES = ("median", "half")
 
 
 def feature_gradient(head: Callable[[Tensor], Tensor], features: Tensor, y: Tensor) -> Tensor:
@@ -62,21 +61,17 @@ def scores(model: Classifier, x: Tensor, y: Tensor) -> Tensor:
         return sample_scores(model.head, model.features(x), y).mean(0)
 
 
-def guided_dropout_mask(scores: Tensor, rule: Rule = "median", *, noise: Tensor | None = None) -> Tensor:
+def guided_dropout_mask(scores: Tensor, rule: Literal["median", "half"] = "median") -> Tensor:
     """Eq. 8: True for the features that are kept, those that contribute most; same shape as `scores`.
 
     Parameters
     ----------
     scores : (F,) or (..., F)
         Contribution scores; each row along the last dimension gets a mask of its own.
-    rule : "median", "half", "low", "random" or "shuffled"
+    rule : "median" or "half"
         "median" keeps `scores >= median`, the median being the mean of the two middle values. Ties keep more than
         half, and with more than half of the features dead the median is 0 and everything is kept. "half" keeps exactly
-        the upper F // 2 + F % 2, ties by position. Two controls keep as many: "low" those that contribute least,
-        "random" any. A third, "shuffled", keeps any too, but as many as "median" would. If they do as well, the
-        guidance is not what helps.
-    noise : as `scores`, optional
-        Uniform, for "random" and "shuffled"; by default drawn from torch's global generator.
+        the upper F // 2 + F % 2, ties by position.
 
     Raises
     ------
@@ -93,13 +88,6 @@ def guided_dropout_mask(scores: Tensor, rule: Rule = "median", *, noise: Tensor 
     tensor([ True, False, False,  True])
     """
     _checks.known("Guided Dropout rule", rule, RULES)
-    if rule == "low":
-        return guided_dropout_mask(-scores, "half")
-    if rule in ("random", "shuffled"):
-        noise = torch.rand_like(scores) if noise is None else noise
-        if rule == "random":
-            return guided_dropout_mask(noise, "half")
-        return guided_dropout_mask(scores).gather(-1, noise.argsort(-1))
     dropped = scores.shape[-1] // 2
     ranked = scores.sort(dim=-1, descending=True, stable=True)
     if rule == "half":

@@ -2,9 +2,10 @@
 
 import hashlib
 import io
+import itertools
 import math
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from aalp_lib import _checks
 from aalp_lib._checks import InputError
 
 VAL_FRACTION = 0.1
+SVHN_IMAGES = (73_257, 26_032)  # training and test, official
 MNIST_VAL = 6000  # the first training images: every digit of mnist-sample is among them
 
 
@@ -126,8 +128,8 @@ def load(
     Parameters
     ----------
     name : str or path
-        "mnist-sample" (shipped with the package), "mnist", "svhn", "cifar10", or a folder of the layout
-        `train/CLASS/*.png`, `test/CLASS/*.png`, with an optional `val/`.
+        "mnist-sample" (shipped with the package), "mnist", "svhn", "cifar10", "svhn-part" (SVHN's two files with fewer
+        images, under `root`), or a folder of the layout `train/CLASS/*.png`, `test/CLASS/*.png`, where `val/` may be.
     root : path, optional
         Folder that holds the files in torchvision's layout; what is missing there is downloaded. By default the
         user's cache, `$AALP_DATA` or `~/.cache/aalp_lib`.
@@ -159,13 +161,11 @@ def load(
         if image_size is not None:
             raise InputError(f"image_size is for a folder of images, not for '{name}'")
         return SOURCES[str(name)](Path(root).expanduser() if root else None).to(target)
-    if Path(name).is_dir():
-        return load_folder(Path(name), image_size).to(target)
-    try:
-        _checks.known("data set", str(name), SOURCES)
-    except InputError as error:
-        raise InputError(f"{error} A folder with train/CLASS/*.png and test/CLASS/*.png will do too.") from None
-    raise AssertionError("unreachable")
+    if not Path(name).is_dir():
+        _checks.known(
+            "data set", str(name), SOURCES, "A folder with train/CLASS/*.png and test/CLASS/*.png will do too."
+        )
+    return load_folder(Path(name), image_size).to(target)
 
 
 def present(name: str | Path, root: str | Path | None = None) -> bool:
@@ -285,9 +285,23 @@ def _load_mnist(root: Path | None) -> Dataset:
 
 
 def _load_svhn(root: Path | None) -> Dataset:
-    parts = _torchvision("SVHN", root, "split", ("train", "test"))
+    """SVHN, found in `root` or its folder SVHN; one with other images than the official set is called "svhn-part"."""
+    inside = root is not None and (root / "SVHN").is_dir()
+    parts = _torchvision("SVHN", root / "SVHN" if root and inside else root, "split", ("train", "test"))
     train, test = (_from_arrays(d.data, d.labels) for d in parts)
-    return _with_val("svhn", _DIGITS, train, test)
+    name = "svhn" if (len(train), len(test)) == SVHN_IMAGES else "svhn-part"
+    return _with_val(name, _DIGITS, train, test)
+
+
+def _load_svhn_part(root: Path | None) -> Dataset:
+    if root is None:
+        raise InputError(
+            "svhn-part is a part of SVHN that you have, not one to download; name its folder (root=..., --root)"
+        )
+    found = _load_svhn(root)
+    if found.name != "svhn-part":
+        raise InputError(f"{root} holds all of SVHN; call it 'svhn'")
+    return found
 
 
 def _load_cifar10(root: Path | None) -> Dataset:
@@ -301,11 +315,13 @@ SOURCES: dict[str, Callable[[Path | None], Dataset]] = {
     "mnist-sample": _load_sample,
     "mnist": _load_mnist,
     "svhn": _load_svhn,
+    "svhn-part": _load_svhn_part,
     "cifar10": _load_cifar10,
 }
 _FILES = {  # in torchvision's layout, packed or unpacked
     "mnist": ("MNIST/raw/train-images*", "MNIST/raw/train-labels*", "MNIST/raw/t10k-images*", "MNIST/raw/t10k-labels*"),
-    "svhn": ("train_32x32.mat", "test_32x32.mat"),
+    "svhn": ("**/train_32x32.mat", "**/test_32x32.mat"),
+    "svhn-part": ("**/train_32x32.mat", "**/test_32x32.mat"),
     "cifar10": ("cifar-10-*py*",),
 }
 
@@ -370,11 +386,8 @@ def load_folder(folder: Path, image_size: int | tuple[int, int] | None = None) -
     Images stay grey if all of them are, and are RGB otherwise. Without `val/`, a tenth of every class of `train/` is
     carved out. In the test split the classes take turns, so that images from its front are of all classes.
     """
-    parts = {
-        part: _list_images(folder / part)
-        for part in ("train", "val", "test")
-        if part != "val" or (folder / part).is_dir()
-    }
+    names = ("train", "val", "test") if (folder / "val").is_dir() else ("train", "test")
+    parts = {part: _list_images(folder / part) for part in names}
     classes = parts["train"].classes
     for part, listing in parts.items():
         if listing.classes != classes:
@@ -393,12 +406,8 @@ def load_folder(folder: Path, image_size: int | tuple[int, int] | None = None) -
 
 def _in_turn(samples: list[tuple[str, int]]) -> list[tuple[str, int]]:
     """The first of every class, then the second of every class, and so on."""
-    seen: Counter[int] = Counter()
-    ranks = []
-    for _, label in samples:
-        ranks.append(seen[label])
-        seen[label] += 1
-    return [sample for _, sample in sorted(zip(ranks, samples, strict=True), key=lambda of: (of[0], of[1][1]))]
+    turns: dict[int, Iterator[int]] = defaultdict(itertools.count)
+    return sorted(samples, key=lambda sample: (next(turns[sample[1]]), sample[1]))
 
 
 def _list_images(folder: Path) -> Any:

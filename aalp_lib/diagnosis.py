@@ -1,49 +1,33 @@
-"""Signs of gradient masking, and attacks stronger than Table 2's: many restarts, AutoAttack, Square.
+"""Signs of gradient masking: what tells that an attack fails for want of a gradient, not for want of a weakness.
 
 What counts as a sign follows Athalye, Carlini and Wagner (2018), section 3.1, and Carlini et al. (2019).
 """
 
-import contextlib
 import dataclasses
 import functools
-import importlib.util
 import itertools
-import json
-import logging
-import re
-import sys
-import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from aalp_lib import _checks, engine, losses, resume, seeds
-from aalp_lib._checks import InputError
+from aalp_lib import _checks, engine, losses, resume
 from aalp_lib.attacks import FGSM, Attack, derived, scaled
+from aalp_lib.autoattack import QUERIES, auto_attack, installed
 from aalp_lib.data import Split, to_float
-from aalp_lib.engine import Forward, Prepared
+from aalp_lib.engine import Forward
 from aalp_lib.engine.precision import Precision, without_tf32
-from aalp_lib.evaluation import HEADINGS, Outcome, Report, altered, chosen, evaluate, gradients, starts, table2_suite
+from aalp_lib.evaluation import Outcome, Report, evaluate, gradient_count, starts
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, shown, stages
-from aalp_lib.reproduction import schema
-from aalp_lib.reproduction.schema import Measurement
 
 NOISE = 0.01  # share of the images below which a difference is no sign
 LARGE = 0.05  # share from which a gain by restarts or by another loss is a sign
 STEPS = (1, 5, 10, 20, 40, 100, 200)
 RESTARTS = (1, 5, 20)
 FRACTIONS = (0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4, 8)  # of the attack's eps, kept below 0.5
-QUERIES = 5000  # of the Square attack, as AutoAttack has it
-VERSIONS = {"standard": ("apgd-ce", "apgd-t", "fab-t", "square"), "square": ("square",)}
-ROUNDING = 1e-6  # of a ball in float32, for attacks that are not ours
 Row = dict[str, float]  # accuracy, low, high, correct, count, and what else is said beside
 
 
@@ -87,15 +71,15 @@ class Diagnosis:
     zero_gradients: dict[str, float]
     logits: dict[str, float]
 
-    @classmethod
-    def of(cls, measurement: Measurement) -> "Diagnosis":
-        """The diagnosis that a measurement of that kind keeps."""
-        return cls(**{key: value for key, value in measurement.values.items() if key != "signs"})
-
     @property
     def signs(self) -> list[str]:
         """A sentence, with its numbers, for each thing that looks like gradient masking; empty when nothing does."""
-        return [sentence for sign in SIGNS for sentence in sign(self)]
+        return [sentence for sentences in SIGNS.values() for sentence in sentences(self)]
+
+    @property
+    def plain(self) -> Row:
+        """Accuracy under the attack itself, from one start."""
+        return self.restarts[0]
 
     @property
     def rows(self) -> list[list[tuple[str, Row, str]]]:
@@ -182,19 +166,23 @@ def diagnose(
     square = queries if installed() else 0
     with shown(progress, "diagnosing") as tell:
         tells = stages(
-            tell, suite=gradients(suite), steps=STEPS[-1], transfer=attack.steps if source else 0, square=square / 2
+            tell,
+            suite=gradient_count(suite),
+            steps=STEPS[-1],
+            transfer=attack.steps if source else 0,
+            square=square / 2,
         )
         report = evaluate(
             model, split, suite, batch_size=batch_size, seed=seed, precision=precision, progress=tells["suite"]
         )
         start = starts(attack, seed)[0]
-        walk = _Walk(**resume.once("steps", lambda: _walk(model, split, attack, start, batch_size, tells["steps"])))
+        walk = _Walk(**resume.part("steps", lambda: _walk(model, split, attack, start, batch_size, tells["steps"])))
         black_box = {}
         if source is not None:
             transfer = functools.partial(
                 _transferred, model, source, split, attack, starts(attack, seed)[0], batch_size, tells["transfer"]
             )
-            black_box["transfer"] = Outcome(resume.once("transfer", transfer)["right"])
+            black_box["transfer"] = Outcome(resume.part("transfer", transfer)["right"])
         if square:
             black_box["square"] = auto_attack(
                 model, split, attack.eps, seed=seed, version="square", queries=square, batch_size=batch_size,
@@ -214,29 +202,22 @@ def _suite(attack: Attack) -> dict[str, Attack]:
     return curve | runs | {"fgsm": FGSM(attack.eps), "margin": derived(attack, loss="margin")}
 
 
-def _row(outcome: Outcome, **more: float) -> Row:
-    return schema.accuracies(Report({"": outcome}))[""] | more
-
-
-def _only(other: Outcome, plain: Tensor) -> int:
-    """Number of images that the other attack fools and the plain one does not."""
-    return int((plain & ~other.correct).sum())
-
-
 def _assembled(attack: Attack, seed: int, report: Report, walk: "_Walk", black_box: Mapping[str, Outcome]) -> Diagnosis:
-    plain = report["x1"].correct
+    def beside(other: Outcome) -> Row:
+        return other.numbers | {"only": int((report["x1"].correct & ~other.correct).sum())}
+
     return Diagnosis(
         attack=dataclasses.asdict(attack),
         seed=seed,
         eps=[
-            _row(report[f"eps {eps:g}" if eps else "clean"], eps=eps, most=walk.most(eps))
+            report[f"eps {eps:g}" if eps else "clean"].numbers | {"eps": eps, "most": walk.most(eps)}
             for eps in (0, *radii(attack))
         ],
         steps=walk.rows(report["clean"].correct),
-        restarts=[_row(report[f"x{count}"], restarts=count) for count in RESTARTS],
-        fgsm=_row(report["fgsm"], only=_only(report["fgsm"], plain)),
-        margin=_row(report["margin"], only=_only(report["margin"], plain)),
-        black_box={name: _row(outcome, only=_only(outcome, plain)) for name, outcome in black_box.items()},
+        restarts=[report[f"x{count}"].numbers | {"restarts": count} for count in RESTARTS],
+        fgsm=beside(report["fgsm"]),
+        margin=beside(report["margin"]),
+        black_box={name: beside(outcome) for name, outcome in black_box.items()},
         zero_gradients=walk.zero_gradients,
         logits=walk.logit_scale(),
     )
@@ -264,12 +245,12 @@ class _Walk:
 
     def rows(self, right: Tensor) -> list[Row]:
         return [
-            _row(
-                Outcome(right & (z.argmax(1) == self.labels)),
-                steps=steps,
-                cross_entropy=float(losses.cross_entropy(z, self.labels).mean()),
-                margin=float(losses.margin(z, self.labels).mean()),
-            )
+            Outcome(right & (z.argmax(1) == self.labels)).numbers
+            | {
+                "steps": steps,
+                "cross_entropy": float(losses.cross_entropy(z, self.labels).mean()),
+                "margin": float(losses.margin(z, self.labels).mean()),
+            }
             for steps, z in zip(STEPS, self.path, strict=True)
         ]
 
@@ -354,27 +335,18 @@ def _transferred(
     device = engine.device_of(model)
     split, right = split.to(device), []
     total = -(-len(split) // batch_size)
-    with engine.prepared(model, to_float(split.images[:2])) as forward:
-        for index, (x, y) in enumerate(split.batches(batch_size), 1):
-            x_adv = attack(source, x, y, generator=start)
-            right.append((_logits(forward, x).argmax(1) == y) & (_logits(forward, x_adv).argmax(1) == y))
-            if progress:
-                progress(index, total, "transfer done")
+    model = engine.private(model)
+    for index, (x, y) in enumerate(split.batches(batch_size), 1):
+        x_adv = attack(source, x, y, generator=start)
+        right.append((_logits(model, x).argmax(1) == y) & (_logits(model, x_adv).argmax(1) == y))
+        if progress:
+            progress(index, total, "transfer done")
     return {"right": torch.cat(right).cpu()}
 
 
 # --- what looks like masking -----------------------------------------------------------------------------------------
 
 BLACK_BOX = {"transfer": "Transfer", "square": "Square"}
-
-
-def _above_the_possible(found: Diagnosis) -> Iterator[str]:
-    for row in found.eps:
-        if row["accuracy"] > row["most"] + NOISE:
-            yield (
-                f"At eps = {row['eps']:g}, {_percent(row['accuracy'])} stay right under the attack, although images in "
-                f"the ball leave at most {_percent(row['most'])}."
-            )
 
 
 def _rising_with_eps(found: Diagnosis) -> Iterator[str]:
@@ -390,402 +362,65 @@ def _rising_with_eps(found: Diagnosis) -> Iterator[str]:
 
 
 def _steps_in_vain(found: Diagnosis) -> Iterator[str]:
-    """More steps do not raise the attack's own loss, yet others in the same ball find images that it has not."""
-    loss = found.attack["loss"] if found.attack["loss"] == "margin" else "cross_entropy"
+    loss = "margin" if found.attack["loss"] == "margin" else "cross_entropy"
     early, late = found.steps[-3], found.steps[-1]
     best = min(found.restarts[-1], found.fgsm, found.margin, *found.black_box.values(), key=lambda r: r["accuracy"])
     stands_still = late[loss] - early[loss] <= NOISE * abs(early[loss])
-    if stands_still and found.restarts[0]["accuracy"] > best["accuracy"] + LARGE:
+    if stands_still and found.plain["accuracy"] > best["accuracy"] + LARGE:
         yield (
             f"More steps do not help: the mean loss is {early[loss]:.3f} after {early['steps']} steps and "
-            f"{late[loss]:.3f} after {late['steps']}, at {_percent(found.restarts[0]['accuracy'])}, while another "
+            f"{late[loss]:.3f} after {late['steps']}, at {_percent(found.plain['accuracy'])}, while another "
             f"attack leaves {_percent(best['accuracy'])}."
         )
 
 
-def _gain_from_restarts(found: Diagnosis) -> Iterator[str]:
-    once, often = found.restarts[0], found.restarts[-1]
-    if once["accuracy"] - often["accuracy"] > LARGE:
-        yield (
-            f"{often['restarts']} restarts lower the accuracy from {_percent(once['accuracy'])} to "
-            f"{_percent(often['accuracy'])}."
-        )
-
-
-def _zero_gradients(found: Diagnosis) -> Iterator[str]:
-    for where, share in found.zero_gradients.items():
-        if share > NOISE:
-            yield f"The cross-entropy's gradient is exactly 0 at {_percent(share)} of the {where} images."
-
-
-def _certainty(found: Diagnosis) -> Iterator[str]:
-    certain, z = found.logits["certain"], found.logits
-    if certain > LARGE:
-        yield (
-            f"At {_percent(certain)} of the clean images the true class has a probability of exactly 1 in float32, and "
-            f"its logit no part in the gradient (mean margin {z['margin']:.1f}, largest logit {z['largest']:.1f})."
-        )
-
-
-def _fgsm_beats_it(found: Diagnosis) -> Iterator[str]:
-    plain, fgsm = found.restarts[0], found.fgsm
-    if plain["accuracy"] > fgsm["accuracy"] + NOISE:
-        yield (
-            f"FGSM leaves {_percent(fgsm['accuracy'])} right and {found.attack['steps']} steps leave "
-            f"{_percent(plain['accuracy'])}."
-        )
-
-
-def _margin_beats_it(found: Diagnosis) -> Iterator[str]:
-    plain, margin = found.restarts[0], found.margin
-    if plain["accuracy"] > margin["accuracy"] + LARGE:
-        yield (
-            f"The margin loss leaves {_percent(margin['accuracy'])} right, the attack's own loss "
-            f"{_percent(plain['accuracy'])}."
-        )
-
-
-def _black_box_beats_it(found: Diagnosis) -> Iterator[str]:
-    for name, row in found.black_box.items():
-        if row["only"] > NOISE * row["count"]:
-            yield (
-                f"{BLACK_BOX[name]}, which sees no gradient of the model, fools {row['only']} of {row['count']} images "
-                f"that the attack does not, and leaves {_percent(row['accuracy'])} right against "
-                f"{_percent(found.restarts[0]['accuracy'])}."
-            )
-
-
-SIGNS = (
-    _above_the_possible,
-    _rising_with_eps,
-    _steps_in_vain,
-    _gain_from_restarts,
-    _zero_gradients,
-    _certainty,
-    _fgsm_beats_it,
-    _margin_beats_it,
-    _black_box_beats_it,
-)
+SIGNS: dict[str, Callable[[Diagnosis], Iterable[str]]] = {  # each with the sentences that it gives rise to
+    "more is right than can be": lambda found: (
+        f"At eps = {row['eps']:g}, {_percent(row['accuracy'])} stay right under the attack, although images in "
+        f"the ball leave at most {_percent(row['most'])}."
+        for row in found.eps
+        if row["accuracy"] > row["most"] + NOISE
+    ),
+    "a larger ball leaves more right": _rising_with_eps,
+    "more steps do not raise the loss, yet others in the ball find images that it has not": _steps_in_vain,
+    "restarts help": lambda found: (
+        f"{often['restarts']} restarts lower the accuracy from {_percent(found.plain['accuracy'])} to "
+        f"{_percent(often['accuracy'])}."
+        for often in found.restarts[-1:]
+        if found.plain["accuracy"] - often["accuracy"] > LARGE
+    ),
+    "there is no gradient": lambda found: (
+        f"The cross-entropy's gradient is exactly 0 at {_percent(share)} of the {where} images."
+        for where, share in found.zero_gradients.items()
+        if share > NOISE
+    ),
+    "the network is certain": lambda found: (
+        f"At {_percent(z['certain'])} of the clean images the true class has a probability of exactly 1 in float32, "
+        f"and its logit no part in the gradient (mean margin {z['margin']:.1f}, largest logit {z['largest']:.1f})."
+        for z in [found.logits]
+        if z["certain"] > LARGE
+    ),
+    "one step does better": lambda found: (
+        f"FGSM leaves {_percent(fgsm['accuracy'])} right and {found.attack['steps']} steps leave "
+        f"{_percent(found.plain['accuracy'])}."
+        for fgsm in [found.fgsm]
+        if found.plain["accuracy"] > fgsm["accuracy"] + NOISE
+    ),
+    "another loss does better": lambda found: (
+        f"The margin loss leaves {_percent(margin['accuracy'])} right, the attack's own loss "
+        f"{_percent(found.plain['accuracy'])}."
+        for margin in [found.margin]
+        if found.plain["accuracy"] > margin["accuracy"] + LARGE
+    ),
+    "an attack without gradients does better": lambda found: (
+        f"{BLACK_BOX[name]}, which sees no gradient of the model, fools {row['only']} of {row['count']} images "
+        f"that the attack does not, and leaves {_percent(row['accuracy'])} right against "
+        f"{_percent(found.plain['accuracy'])}."
+        for name, row in found.black_box.items()
+        if row["only"] > NOISE * row["count"]
+    ),
+}
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-# --- stronger attacks ------------------------------------------------------------------------------------------------
-
-
-def strong_suite(ball: str | Attack, restarts: int = 20) -> dict[str, Attack]:
-    """PGD and CW with many restarts, for `evaluate`: the survivors of each run are all that the next one attacks.
-
-    Parameters
-    ----------
-    ball : str or Attack
-        Name of a data set, for its PGD-100 of Table 2; or an attack whose radius, step and steps are taken.
-    restarts : int
-
-    Examples
-    --------
-    >>> strong_suite("mnist")["cw100x20"]
-    Attack(eps=0.3, step=0.01, steps=100, loss='margin', start='uniform', restarts=20)
-    """
-    attack = _attack(ball)
-    _checks.count("the number of restarts", restarts)
-    return {
-        f"{name}{attack.steps}x{restarts}": derived(attack, loss=loss, start="uniform", restarts=restarts)
-        for name, loss in (("pgd", "cross_entropy"), ("cw", "margin"))
-    }
-
-
-def _attack(ball: str | Attack) -> Attack:
-    return table2_suite(ball)["pgd100"] if isinstance(ball, str) else ball
-
-
-def installed() -> bool:
-    """Whether the extra [autoattack] is there."""
-    return importlib.util.find_spec("pyautoattack") is not None
-
-
-@without_tf32()
-def auto_attack(
-    model: Classifier,
-    split: Split,
-    eps: float,
-    *,
-    seed: int = 0,
-    version: str = "standard",
-    queries: int = QUERIES,
-    batch_size: int = 500,
-    progress: bool | Tell | None = None,
-) -> Report:
-    """AutoAttack (Croce and Hein 2020) by the package pyautoattack, in float32: what is right after each of its stages.
-
-    Parameters
-    ----------
-    model : Classifier
-        Seen in evaluation mode and left as it was. Torch's global generators are, too.
-    split : Split
-        Moved to the model's device.
-    eps : float
-        Radius of the ball, in (0, 1].
-    seed : int
-        For the random starts and squares.
-    version : "standard" or "square"
-        APGD on the cross-entropy, targeted APGD, targeted FAB and Square; or Square alone, which needs no gradient.
-        With fewer than ten classes the targeted ones take all wrong classes.
-    queries : int
-        Of Square, on each image.
-    batch_size : int
-        Images attacked at a time. Each batch draws from a seed of its own, so another size means other random starts.
-    progress : True or callable, optional
-        As in `evaluate`; counts gradients, two queries as one.
-
-    Returns
-    -------
-    Report
-        "clean" and the stages, "apgd-ce", "apgd-t", "fab-t", "square": each attacks what the ones before have left. The
-        last one is AutoAttack's result.
-
-    Raises
-    ------
-    InputError
-        Without the extra [autoattack]; if a number is out of range; with fewer than four classes, where the targeted
-        loss is not defined.
-
-    Warns
-    -----
-    UserWarning
-        What AutoAttack itself warns of, each thing once.
-    """
-    names = VERSIONS[_checks.known("version of AutoAttack", version, VERSIONS)]
-    _checks.radius(eps)
-    _checks.count("the number of queries", queries)
-    _checks.count("the batch size", batch_size)
-    split = split.to(engine.device_of(model))
-    cost = {"apgd-ce": 100, "apgd-t": 900, "fab-t": 900, "square": queries // 2}
-    total, done = -(-len(split) // batch_size) * sum(cost[name] for name in names), 0
-    parts: dict[str, list[Tensor]] = {name: [] for name in ("clean", *names)}
-    with shown(progress, "AutoAttack") as tell, _lent(model, split) as forward:
-        for index, (x, y) in enumerate(split.batches(batch_size)):
-            attacker = _attacker(forward, x, y, eps, seeds.derive(seed, "autoattack", index), names, queries)
-            right = _logits(forward, x).argmax(1) == y
-            parts["clean"].append(right)
-            for name in names:
-                stage = functools.partial(_stage, attacker, name, x, y, right)
-                right = resume.once(f"{name} {index}", stage)["right"].to(right.device)
-                parts[name].append(right)
-                done += cost[name]
-                if tell:
-                    tell(done, total, f"{HEADINGS[name]} done")
-    return Report({name: Outcome(torch.cat(outcome).cpu()) for name, outcome in parts.items()})
-
-
-def _attacker(
-    forward: Prepared, x: Tensor, y: Tensor, eps: float, seed: int, names: Sequence[str], queries: int
-) -> Any:
-    """The package's attacks with the settings of its standard version."""
-    try:
-        from pyautoattack import AutoAttack
-    except ImportError as error:
-        raise InputError(
-            f"AutoAttack and Square need the package pyautoattack ({error}): pip install 'aalp_lib[autoattack]'"
-        ) from error
-    classes = forward.classes
-    _checks.labels(y, len(x), classes)
-    if classes < 4 and "apgd-t" in names:
-        raise InputError(
-            f"AutoAttack's targeted loss needs at least 4 classes, got {classes}; version='square' does not"
-        )
-
-    def logits(images: Tensor) -> Tensor:
-        rows = torch.arange(len(images), device=images.device)
-        return torch.cat([forward(images[part]) for part in engine.parts(forward, rows)])
-
-    attacker = AutoAttack(logits, device=x.device, eps=eps, seed=seed)
-    attacker.apgd_targeted.n_target_classes = attacker.fab.n_target_classes = min(9, classes - 1)
-    attacker.square.n_queries = queries
-    return attacker
-
-
-def _stage(attacker: Any, name: str, x: Tensor, y: Tensor, right: Tensor) -> dict[str, Tensor]:
-    """Which images are "right" after one stage, bool (N,), of those that were so before it, which alone it attacks; an
-    image outside the ball does not count as an attack."""
-    right, rows = right.clone(), right.nonzero()[:, 0]
-    if not len(rows):
-        return {"right": right}
-    x, y = x[rows], y[rows]
-    attacker.attacks_to_run = [name]
-    trace = sys.gettrace()
-    try:
-        x_adv, predicted = attacker.run_standard_evaluation(x, y, batch_size=len(x))
-    finally:
-        sys.settrace(trace)  # one of its checks takes it away
-    inside = (x_adv - x).abs().flatten(1).amax(1) <= attacker.epsilon + ROUNDING
-    right[rows] = (predicted == y) | ~inside
-    return {"right": right}
-
-
-@contextlib.contextmanager
-def _lent(model: Classifier, split: Split) -> Iterator[Prepared]:
-    """Lend `model` to the package, which draws from torch's global generators, and says what it has to say to a
-    logger; afterwards all is as it was, and what it said is a warning."""
-    logger, heard = logging.getLogger("auto-attack"), _Heard()
-    propagate, logger.propagate = logger.propagate, False
-    logger.addHandler(heard)
-    try:
-        with seeds.kept(), engine.prepared(model, to_float(split.images[:2])) as forward:
-            yield forward
-    finally:
-        logger.removeHandler(heard)
-        logger.propagate = propagate
-    for said in heard.said.values():
-        warnings.warn(f"AutoAttack says: {said}", stacklevel=4)
-
-
-class _Heard(logging.Handler):
-    """What a logger warned of, the first time only, whatever the numbers."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self.said: dict[str, str] = {}
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage().partition(" See ")[0]
-        self.said.setdefault(re.sub(r"\d", "", text), text)
-
-
-# --- for the records -------------------------------------------------------------------------------------------------
-
-
-@without_tf32()
-def measure(
-    model: Classifier,
-    split: Split,
-    ball: str | Attack,
-    *,
-    kind: Literal["diagnosis", "strong", "attacks"] = "diagnosis",
-    subject: Mapping[str, Any],
-    tier: str,
-    seed: int = 0,
-    source: Classifier | None = None,
-    source_subject: Mapping[str, Any] | None = None,
-    queries: int = QUERIES,
-    batch_size: int = 500,
-    precision: Precision = "float32",
-    parts: Path | None = None,
-    progress: bool | Tell | None = None,
-) -> Measurement:
-    """Diagnose a model or attack it strongly, as a measurement that can be saved.
-
-    Parameters
-    ----------
-    model, split, seed, queries, batch_size, precision, progress
-        As in `diagnose` and `strong`.
-    ball : str or Attack
-        As in `strong_suite`.
-    kind : "diagnosis", "strong" or "attacks"
-        Values of a diagnosis are those of `Diagnosis`, and "signs". Those of "strong" are "accuracy" and "outcomes",
-        as in a record, of "clean", the strong suite and, where the extra is installed, AutoAttack's stages; each
-        packed outcome has a bit for each image. Those of "attacks" likewise, of the columns of `altered`.
-    subject, tier
-        As in a `Measurement`.
-    source, source_subject
-        Another model, for transfer, in a diagnosis; and what it is, for the record.
-    parts : path, optional
-        Folder for what is done so far: after a kill, the same call with the same package on the same device goes on
-        from there. To be deleted once the measurement is saved.
-    """
-    _checks.known("measurement", kind, ("diagnosis", "strong", "attacks"))
-    attack, began = _attack(ball), time.perf_counter()
-    environment = schema.environment(engine.device_of(model))
-    source = source if kind == "diagnosis" else None
-    precision = chosen(model, split, precision, batch_size)  # a record says which it was
-    settings: dict[str, Any] = {"seed": seed, "queries": queries, "batch_size": batch_size, "precision": precision}
-    config: dict[str, Any] = {
-        "attack": dataclasses.asdict(attack),
-        "images": len(split),
-        **settings,
-        "pyautoattack": version("pyautoattack") if installed() else None,
-        **({"source": dict(source_subject)} if source is not None and source_subject is not None else {}),
-    }
-    with _kept_in(parts, kind, config, environment, split, model, source) as earlier:
-        if kind == "diagnosis":
-            found = diagnose(model, split, attack, source=source, progress=progress, **settings)
-            values = dataclasses.asdict(found) | {"signs": found.signs}
-        else:
-            if kind == "strong":
-                report = strong(model, split, attack, progress=progress, **settings)
-            else:
-                del settings["queries"]
-                report = altered(model, split, attack.eps, attack.step, progress=progress, **settings)
-            values = {"accuracy": schema.accuracies(report), "outcomes": schema.outcomes(report)}
-    seconds = time.perf_counter() - began + (earlier.seconds if earlier else 0)
-    return Measurement(kind, dict(subject), tier, config, environment, values, seconds)
-
-
-def _kept_in(
-    parts: Path | None,
-    kind: str,
-    config: Mapping[str, Any],
-    environment: Mapping[str, Any],
-    split: Split,
-    *models: Classifier | None,
-) -> AbstractContextManager[resume.Work | None]:
-    """Keep what is done of a measurement in a folder, for one that depends on all the same; None keeps nothing."""
-    if parts is None:
-        return contextlib.nullcontext()
-    around = {key: value for key, value in environment.items() if key != "commit"}  # "code" says more
-    states = [model.state_dict().values() for model in models if model is not None]
-    tensors = [split.images, split.labels, *itertools.chain.from_iterable(states)]
-    described = json.dumps([kind, config, around, len(states)]).encode()
-    return resume.resumable(parts, described, *(tensor.cpu().numpy().tobytes() for tensor in tensors))
-
-
-def strong(
-    model: Classifier,
-    split: Split,
-    ball: str | Attack,
-    *,
-    seed: int = 0,
-    queries: int = QUERIES,
-    batch_size: int = 500,
-    precision: Precision = "float32",
-    progress: bool | Tell | None = None,
-) -> Report:
-    """The strong suite and, where the extra [autoattack] is installed, AutoAttack; one report of both.
-
-    Parameters
-    ----------
-    model, split, seed, batch_size, progress
-        As in `evaluate`.
-    ball : str or Attack
-        As in `strong_suite`.
-    queries : int
-        Of AutoAttack's Square, on each image.
-    precision : "float32", "bfloat16" or "auto"
-        Of the suite's gradients, as in `evaluate`; AutoAttack is always float32's.
-
-    Returns
-    -------
-    Report
-        "clean", "pgd100x20", "cw100x20" (for a ball of 100 steps) and AutoAttack's stages, which start from all clean
-        images again.
-
-    Raises
-    ------
-    InputError
-        As `evaluate` and `auto_attack`.
-    """
-    attack = _attack(ball)
-    suite = strong_suite(attack)
-    with shown(progress, "attacking") as tell:
-        tells = stages(tell, suite=gradients(suite), auto=1900 + queries / 2 if installed() else 0)
-        report = evaluate(
-            model, split, suite, batch_size=batch_size, seed=seed, precision=precision, progress=tells["suite"]
-        )
-        if not installed():
-            return report
-        found = auto_attack(
-            model, split, attack.eps, seed=seed, queries=queries, batch_size=batch_size, progress=tells["auto"]
-        )
-    return Report({**report, **{name: found[name] for name in VERSIONS["standard"]}})

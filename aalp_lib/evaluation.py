@@ -56,6 +56,13 @@ class Outcome:
         found = binomtest(int(self.correct.sum()), self.count).proportion_ci(0.95, method="wilson")
         return float(found.low), float(found.high)
 
+    @property
+    def numbers(self) -> dict[str, float]:
+        """As records and tables keep them: accuracy, low, high, correct, count."""
+        low, high = self.interval
+        correct = int(self.correct.sum())
+        return {"accuracy": self.accuracy, "low": low, "high": high, "correct": correct, "count": self.count}
+
     def __repr__(self) -> str:
         return f"{100 * self.accuracy:6.2f} %  [{100 * self.low:.2f}, {100 * self.high:.2f}]  of {self.count}"
 
@@ -121,7 +128,7 @@ def table2_suite(name: str) -> dict[str, Attack]:
 
 def paper_name(data: str) -> str:
     """The paper's data set that one is a part or a copy of: "mnist" for "mnist-sample"; otherwise its own name."""
-    return data.removesuffix("-sample").removesuffix("-jpeg")
+    return data.removesuffix("-sample").removesuffix("-jpeg").removesuffix("-part")
 
 
 def suite_for(name: str, attack: Attack | None) -> Suite:
@@ -141,64 +148,31 @@ def suite_in_ball(eps: float, step: float) -> dict[str, Attack]:
     return suite
 
 
-ALTERED = {  # what may be read otherwise in Table 2's attacks, by the word that names it behind a column's
-    "longer": "steps three times as long",
-    "start": "FGSM from a random start, PGD and CW from the image itself",
-    "half": "FGSM of half a step from a random start",
-    "exact": "FGSM on the cross-entropy without rounding",
-    "last": "the last iterate alone counts",
-}
-
-
-def altered_suite(eps: float, step: float) -> dict[str, Attack]:
-    """Table 2's nine attacks, and each with another step or start: "pgd10", "pgd10 longer", ... (`ALTERED`).
-
-    What the paper leaves open of its attacks, tried one at a time; `altered` adds the other reading. "fgsm exact" is
-    no reading of the paper: it tells what of that column is rounding.
-    """
-    plain, longer = suite_in_ball(eps, step), suite_in_ball(eps, 3 * step)
-    one_step = {"fgsm start": derived(plain["fgsm"], start="uniform")}
-    one_step["fgsm half"] = derived(one_step["fgsm start"], step=eps / 2)
-    one_step["fgsm exact"] = derived(plain["fgsm"], loss="exact_cross_entropy")
-    several = plain.keys() - {"fgsm"}
-    altered = {f"{name} longer": longer[name] for name in plain if name in several}
-    altered |= {f"{name} start": derived(plain[name], start="clean") for name in plain if name in several}
-    return plain | one_step | altered
-
-
-def altered(
-    model: Classifier,
-    split: Split,
-    eps: float,
-    step: float,
-    *,
-    batch_size: int = 500,
-    seed: int = 0,
-    precision: Precision = "float32",
-    progress: bool | Tell | None = None,
-) -> Report:
-    """Table 2's attacks beside those that the paper's text and numbers allow as well: one report of all.
+def strong_suite(ball: str | Attack, restarts: int = 20) -> dict[str, Attack]:
+    """PGD and CW with many restarts, for `evaluate`: the survivors of each run are all that the next one attacks.
 
     Parameters
     ----------
-    model, split, batch_size, seed, precision, progress
-        As in `evaluate`.
-    eps, step : float
-        As in `suite_in_ball`.
+    ball : str or Attack
+        Name of a data set, for its PGD-100 of Table 2; or an attack whose radius, step and steps are taken.
+    restarts : int
 
-    Returns
-    -------
-    Report
-        "clean", the columns of `altered_suite`, and "pgd10 last", ... "cw100 last", where only iterate k counts.
+    Examples
+    --------
+    >>> strong_suite("mnist")["cw100x20"]
+    Attack(eps=0.3, step=0.01, steps=100, loss='margin', start='uniform', restarts=20)
     """
-    suite, plain = altered_suite(eps, step), suite_in_ball(eps, step)
-    iterated = {name: attack for name, attack in plain.items() if attack.steps > 1}
-    attacked = functools.partial(evaluate, model, split, batch_size=batch_size, seed=seed, precision=precision)
-    with shown(progress, "attacking") as tell:
-        tells = stages(tell, any=gradients(suite), last=gradients(iterated))
-        found = attacked(suite, progress=tells["any"])
-        last = attacked(iterated, reading="last", progress=tells["last"])
-    return Report({**found, **{f"{name} last": last[name] for name in iterated}})
+    attack = in_ball(ball)
+    _checks.count("the number of restarts", restarts)
+    return {
+        f"{name}{attack.steps}x{restarts}": derived(attack, loss=loss, start="uniform", restarts=restarts)
+        for name, loss in (("pgd", "cross_entropy"), ("cw", "margin"))
+    }
+
+
+def in_ball(ball: str | Attack) -> Attack:
+    """The attack whose radius, step and steps stand for a ball: PGD-100 of Table 2 for the name of a data set."""
+    return table2_suite(ball)["pgd100"] if isinstance(ball, str) else ball
 
 
 @without_tf32()
@@ -255,7 +229,7 @@ def evaluate(
     split = split.to(engine.device_of(model))
     trajectories, batches = _trajectories(suite), -(-len(split) // batch_size)
     costs = {f"trajectory {i}": one.steps * one.restarts * batches for i, (one, _) in enumerate(trajectories)}
-    found = chosen(model, split, precision, batch_size)
+    found = chosen_precision(model, split, precision, batch_size)
     with shown(progress, "attacking") as tell, engine.prepared(model, to_float(split.images[:2])) as forward:
         with torch.no_grad():
             logits = torch.cat([forward(x) for x, _ in split.batches(batch_size)])
@@ -269,12 +243,12 @@ def evaluate(
             attack = functools.partial(
                 _over_batches, survivors, split.batches(batch_size), parts, found, tell_it, next(reversed(steps))
             )
-            alive = resume.once(f"{name} {reading} {found}", attack)["alive"]
+            alive = resume.part(f"{name} {reading} {found}", attack)["alive"]
             correct |= dict(zip(steps, alive, strict=True))
     return Report({name: Outcome(correct[name].cpu()) for name in ("clean", *suite)})
 
 
-def chosen(model: Classifier, split: Split, precision: Precision, batch_size: int = 500) -> Precision:
+def chosen_precision(model: Classifier, split: Split, precision: Precision, batch_size: int = 500) -> Precision:
     """What "auto" stands for on these images, as `faster` says; any other precision is returned as it is.
 
     InputError if the precision is unknown, a label out of range, or the model cannot take such images.
@@ -309,21 +283,14 @@ def starts(attack: Attack, seed: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seeds.derive(seed, attack.loss, run)) for run in range(attack.restarts)]
 
 
-def gradients(suite: Suite) -> int:
+def gradient_count(suite: Suite) -> int:
     """Gradients that the suite takes of an image which nothing fools: the steps of its trajectories."""
     return sum(longest.steps * longest.restarts for longest, _ in _trajectories(suite))
 
 
 def _trajectories(suite: Suite) -> list[tuple[Attack, dict[str, int]]]:
     """The longest attack of every group that differs only in steps, with the steps at which each name is read off."""
-    groups: dict[tuple[object, ...], list[str]] = {}
+    groups: dict[Attack, dict[str, int]] = {}
     for name, attack in suite.items():
-        key = (attack.eps, attack.step, attack.loss, attack.start, attack.restarts)
-        groups.setdefault(key, []).append(name)
-    return [
-        (
-            max((suite[name] for name in names), key=lambda attack: attack.steps),
-            {n: suite[n].steps for n in names},
-        )
-        for names in groups.values()
-    ]
+        groups.setdefault(derived(attack, steps=0), {})[name] = attack.steps
+    return [(derived(alike, steps=max(steps.values())), steps) for alike, steps in groups.items()]

@@ -2,17 +2,24 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+import msgspec
 import torch
 from torch import Tensor
 
 from aalp_lib import _checks, engine, losses
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack, trades_inner
-from aalp_lib.contributions import RULES, Rule, guided_dropout_mask, sample_scores
+from aalp_lib.contributions import RULES, guided_dropout_mask, sample_scores
 from aalp_lib.engine import Forward, distributed
 from aalp_lib.models import Classifier
+
+PAIRINGS = ("alp", "adaptive_alp", "trades_kl")
+# Of one's own: logits (N, K) of the clean and of the adversarial images and labels (N,), to losses (N,).
+Pairing = Callable[[Tensor, Tensor, Tensor], Tensor]
+# Of one's own: scores (G, F), a row for each mask, and uniform noise (G, F), to masks, bool (G, F).
+Rule = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -23,8 +30,9 @@ class GuidedDropout:
 
     Attributes
     ----------
-    rule : "median", "half", "low", "random" or "shuffled"
-        See `contributions.guided_dropout_mask`.
+    rule : "median", "half" or function
+        See `contributions.guided_dropout_mask`. A function takes scores (G, F), a row for each mask, and noise (G, F),
+        uniform in [0, 1], to masks, bool (G, F). Both are the same on all ranks, except for masks a sample.
     scope : "batch", "branch" or "sample"
         One mask from all samples of the step, clean and adversarial; one from each kind for itself; one a sample.
     rescale : bool
@@ -33,13 +41,13 @@ class GuidedDropout:
         Let the training attack see the model through the mask of the clean batch.
     """
 
-    rule: Rule = "median"
+    rule: Literal["median", "half"] | Rule = "median"
     scope: Literal["batch", "branch", "sample"] = "batch"
     rescale: bool = False
     in_attack: bool = False
 
     def __post_init__(self) -> None:
-        _checks.known("Guided Dropout rule", self.rule, RULES)
+        _checks.known_or_function("Guided Dropout rule", self.rule, RULES)
         _checks.known("mask scope", self.scope, ("batch", "branch", "sample"))
 
     def factors(self, model: Classifier, features: Tensor, y: Tensor, branches: int) -> Tensor:
@@ -47,14 +55,19 @@ class GuidedDropout:
         scores = sample_scores(model.head, features.float() if _is_half(features) else features, y)  # (branches·N, F)
         groups = {"batch": 1, "branch": branches, "sample": len(scores)}[self.scope]
         ranked = scores if self.scope == "sample" else torch.stack([part.mean(0) for part in scores.chunk(groups)])
-        noise = torch.rand_like(ranked) if self.rule in ("random", "shuffled") else None
-        if self.scope != "sample":  # the mean of all ranks' noise is the same on each of them
+        if self.scope != "sample":
             ranked = distributed.mean(ranked, len(scores))
-            noise = None if noise is None else distributed.mean(noise, len(scores))
-        kept = guided_dropout_mask(ranked, self.rule, noise=noise).to(features.dtype)  # (groups, F)
+        kept = self._mask(ranked, len(scores)).to(features.dtype)  # (groups, F)
         if self.rescale:
             kept = kept / kept.mean(1, keepdim=True)
         return kept if groups == 1 else kept.repeat_interleave(len(scores) // groups, 0)
+
+    def _mask(self, ranked: Tensor, rows: int) -> Tensor:
+        if isinstance(self.rule, str):
+            return guided_dropout_mask(ranked, self.rule)
+        noise = torch.rand_like(ranked)
+        # the mean of all ranks' noise is the same on each of them
+        return self.rule(ranked, noise if self.scope == "sample" else distributed.mean(noise, rows))
 
 
 @dataclass(frozen=True)
@@ -67,9 +80,10 @@ class Method:
         As in code and as in tables and figures.
     classify : "clean", "adversarial" or "joint"
         The samples whose cross-entropy counts; "joint" is the mean over both kinds (Eq. 10).
-    pairing : None, "alp", "adaptive_alp", "mean_weight_alp" or "trades_kl"
-        What ties a clean sample to its adversarial one. "mean_weight_alp" is a control of "adaptive_alp": each sample
-        gets the mean of the batch's weights, so that their sum is the same, but no sample counts less than another.
+    pairing : None, "alp", "adaptive_alp", "trades_kl" or function
+        What ties a clean sample to its adversarial one. A function takes logits (N, K) of the clean images, those of
+        the adversarial ones and labels (N,) to losses (N,). On several processes it sees those of its own rank, and can
+        average over all with `engine.distributed.mean`.
     weight : float
         The paper's alpha; beta for TRADES.
     guided_dropout : GuidedDropout, optional
@@ -81,7 +95,7 @@ class Method:
     name: str
     label: str
     classify: Literal["clean", "adversarial", "joint"] = "joint"
-    pairing: Literal["alp", "adaptive_alp", "mean_weight_alp", "trades_kl"] | None = None
+    pairing: Literal["alp", "adaptive_alp", "trades_kl"] | Pairing | None = None
     weight: float = 1.0
     guided_dropout: GuidedDropout | None = None
     detach_weight: bool = True
@@ -89,7 +103,7 @@ class Method:
     def __post_init__(self) -> None:
         _checks.known("classification term", self.classify, ("clean", "adversarial", "joint"))
         if self.pairing is not None:
-            _checks.known("pairing term", self.pairing, ("alp", "adaptive_alp", "mean_weight_alp", "trades_kl"))
+            _checks.known_or_function("pairing term", self.pairing, PAIRINGS)
 
     @property
     def adversarial(self) -> bool:
@@ -101,13 +115,18 @@ class Method:
         """How many samples of each image go through a training step: clean, adversarial, or both."""
         return 2 if self.classify == "joint" or self.pairing else 1
 
-    def gradients(self, attack_steps: int) -> int:
+    def gradient_count(self, attack_steps: int) -> int:
         """Gradients of single images that a training step takes of each image: the attack's, and one for a sample."""
         return attack_steps * self.adversarial + self.samples
 
     def training_attack(self, attack: Attack) -> Attack:
         """The attack that this method trains against: TRADES ascends its own loss."""
         return trades_inner(attack) if self.pairing == "trades_kl" else attack
+
+    def described(self) -> dict[str, Any]:
+        """What records and `run.json` keep of the method, as JSON has it; a function stands by its name."""
+        described: dict[str, Any] = msgspec.to_builtins(self, enc_hook=lambda function: function.__name__)
+        return described
 
 
 _GD = GuidedDropout()
@@ -187,18 +206,11 @@ def _is_half(features: Tensor) -> bool:
 
 def _pairing(method: Method, z_clean: Tensor, z_adv: Tensor, y: Tensor) -> Tensor:
     """The pairing loss of each sample, shape (N,)."""
-    terms: dict[str | None, Callable[[], Tensor]] = {
-        "alp": lambda: losses.alp(z_clean, z_adv),
-        "adaptive_alp": lambda: losses.adaptive_alp(z_clean, z_adv, y, detach=method.detach_weight),
-        "mean_weight_alp": lambda: _mean_weight(z_clean, y) * losses.alp(z_clean, z_adv),
-        "trades_kl": lambda: losses.trades_kl(z_clean, z_adv),
-    }
-    return terms[method.pairing]()
-
-
-def _mean_weight(z_clean: Tensor, y: Tensor) -> Tensor:
-    """Mean of Eq. 9's weights over all ranks' samples, shape (1,), a constant to the gradient."""
-    return distributed.mean(losses.confidence(z_clean.detach(), y).mean(0, keepdim=True), len(y))
+    if callable(method.pairing):
+        return method.pairing(z_clean, z_adv, y)
+    if method.pairing == "adaptive_alp":
+        return losses.adaptive_alp(z_clean, z_adv, y, detach=method.detach_weight)
+    return (losses.alp if method.pairing == "alp" else losses.trades_kl)(z_clean, z_adv)
 
 
 def attacked_view(method: Method, model: Classifier, forward: Forward, x: Tensor, y: Tensor) -> Forward:

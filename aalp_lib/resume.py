@@ -29,7 +29,7 @@ _current: ContextVar[Work | None] = ContextVar("work that can be resumed", defau
 
 @contextlib.contextmanager
 def resumable(folder: Path, *settings: bytes) -> Iterator[Work]:
-    """Inside, what goes through `once` is kept under `folder`, for the caller to delete once the result is safe.
+    """Inside, what goes through `part` is kept under `folder`, for the caller to delete once the result is safe.
 
     `settings` is all that the work depends on; what an attempt with others has left is not read.
     """
@@ -43,7 +43,7 @@ def resumable(folder: Path, *settings: bytes) -> Iterator[Work]:
         _current.reset(token)
 
 
-def once(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+def part(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """What `make` gives; inside `resumable` on the CPU, and from the file of that name if an attempt left a whole one.
 
     Inside one `resumable` a name stands for one part: a second one raises RuntimeError instead of returning the first.

@@ -23,7 +23,7 @@ def derive(seed: int, part: str, number: int = 0) -> int:
     return int(np.random.SeedSequence((seed, zlib.crc32(part.encode()), number)).generate_state(1)[0])
 
 
-def kept() -> AbstractContextManager[None]:
+def restored() -> AbstractContextManager[None]:
     """What is drawn inside is as if not drawn: torch's global generators, every device's, have their state back."""
     devices = range(torch.cuda.device_count())  # named, since fork_rng warns where it has to find several by itself
     return torch.random.fork_rng(devices)

@@ -12,17 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
-from aalp_lib import _checks, checkpoints, data, engine, seeds
+from aalp_lib import _checks, checkpoints, data, engine, methods, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import PGD, Attack, scaled
-from aalp_lib.checkpoints import BEST, LAST, Checkpoint
+from aalp_lib.checkpoints import BEST, LAST, Checkpoint, Network
 from aalp_lib.data import Dataset, Split
 from aalp_lib.engine import Forward, distributed
 from aalp_lib.engine.distributed import Shard
-from aalp_lib.methods import Method, Terms, attacked_view, method, training_loss
+from aalp_lib.methods import Method, Terms, attacked_view, training_loss
 from aalp_lib.models import Classifier, require_classifier
 from aalp_lib.progress import Tell, shown
 
@@ -149,6 +150,14 @@ class History:
         return len(self.epochs)
 
 
+class State(Network):
+    """What the description of a checkpoint of `fit` says: how far the run has come, `seconds` into the next epoch."""
+
+    done: int
+    seconds: float
+    history: History
+
+
 class Interrupted(KeyboardInterrupt):
     """Training was asked to stop and has saved its state; the message says how to go on."""
 
@@ -169,8 +178,8 @@ def fit(
 ) -> History:
     """Train `model` in place, where its weights are, and return the history.
 
-    On several processes, every one of which calls `fit` with the same arguments under torchrun (or in a group of
-    torch.distributed), one training is shared by all: see Notes.
+    Processes that call `fit` with the same arguments, under torchrun or in a group of torch.distributed, share one
+    training: see Notes.
 
     Parameters
     ----------
@@ -221,22 +230,19 @@ def fit(
     Notes
     -----
     `torchrun --nproc-per-node 4 script.py`, or for the command `torchrun --nproc-per-node 4 -m aalp_lib train ...`,
-    starts four processes on a machine. The model's device says how they talk: a GPU for each, which
-    `distributed.device("auto")` picks by LOCAL_RANK, over NCCL; else gloo.
+    starts four processes on a machine: on GPUs over NCCL, each with its own (`distributed.device("auto")`); else gloo.
 
     Every process holds the network (rank 0's weights are taken) and all data, draws order, augmentation and random
-    starts of the whole batch from the step's seed, and computes on every n-th row of it; gradients are averaged by
-    DistributedDataParallel, rows counted equally. Guided Dropout's mask is that of the whole batch. So the weights are,
-    up to rounding, those of one process, and the same bits on all. `batch_size` is that of the whole batch. A loader is
-    gone through in full on every process: give it no DistributedSampler. Layers that draw, dropout say, draw otherwise
-    than on one process. The validation split is divided too, since attacking it takes a good part of an epoch; counts
-    are summed.
+    starts of the whole batch of `batch_size`, and computes on every n-th row. Gradients are averaged, rows counted
+    equally; Guided Dropout's mask is that of the whole batch. So the weights are, up to rounding, those of one process,
+    and the same bits on all, except that layers which draw, dropout say, draw otherwise. A loader is gone through in
+    full on every process: give it no DistributedSampler. The validation split is divided, too.
 
     Batch norm becomes SyncBatchNorm while training lasts. That exists on CUDA alone: on several CPU processes such a
     network is refused, unless its batch norms are frozen in evaluation mode.
 
-    Rank 0 alone reads and writes `out`, so that a run may be resumed on another number of processes. A Ctrl-C on any
-    process stops all of them after the same step. A process that fails leaves the group, which ends the others.
+    Rank 0 alone reads and writes `out`: a run may be resumed on another number of processes. A Ctrl-C on any process
+    stops all of them after the same step. A process that fails leaves the group, which ends the others.
 
     Examples
     --------
@@ -251,7 +257,9 @@ def fit(
         recipe = dataclasses.replace(recipe, epochs=epochs)
     require_classifier(model)
     with distributed.joined(next(model.parameters()).device), distributed.synced_norms(model):
-        run = _Run(model, data, _method(method), attack, recipe, seed, val, Path(out) if out is not None else None)
+        run = _Run(
+            model, data, methods.method(method), attack, recipe, seed, val, Path(out) if out is not None else None
+        )
         try:
             run.open(resume)
             _train(run, progress if distributed.rank() == 0 else None)
@@ -260,12 +268,9 @@ def fit(
     return run.history
 
 
-_method = method  # `fit` has an argument of this name
-
-
 def _train(run: "_Run", progress: bool | Tell | None) -> None:
     """Take all steps that remain, unless asked to stop."""
-    with shown(progress, "training") as tell, seeds.kept(), asked_to_stop(run.out is not None) as asked:
+    with shown(progress, "training") as tell, seeds.restored(), asked_to_stop(run.out is not None) as asked:
         for inputs in run.steps():
             run.step(*inputs)
             try:
@@ -468,7 +473,7 @@ class _Run:
         if distributed.world_size() == 1:
             yield
             return
-        with seeds.kept():
+        with seeds.restored():
             torch.manual_seed(seeds.derive(self.seed, f"rank {distributed.rank()}", self.done))
             yield
 
@@ -555,7 +560,7 @@ class _Run:
         """What makes this run the run that it is; a resumed one must have the same."""
         described = {
             "data": self._described_data(),
-            "method": dataclasses.asdict(self.method),
+            "method": self.method.described(),
             "attack": dataclasses.asdict(self.attack) if self.attack else None,
             "watched": dataclasses.asdict(self.watched) if self.watched else None,
             "recipe": dataclasses.asdict(self.recipe),
@@ -586,7 +591,11 @@ class _Run:
         if found and RUN not in found:
             raise InputError(f"{out} holds {found[0]} but no {RUN}: what run that was cannot be told")
         if found:
-            _same(checkpoints.read_json(path), self.settings(), out)
+            for key, was, now in _differences(checkpoints.read_json(path), self.settings()):
+                raise InputError(
+                    f"the run in {out} was started with another {key}: {was}, now {now}; "
+                    "resume with the same settings, or name another folder"
+                )
         try:
             out.mkdir(parents=True, exist_ok=True)
             checkpoints.write_json(path, self.settings())
@@ -611,28 +620,21 @@ class _Run:
     def _write_to(self, path: Path, extra: dict[str, Tensor]) -> None:
         self._check_weights()
         weights = {f"model.{key}": value for key, value in self.model.state_dict().items()}
-        meta = {
-            "model": self.model.config,
-            "done": self.done,
-            "seconds": self.seconds,
-            "history": dataclasses.asdict(self.history),
-        }
-        checkpoints.write(path, Checkpoint(weights | extra, meta))
+        state = State(self.model.config, self.done, self.seconds, self.history)
+        checkpoints.write(path, Checkpoint(weights | extra, msgspec.to_builtins(state)))
 
     def _take_up(self, saved: Checkpoint) -> None:
-        assert self.out is not None
         if "sums" not in saved.tensors:
-            raise InputError(f"{self.out / LAST} holds weights alone; training cannot go on from it")
-        checkpoints.load_weights(self.model, saved, self.out / LAST)
+            raise InputError(f"{saved.path} holds weights alone; training cannot go on from it")
+        state = saved.described_as(State)
+        checkpoints.load_weights(self.model, saved)
         moments = saved.part("optimizer")
         for name, parameter in self.model.named_parameters():
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 if f"{name}.{key}" in moments:  # a frozen parameter has none
                     self.optimizer.state[parameter][key] = _laid_out(moments[f"{name}.{key}"], parameter)
-        self.done, self.seconds = saved.meta["done"], saved.meta["seconds"]
+        self.done, self.seconds, self.history = state.done, state.seconds, state.history
         self.sums = saved.tensors["sums"]
-        history = saved.meta["history"]
-        self.history = History([Epoch(**line) for line in history["epochs"]], history["best"], history["seconds"])
         self._save_best()
 
 
@@ -657,25 +659,12 @@ def _laid_out(moment: Tensor, parameter: Tensor) -> Tensor:
     return moment.to(parameter.device) if not moment.ndim else torch.empty_like(parameter).copy_(moment)
 
 
-def _same(found: dict[str, Any], wanted: dict[str, Any], out: Path) -> None:
-    """Raise unless the run in `out` has the wanted settings; name the first difference."""
-    for key, was, now in _differences(found, wanted):
-        raise InputError(
-            f"the run in {out} was started with another {key}: {was}, now {now}; "
-            "resume with the same settings, or name another folder"
-        )
-
-
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Yield each setting that differs: its name, and what of it is found and what wanted."""
-    for key, value in wanted.items():
-        if found.get(key) != value:
-            yield key, *_difference(found.get(key), value)
-
-
-def _difference(was: Any, now: Any) -> tuple[Any, Any]:
-    """Of two dicts, only what differs."""
-    if not isinstance(was, dict) or not isinstance(now, dict):
-        return was, now
-    keys = [key for key in now if was.get(key) != now[key]]
-    return {key: was.get(key) for key in keys}, {key: now[key] for key in keys}
+    """Yield each setting that differs: its name, what is found and what wanted; of two dicts, only what differs."""
+    for key, now in wanted.items():
+        was = found.get(key)
+        if isinstance(was, dict) and isinstance(now, dict):
+            keys = [name for name in was | now if was.get(name) != now.get(name)]
+            was, now = ({name: of.get(name) for name in keys} for of in (was, now))
+        if was != now:
+            yield key, was, now

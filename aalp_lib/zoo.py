@@ -1,20 +1,28 @@
-"""Trained networks that come with the package."""
+"""Trained networks that come with the package, and how weights are packed in half precision."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from torch import Tensor
 
 from aalp_lib import _checks, checkpoints
 from aalp_lib._checks import InputError
-from aalp_lib.checkpoints import Checkpoint
+from aalp_lib.checkpoints import Checkpoint, Network
 from aalp_lib.models import Classifier
+from aalp_lib.train import State
 
 INDEX = "index.json"
+
+
+class Entry(TypedDict):
+    """A file of weights in an index: where it lies in the folder, its SHA-256, and how many epochs it was trained."""
+
+    file: str
+    sha256: str
+    epoch: int
 
 
 def weights() -> Path:
@@ -22,10 +30,11 @@ def weights() -> Path:
     return Path(str(resources.files("aalp_lib") / "weights"))
 
 
-def index(folder: Path | None = None) -> dict[str, dict[str, Any]]:
-    """What there is: for each name such as "mnist/aalp", for "last" and "best", the file, its SHA-256 and the epoch."""
+def index(folder: Path | None = None) -> dict[str, dict[str, Entry]]:
+    """What there is: for each name such as "mnist/aalp", an entry for "last" and for "best", as far as it is there."""
     path = (folder or weights()) / INDEX
-    return checkpoints.read_json(path) if path.exists() else {}
+    known: dict[str, dict[str, Entry]] = {}
+    return checkpoints.read_json(path, dict[str, dict[str, Entry]]) if path.exists() else known
 
 
 def packaged(name: str, which: str = "last", folder: Path | None = None) -> Path | None:
@@ -66,18 +75,18 @@ def pretrained(name: str, which: str = "last", *, folder: str | Path | None = No
     """
     home = Path(folder) if folder is not None else weights()
     known = index(home)
-    entry = known[_checks.known("pretrained network", name, known)]
-    if which == "best" and which not in entry and folder is None:
+    entries = known[_checks.known("pretrained network", name, known)]
+    if which == "best" and which not in entries and folder is None:
         raise InputError(f"the package has no room for the best of {name}; the repository has it, folder='weights'")
-    entry = entry[_checks.known(f"checkpoint of {name}", which, entry)]
+    entry = entries[_checks.known(f"checkpoint of {name}", which, entries)]
     path = home / entry["file"]
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
         raise InputError(f"{path} is missing or is not the file that {INDEX} describes; install the package again")
     return checkpoints.load_model(path)
 
 
-def pack(run: str | Path, name: str, folder: str | Path) -> dict[str, Any]:
-    """Put both models of a run into a folder in half precision and enter them in its index; returns the entry.
+def pack(run: str | Path, name: str, folder: str | Path) -> dict[str, Entry]:
+    """Put both models of a run into a folder in half precision and enter them in its index; returns the entries.
 
     Where the best epoch is the last one, both names stand for one file.
 
@@ -89,47 +98,32 @@ def pack(run: str | Path, name: str, folder: str | Path) -> dict[str, Any]:
         What `pretrained` will call it.
     folder : path
     """
-    run, folder = Path(run), Path(folder)
-    found = {
-        which: checkpoints.read(run / file) for which, file in (("last", checkpoints.LAST), ("best", checkpoints.BEST))
-    }
-    entry = {which: _store(found[which], f"{name}-{which}", folder) for which in found}
-    if entry["best"]["epoch"] == entry["last"]["epoch"]:
-        (folder / entry["best"]["file"]).unlink()
-        entry["best"] = entry["last"]
-    path = folder / INDEX
-    checkpoints.write_atomically(
-        path, (json.dumps(dict(sorted((index(folder) | {name: entry}).items())), indent=1) + "\n").encode()
-    )
-    return entry
+    folder = Path(folder)
+    found: dict[str, Entry] = {}
+    for which, file in (("last", checkpoints.LAST), ("best", checkpoints.BEST)):
+        checkpoint = checkpoints.read(Path(run) / file)
+        epoch = len(checkpoint.described_as(State).history)
+        if found and found["last"]["epoch"] == epoch:
+            found[which] = found["last"]
+            continue
+        path = _store(checkpoint, folder / f"{name}-{which}.safetensors")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        found[which] = Entry(file=str(path.relative_to(folder)), sha256=digest, epoch=epoch)
+    checkpoints.write_json(folder / INDEX, dict(sorted((index(folder) | {name: found}).items())))
+    return found
 
 
-def keep(run: str | Path) -> Path:
-    """Put the last model of a grid's run, in half precision, where it stays beside the records.
+def keep_beside_records(run: str | Path) -> Path:
+    """Put the last model of a grid's run, `results/mnist/runs/NAME` say, in half precision where `beside_records` says.
 
-    Parameters
-    ----------
-    run : path
-        The run's folder, `results/mnist/runs/NAME` say.
-
-    Returns
-    -------
-    Path
-        `results/mnist/weights/NAME.safetensors`, from which `aalp measure` takes it where the run is not at hand.
-
-    Raises
-    ------
-    FileNotFoundError, InputError
-        If the run has no checkpoint, or a damaged one.
+    From there `aalp measure` takes it where the run is not at hand. FileNotFoundError or InputError if the run has no
+    checkpoint, or a damaged one.
     """
-    path = kept(Path(run))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoints.write(path, _halved(checkpoints.read(Path(run) / checkpoints.LAST)))
-    return path
+    return _store(checkpoints.read(Path(run) / checkpoints.LAST), beside_records(Path(run)))
 
 
-def kept(run: Path) -> Path:
-    """Where `keep` puts the last model of a run."""
+def beside_records(run: Path) -> Path:
+    """Where the last model of a run stays beside the records: `results/mnist/weights/NAME.safetensors`."""
     return run.parent.parent / "weights" / f"{run.name}.safetensors"
 
 
@@ -147,17 +141,9 @@ def _halves(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
 
 
-def _halved(checkpoint: Checkpoint) -> Checkpoint:
+def _store(checkpoint: Checkpoint, path: Path) -> Path:
+    """Write the weights in half precision, with what makes the network again."""
     tensors = {f"model.{key}": value for key, value in _halves(checkpoint.part("model")).items()}
-    return Checkpoint(tensors, {"model": checkpoint.meta["model"]})
-
-
-def _store(checkpoint: Checkpoint, name: str, folder: Path) -> dict[str, Any]:
-    path = folder / f"{name}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoints.write(path, _halved(checkpoint))
-    return {
-        "file": f"{name}.safetensors",
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "epoch": len(checkpoint.meta["history"]["epochs"]),
-    }
+    checkpoints.write(path, Checkpoint(tensors, {"model": checkpoint.described_as(Network).model}))
+    return path

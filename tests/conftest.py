@@ -10,7 +10,8 @@ import scipy.io
 import torch
 
 import aalp_lib as aalp
-from aalp_lib.reproduction.jobs import Job, Setting
+from aalp_lib.reproduction.jobs import Job
+from aalp_lib.reproduction.settings import Setting
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -98,3 +99,26 @@ def write_svhn(folder, count=30):
             },
         )
     return folder
+
+
+def grey_split(classes, generator, count=60, side=4):
+    """A linear model that sees neither overall brightness nor the first pixel, and images well inside [0, 1], labelled
+    as it sees them."""
+    weight = torch.randn(classes, side * side, generator=generator)
+    weight[:, 0] = 0
+    weight[:, 1:] -= weight[:, 1:].mean(1, keepdim=True)
+    images = torch.randint(64, 192, (count, 1, side, side), generator=generator, dtype=torch.uint8)
+    model = linear(weight)
+    return model, weight, aalp.Split(images, model(images / 255).argmax(1))
+
+
+class Rounded(torch.nn.Module):
+    """Flattens, and rounds the pixels to black or white: the gradient of that is zero."""
+
+    def forward(self, x):
+        return x.round().flatten(1)
+
+
+@pytest.fixture
+def two(generator):
+    return grey_split(2, generator)

@@ -1,6 +1,7 @@
 """The package as users get it: a wheel in an empty environment, and the promises that the repository makes."""
 
 import ast
+import functools
 import importlib.metadata
 import itertools
 import json
@@ -10,6 +11,7 @@ import statistics
 import subprocess
 import sys
 import tomllib
+import types
 import venv
 import zipfile
 from pathlib import Path
@@ -21,9 +23,8 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 
 import aalp_lib as aalp
-from aalp_lib import plots
 from aalp_lib.methods import TABLE_2
-from aalp_lib.reproduction import bench, demo, schema
+from aalp_lib.reproduction import bench, demo, plots_of_records, schema
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -84,7 +85,7 @@ def test_wheel_in_an_empty_environment_runs_the_demo(tmp_path):
 
 def test_lower_bounds_only_and_a_lock_with_exact_versions():
     for requirement in PROJECT["dependencies"]:
-        assert re.fullmatch(r"[a-z]+>=[\d.]+", requirement), requirement
+        assert re.fullmatch(r"[a-z-]+>=[\d.]+", requirement), requirement
     lock = [
         line
         for line in (ROOT / "requirements.lock").read_text().splitlines()
@@ -104,6 +105,15 @@ def test_no_pickle_is_read_or_written():
     for path in (ROOT / "aalp_lib").rglob("*.py"):
         text = path.read_text()
         assert not re.search(r"torch\.(load|save)\(|import pickle|allow_pickle=True", text), path
+
+
+def test_every_module_is_reachable_under_its_own_name():
+    """No function hides one: `aalp.pretrained` is a function, and the module of its index is `aalp.zoo`."""
+    for path in (ROOT / "aalp_lib").rglob("*.py"):
+        names = path.relative_to(ROOT / "aalp_lib").with_suffix("").parts
+        if not names[-1].startswith("__"):
+            importlib.import_module(".".join(("aalp_lib", *names)))
+            assert isinstance(functools.reduce(getattr, names, aalp), types.ModuleType), names
 
 
 def test_public_functions_say_what_they_take():
@@ -150,7 +160,7 @@ def test_readmes_table_is_the_demos():
     """What the README shows is what `make demo` wrote, beside the records that it comes from."""
     text = (ROOT / "docs" / "demo" / "table.md").read_text()
     assert text in (ROOT / "README.md").read_text()
-    records = plots.in_table_order(schema.load_records(ROOT / "docs" / "demo"))
+    records = plots_of_records.in_table_order(schema.load_records(ROOT / "docs" / "demo"))
     assert demo.markdown(records) == text
     for path in re.findall(r"\]\(((?!https?:)[^)#]+)\)", (ROOT / "README.md").read_text()):
         assert (ROOT / path).exists(), path

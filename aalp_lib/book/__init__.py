@@ -1,16 +1,5 @@
 """What the book's chapters share: graders for the exercises, figures with texts and sliders, the tier and its data."""
 
-import importlib
-from typing import TYPE_CHECKING
+import lazy_loader
 
-if TYPE_CHECKING:
-    from aalp_lib.book import chapter, graders, interactive
-else:
-
-    def __getattr__(name: str):
-        if name in __all__:
-            return importlib.import_module(f"aalp_lib.book.{name}")
-        raise AttributeError(f"module 'aalp_lib.book' has no attribute '{name}'")
-
-
-__all__ = ["chapter", "graders", "interactive"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

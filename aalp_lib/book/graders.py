@@ -362,7 +362,7 @@ def exact_half(answer: Answer) -> None:
             (scores > 0).float(),
             "fewer than half are kept: with most features dead, not half of them lie above the median",
         ),
-        (contributions.guided_dropout_mask(scores, "low").float(), "that is the lower half"),
+        (contributions.guided_dropout_mask(-scores, "half").float(), "that is the lower half"),
         (1 - right, "that is the lower half"),
         (
             scores.topk(6).indices.float(),

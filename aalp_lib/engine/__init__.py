@@ -4,12 +4,6 @@ Its door is `prepared`, a function from images to logits that computes what a ne
 that is given in is read and never changed, so several threads may attack one, and an interrupt leaves nothing behind.
 """
 
-from aalp_lib.engine.copies import private
-from aalp_lib.engine.graphs import stepper, wanted
-from aalp_lib.engine.network import Forward, Prepared, device_of, laid_out, parts, prepared, usual
-from aalp_lib.engine.precision import misread, wrong
+import lazy_loader
 
-__all__ = [
-    "Forward", "Prepared", "device_of", "laid_out", "misread", "parts", "prepared", "private", "stepper", "usual",
-    "wanted", "wrong",
-]  # fmt: skip
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -16,20 +16,28 @@ import torch
 
 from aalp_lib import _checks, methods, models
 from aalp_lib._checks import InputError
-from aalp_lib.diagnosis import VERSIONS, Diagnosis
+from aalp_lib.attacks import trades_inner
+from aalp_lib.autoattack import VERSIONS
 from aalp_lib.evaluation import paper_name, suite_in_ball
 from aalp_lib.methods import METHODS, Method
-from aalp_lib.plots import in_table_order
 from aalp_lib.reproduction import paper, schema
-from aalp_lib.reproduction.grids import HALF_WIDTH, SETTINGS
-from aalp_lib.reproduction.jobs import Setting
+from aalp_lib.reproduction.attack_measurements import diagnosis_of
+from aalp_lib.reproduction.grids import HALF_WIDTH
+from aalp_lib.reproduction.plots_of_records import in_table_order
 from aalp_lib.reproduction.schema import Measurement, Record, unpack
+from aalp_lib.reproduction.settings import SETTINGS, Setting
 from aalp_lib.train import RUN
 from aalp_lib.zoo import INDEX
 
 Which = Literal["last", "best"]
 
-TITLES = {"mnist": "MNIST", "svhn": "SVHN", "cifar10": "CIFAR-10", "cifar10-jpeg": "CIFAR-10, JPEG"}
+TITLES = {
+    "mnist": "MNIST",
+    "svhn": "SVHN",
+    "svhn-part": "SVHN, part",
+    "cifar10": "CIFAR-10",
+    "cifar10-jpeg": "CIFAR-10, JPEG",
+}
 ABLATIONS = "ablations"  # folder of the training records whose method differs from a row of the paper
 UNMEASURED = "not measured yet"
 
@@ -172,7 +180,7 @@ def _use_measurement(kept: Measurement) -> None:
     if kept.kind == "attacks":
         [kept.values["columns"][name] for name in suite_in_ball(1.0, 1.0)], kept.config["images"]
     if kept.kind == "diagnosis":
-        found = Diagnosis.of(kept)
+        found = diagnosis_of(kept)
         repr(found), "; ".join(kept.values["signs"]), kept.config["images"]  # what the tables of diagnoses say
         _use_cells({name: row for group in found.rows for name, row, _ in group}, {})
 
@@ -269,7 +277,7 @@ def _training_differences(record: Record) -> list[str]:
     config, found = record.config, []
     if setting := _setting(record):
         usual = setting[recipe(record)]
-        attack = Method("", "", pairing=config["method"].get("pairing")).training_attack(usual.attack)
+        attack = trades_inner(usual.attack) if config["method"].get("pairing") == "trades_kl" else usual.attack
         # a grid's record has the setting, one of `aalp evaluate` the network in full and the method's own attack
         parts = {
             "model": (usual.model, _in_full(json.dumps(usual.model))),
@@ -314,7 +322,8 @@ def effort(record: Record) -> tuple[int, int, int | None, bool]:
     """
     config, attack, method = record.config, record.config["attack"], record.config["method"]
     attack_steps = attack["steps"] * attack["restarts"] if attack else 0
-    steps = Method("", "", method["classify"], method["pairing"]).gradients(attack_steps)
+    # whichever pairing it is, it costs the same
+    steps = Method("", "", method["classify"], "alp" if method["pairing"] else None).gradient_count(attack_steps)
     last = record.history.get("best") == len(record.history.get("epochs", ()))
     return config["recipe"]["epochs"], steps, config.get("train_images"), last
 

@@ -1,6 +1,5 @@
 """The demo: Table 2's comparison on the bundled digits, as jobs, and what is made of their records."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,30 +10,22 @@ from matplotlib.figure import Figure
 from aalp_lib import checkpoints, plots
 from aalp_lib.attacks import PGD
 from aalp_lib.data import load
-from aalp_lib.methods import TABLE_2
-from aalp_lib.reproduction import schema
-from aalp_lib.reproduction.grids import SETTINGS
+from aalp_lib.reproduction import plots_of_records, schema
+from aalp_lib.reproduction.grids import QUICK, Grid
 from aalp_lib.reproduction.jobs import Job
 from aalp_lib.reproduction.schema import Record
 
 DATA = "mnist-sample"
-BEST_COLUMNS = ("pgd40",)
 
 
 def jobs(out: Path, seed: int = 0, quick: bool = False) -> list[Job]:
     """One job for each method of Table 2; `quick` ones train for one epoch and attack 100 images."""
-    setting = SETTINGS[DATA]["fast"]
-    if quick:
-        setting = dataclasses.replace(setting, recipe=dataclasses.replace(setting.recipe, epochs=1))
-    return [
-        Job(DATA, name, setting, out, seed, best_columns=BEST_COLUMNS, test_images=100 if quick else None)
-        for name in TABLE_2
-    ]
+    return Grid(DATA, out, seeds=(seed,), best_columns=("pgd40",), **(QUICK if quick else {})).jobs()
 
 
 def write(records: Sequence[Record], jobs: Sequence[Job], out: Path) -> list[Path]:
     """Write the table as Markdown and CSV and the figures as PNG; returns their paths."""
-    records = plots.in_table_order(records)
+    records = plots_of_records.in_table_order(records)
     texts = {
         "table.md": markdown(records),
         "table.csv": schema.table(records, form="csv") + _without_head(schema.table(records, which="best", form="csv")),
@@ -42,8 +33,8 @@ def write(records: Sequence[Record], jobs: Sequence[Job], out: Path) -> list[Pat
     for name, text in texts.items():
         checkpoints.write_atomically(out / name, text.encode())
     figures = {
-        "robust-accuracy.png": plots.robust_accuracy(records),
-        "training-curves.png": plots.training_curves(records),
+        "robust-accuracy.png": plots_of_records.robust_accuracy(records),
+        "training-curves.png": plots_of_records.training_curves(records),
         "digits.png": digits({job.row.name: job for job in jobs}),
     }
     for name, figure in figures.items():

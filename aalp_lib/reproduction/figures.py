@@ -1,40 +1,140 @@
-"""The paper's figures, each drawn from measurements or records alone, so that it can be made again at any time."""
+"""The paper's figures, and the forest plot that goes before every table of comparisons."""
 
 import dataclasses
-import io
 import itertools
 import re
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from aalp_lib import checkpoints
-from aalp_lib._checks import InputError
 from aalp_lib.evaluation import HEADINGS
 from aalp_lib.methods import METHODS, TABLE_2
-from aalp_lib.plots import COLOURS, DPI, MARKERS, RIGHT, WRONG, diagnoses
-from aalp_lib.reproduction import collect
+from aalp_lib.plots import COLOURS, MARKERS, RIGHT, WRONG
 from aalp_lib.reproduction.analyses import SETS, concentration, unpack
 from aalp_lib.reproduction.grids import ALPHAS
-from aalp_lib.reproduction.report import TOLERANCE, Row
+from aalp_lib.reproduction.plots_of_records import diagnoses
 from aalp_lib.reproduction.schema import Measurement, Record, label
 
 SET_COLOURS = dict(zip(SETS, (RIGHT, WRONG), strict=True))
+WORD_COLOURS = {"ahead": RIGHT, "behind": WRONG}  # what is neither is grey
 IMAGES = ("clean", "adversarial")
 EQUATIONS = {"loss_gradient": "Eq. 5, mean |∂L/∂A|", "scores": "Eq. 7, mean |∂L/∂A · A|"}
-EARLIER = "earlier"  # the folder of runs whose place others took
 MAP_TITLES = {"paper": "Eq. 6", "grad-cam": "Grad-CAM"}
-_Kept = TypeVar("_Kept", Record, Measurement)
+
+
+# --- comparisons -----------------------------------------------------------------------------------------------------
+
+
+def forest(rows: pd.DataFrame, title: str, line: str = "attack", panel_of: str = "panel") -> Figure:
+    """Gains with their intervals over seeds, a line each, beside the paper's.
+
+    Parameters
+    ----------
+    rows : DataFrame
+        As `tables.gains` makes it; a gain may be NaN where nothing was measured, its `word` then says why.
+    title : str
+        The claim that the lines support.
+    line, panel_of : str
+        The columns that name a line and the panel in which it stands.
+    """
+    names, lines = (list(dict.fromkeys(rows[column])) for column in (panel_of, line))
+    size = (3.1 * len(names) + 0.6 + 0.075 * max(map(len, lines)), 0.42 * len(lines) + 1.8)
+    figure, axes = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for panel, name in zip(axes[0], names, strict=True):
+        panel.axvline(0, color="0.3", linewidth=1)
+        of = rows[rows[panel_of] == name]
+        ends = of[["gain", "low", "high", "paper"]].astype(float).abs().stack().dropna()
+        reach = 1.1 * min(ends.max(), 6 * ends.median())  # one that lies far out must not squeeze the rest
+        for row in of.to_dict("records"):
+            _gain(panel, row, lines.index(row[line]), reach)
+        panel.set(title=name, xlabel="points", ylim=(len(lines) - 0.5, -0.5))
+        panel.set_yticks(range(len(lines)), lines)
+        panel.grid(axis="x", color="0.92")
+        panel.set_axisbelow(True)
+        panel.set_xlim(-reach, reach)
+    figure.legend(handles=_keys(rows), loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+    figure.suptitle(_filled(title, size), fontsize=11)
+    return figure
+
+
+def _keys(rows: pd.DataFrame) -> list[Line2D]:
+    keys = [Line2D([], [], color="0.4", marker="o", label="mean, 95 % interval over seeds")]
+    keys.append(Line2D([], [], color="0.4", marker="|", linestyle="", label="each seed"))
+    if rows["paper"].notna().any():
+        keys.append(Line2D([], [], color="0.15", marker="D", linestyle="", mfc="white", label="paper"))
+    for word, colour in WORD_COLOURS.items():
+        if (rows["word"] == word).any():
+            keys.append(Line2D([], [], color=colour, marker="o", label=word))
+    return keys
+
+
+def _gain(panel: Axes, row: Mapping[str, Any], place: int, reach: float) -> None:
+    if pd.notna(row.get("paper")):
+        panel.plot(row["paper"], place, "D", color="0.15", markerfacecolor="white", markersize=6, zorder=2)
+    if pd.isna(row["gain"]):
+        where = ("axes fraction", "data")
+        panel.annotate(row["word"], (0.03, place), xycoords=where, ha="left", va="center", fontsize=8, color="0.4")
+        return
+    colour = WORD_COLOURS.get(row["word"], "0.4")
+    if abs(row["gain"]) > reach:
+        edge = 0.97 * np.sign(row["gain"]) * reach
+        panel.text(edge, place, f"{row['gain']:+.1f}", ha="left" if edge < 0 else "right", va="center", color=colour)
+        return
+    panel.plot(row["gains"], [place + 0.22] * len(row["gains"]), "|", color=colour, markersize=6)
+    if pd.notna(row["low"]):
+        panel.plot((row["low"], row["high"]), (place, place), color=colour, linewidth=2, solid_capstyle="butt")
+    panel.plot(row["gain"], place, "o", color=colour, markersize=7, zorder=3)
+
+
+def beside_paper(table: pd.DataFrame, column: str) -> Figure:
+    """One column of Table 2: the paper's number of each adversarially trained method, and ours with its span.
+
+    Parameters
+    ----------
+    table : DataFrame
+        `tables.beside_paper` of Table 2 and one data set; of our protocols "fast" is drawn. The axis is the same for
+        every column.
+    column : str
+        Such as "pgd100".
+    """
+    names = [name for name in TABLE_2 if METHODS[name].adversarial]
+    table = table[table["row"].isin(names) & table["protocol"].isin(("", "fast"))]
+    figure, panel = plt.subplots(figsize=(7, 0.42 * len(names) + 1.5))
+    apart = {}
+    for place, name in enumerate(names):
+        of = table[(table["row"] == name) & (table["column"] == column)]
+        theirs, ours = float(of["value"].iloc[0]), of[of["source"] == "ours"].to_dict("records")
+        panel.plot(theirs, place - 0.13, "D", color="0.15", markerfacecolor="white", markersize=7)
+        if ours:
+            value, low, high = (float(ours[0][key]) for key in ("value", "low", "high"))
+            panel.errorbar(
+                value, place + 0.13, xerr=[[value - low], [high - value]], fmt=MARKERS[name], color=COLOURS[name],
+                markersize=8, linewidth=3,
+            )  # fmt: skip
+            apart[name] = value - theirs
+    ends = table[["value", "low", "high"]].to_numpy(float)
+    panel.set(xlim=(np.nanmin(ends) - 0.6, np.nanmax(ends) + 0.6), ylim=(len(names) - 0.5, -0.5))
+    panel.set_xlabel(f"{HEADINGS[column]}: correct test images (%)")
+    panel.set_yticks(range(len(names)), [label(name) for name in names])
+    panel.plot([], [], "D", color="0.15", markerfacecolor="white", label="paper")
+    panel.plot([], [], "o", color="0.4", label="ours, with its interval or the range of its seeds")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
+    widest = max(apart, key=lambda name: abs(apart[name]), default="")
+    said = f"widest apart {label(widest)}, {apart[widest]:+.1f} points" if widest else "the paper's rows"
+    panel.set_title(f"{HEADINGS[column]}: {said}")
+    return figure
 
 
 # --- Figures 1, 7, 9: contributions ----------------------------------------------------------------------------------
@@ -49,8 +149,10 @@ def contributions(found: Sequence[Measurement]) -> Figure:
             panel.set(xlabel=f"{title}, {images} images (nats)", ylabel="features (%)")
             if low and panel is panels[1, 0]:
                 panel.annotate("dead, or nearly", (0.085, 0.93), xycoords="axes fraction", fontsize=8)
-    lines = _claim_of_contributions(found).split("\n")
-    figure.suptitle("\n".join(_filled(line, (9.2, 6.0)) for line in lines), fontsize=10)
+    shares = ", ".join(
+        f"{label(_name(m))} {100 * m.values['adversarial']['loss_gradient']['half_share']:.0f} %" for m in found
+    )
+    figure.suptitle(f"Features that carry half of Eq. 5 on adversarial images: {shares}", fontsize=10)
     _legend(figure, panels[0, 0])
     return figure
 
@@ -76,64 +178,35 @@ def _histograms(panel: Axes, found: Sequence[Measurement], images: str, equation
     return any((vector < edges[0]).any() for vector in vectors.values())
 
 
-def _claim_of_contributions(found: Sequence[Measurement]) -> str:
-    """How large Eq. 5 is, and on how few features half of it rests, in words."""
-    kept = [(label(_name(m)), *(m.values[images]["loss_gradient"] for images in IMAGES)) for m in found]
-    means = ", ".join(
-        _unbroken(f"{name} {_rounded(1000 * clean['mean'])} / {_rounded(1000 * adv['mean'])}")
-        for name, clean, adv in kept
-    )
-    shares = ", ".join(_unbroken(f"{name} {100 * adv['half_share']:.0f} %") for name, _, adv in kept)
-    return f"Mean of Eq. 5 on clean / adversarial images (0.001 nats): {means}\n" + (
-        f"Features that carry half of it on adversarial images: {shares}"
-    )
-
-
-def _rounded(number: float) -> str:
-    """To two figures: 7.0, and 170 where the format .2g alone gives 1.7e+02."""
-    return f"{number:#.2g}" if number < 10 else f"{float(f'{number:.2g}'):g}"
-
-
 def contributions_over_training(found: Measurement) -> Figure:
     """Figure 9: how the contributions on adversarial images are spread over the features, epoch by epoch."""
     figure, panels = plt.subplots(1, len(EQUATIONS) + 1, figsize=(11, 3.9), layout="constrained")
-    for panel, (equation, title) in zip(panels, EQUATIONS.items(), strict=False):
+    moves = []
+    for panel, style, (equation, title) in zip(panels, ("-", "--"), EQUATIONS.items(), strict=False):
         kept = found.values["contributions"][equation]
         counts = np.array(kept["counts"])  # (epochs, bins)
         shares = 100 * counts.T / counts.sum(1)
         epochs = np.arange(len(counts) + 1) + 0.5
-        mesh = panel.pcolormesh(epochs, kept["edges"], shares, cmap="viridis", vmax=_top(shares), rasterized=True)
+        top = shares[1:].max()  # the many dead features of Eq. 7 must not drown the rest
+        mesh = panel.pcolormesh(epochs, kept["edges"], shares, cmap="viridis", vmax=top, rasterized=True)
         figure.colorbar(mesh, ax=panel, extend="max").ax.set_title("features (%)", fontsize=8)
         panel.set(xlabel="epoch", ylabel=title)
-    for equation, style in zip(EQUATIONS, ("-", "--"), strict=True):
-        panels[-1].plot(*_half_shares(found, equation), style, color=COLOURS.get(_name(found)), label=equation)
+        halves, full = half_shares(found, equation), full_radius(found.values["epochs"])
+        panels[-1].plot(_epochs(found), halves, style, color=COLOURS.get(_name(found)), label=title[:5])
+        moves.append(f"{title[:5]} {halves[full]:.0f} → {halves[-1]:.0f} %")
     panels[-1].set(xlabel="epoch", ylabel="features with half\nof the sum (%)", ylim=(0, 50))
-    panels[-1].legend(["Eq. 5", "Eq. 7"], frameon=False)
+    panels[-1].legend(frameon=False)
     panels[-1].grid(color="0.92")
     for panel in panels:
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    figure.suptitle(_claim_of_contributions_over_training(found), fontsize=11)
+    said = f"{label(_name(found))}: features that carry half of the sum, from full radius to the end: "
+    figure.suptitle(said + ", ".join(moves), fontsize=11)
     return figure
 
 
-def _top(shares: np.ndarray) -> float:
-    """Where the colours end: the many dead features of Eq. 7 must not drown the rest."""
-    return float(shares[1:].max())
-
-
-def _half_shares(found: Measurement, equation: str) -> tuple[list[int], list[float]]:
-    lines = found.values["epochs"]
-    shares = [100 * line["spread"]["adversarial"][equation]["half_share"] for line in lines]
-    return [line["epoch"] for line in lines], shares
-
-
-def _claim_of_contributions_over_training(found: Measurement) -> str:
-    moves = []
-    for equation, short in zip(EQUATIONS, ("Eq. 5", "Eq. 7"), strict=True):
-        shares = _half_shares(found, equation)[1]
-        moves.append(f"{short} {shares[_full_radius(found)]:.0f} → {shares[-1]:.0f} %")
-    name = label(_name(found))
-    return f"{name}: features that carry half of the sum, from full radius to the end: {', '.join(moves)}"
+def half_shares(found: Measurement, equation: str) -> list[float]:
+    """Features that carry half of the sum on adversarial images, in percent, epoch by epoch."""
+    return [100 * line["spread"]["adversarial"][equation]["half_share"] for line in found.values["epochs"]]
 
 
 # --- Figures 2, 8, 10: activation maps -------------------------------------------------------------------------------
@@ -151,7 +224,7 @@ def activation_maps(found: Sequence[Measurement], kind: str = "paper", count: in
         pictures, maps = (unpack(kept).numpy() for kept in (measured.values["pictures"], measured.values[kind]["maps"]))
         _picture_row(panels[2 * i], pictures[:count], f"{label(_name(measured))}\nattacked")
         _map_row(panels[2 * i + 1], maps[:count], MAP_TITLES[kind])
-    figure.suptitle(_claim_of_maps(found, kind, size), fontsize=10)
+    figure.suptitle(_filled(_claim_of_maps(found, kind), size), fontsize=10)
     return figure
 
 
@@ -164,17 +237,14 @@ def mean_maps(found: Sequence[Measurement], kind: str = "paper") -> Figure:
         shown = panel.imshow(mean, cmap="inferno", vmin=0, vmax=max(map(np.max, means)), interpolation="nearest")
         panel.set(title=label(_name(measured)), xticks=[], yticks=[])
     figure.colorbar(shown, ax=panels[0], label="mean of maps, each\nover its largest value", shrink=0.9)
-    where = "Shown: the mean of all maps; it says where they lie, not how concentrated one is"
-    figure.suptitle(f"{_claim_of_maps(found, kind, size)}\n{_filled(where, size)}", fontsize=10)
+    figure.suptitle(_filled(_claim_of_maps(found, kind), size), fontsize=10)
     return figure
 
 
-def _claim_of_maps(found: Sequence[Measurement], kind: str, size: tuple[float, float]) -> str:
+def _claim_of_maps(found: Sequence[Measurement], kind: str) -> str:
     """How concentrated the maps are, in words."""
-    shares = ", ".join(f"{label(_name(m))} {_share(m.values[kind]['top_tenth'])}" for m in found)
-    what = f"{MAP_TITLES[kind]}: share of a map on its strongest tenth of positions, "
-    what += f"mean of {found[0].config['images']:,} adversarial images:"
-    return f"{_filled(what, size)}\n{_filled(shares, size)}"
+    shares = ", ".join(f"{label(_name(m))} {100 * (m.values[kind]['top_tenth'] or 0):.0f} %" for m in found)
+    return f"{MAP_TITLES[kind]}: share of an attacked image's map on its strongest tenth of positions: {shares}"
 
 
 def maps_over_training(found: Measurement, columns: int = 6, count: int | None = None) -> Figure:
@@ -193,7 +263,7 @@ def maps_over_training(found: Measurement, columns: int = 6, count: int | None =
         column[0].set_title(f"epoch {epoch + 1}", fontsize=9)
     _picture_row(panels[:, -1], unpack(kept["pictures"]).numpy()[:count])
     panels[0, -1].set_title("attacked at\nthe end", fontsize=9)
-    ends = (torch.from_numpy(maps[epoch]) for epoch in (_full_radius(found), -1))
+    ends = (torch.from_numpy(maps[epoch]) for epoch in (full_radius(found.values["epochs"]), -1))
     tenth = [concentration(end)["top_tenth"] or 0.0 for end in ends]
     figure.suptitle(
         f"{label(_name(found))}, Eq. 6: a tenth of the positions holds\n{100 * tenth[0]:.0f} % of these maps "
@@ -201,20 +271,6 @@ def maps_over_training(found: Measurement, columns: int = 6, count: int | None =
         fontsize=10,
     )
     return figure
-
-
-def _filled(text: str, size: tuple[float, float]) -> str:
-    """Text broken into lines that a figure of `size`, in inches, can hold at 10 points."""
-    return textwrap.fill(text, int(11.5 * size[0]))
-
-
-def _unbroken(text: str) -> str:
-    """With no-break spaces: a name stays on the line of its number."""
-    return text.replace(" ", "\N{NO-BREAK SPACE}")
-
-
-def _share(value: float | None) -> str:
-    return "none, all maps are 0" if value is None else f"{100 * value:.0f} %"
 
 
 def _picture_row(panels: np.ndarray, pictures: np.ndarray, title: str = "") -> None:
@@ -255,7 +311,7 @@ def examples(found: Measurement) -> Figure:
             panel.set(xticks=[], yticks=[])
     figure.suptitle(
         f"{label(_name(found))}: confidence in the true class (blue) and in the wrong class that the attack favours "
-        "(red)\nThe first test digits of each set, under the attack's last iterate",
+        "(red)\nThe first test images of each set, under the attack's last iterate",
         fontsize=10,
     )
     return figure
@@ -279,7 +335,8 @@ def confidences(found: Sequence[Measurement]) -> Figure:
         for name in SETS:
             points, count = measured.values["points"][name], measured.values[name]["count"]
             text = f"{name}: {len(points['clean']):,} of {count:,}"
-            panel.plot(*_hundreds(points), ".", color=SET_COLOURS[name], markersize=4, alpha=0.6, label=text)
+            values = (100 * np.array(points[images]) for images in IMAGES)
+            panel.plot(*values, ".", color=SET_COLOURS[name], markersize=4, alpha=0.6, label=text)
         panel.plot((0, 100), (0, 100), color="0.6", linewidth=0.8, zorder=0)
         panel.set(title=label(_name(measured)), xlabel="confidence, clean image (%)", box_aspect=1)
         panel.legend(fontsize=8, loc="upper left", frameon=False)
@@ -287,10 +344,6 @@ def confidences(found: Sequence[Measurement]) -> Figure:
     gaps = [f"{label(_name(m))} {100 * m.values['both']['confidence_gap']:.1f}" for m in found]
     figure.suptitle(f"Mean distance of the two confidences, in points: {', '.join(gaps)}", fontsize=11)
     return figure
-
-
-def _hundreds(points: dict[str, list[float]]) -> tuple[np.ndarray, np.ndarray]:
-    return 100 * np.array(points["clean"]), 100 * np.array(points["adversarial"])
 
 
 # --- Figures 4, 12: over training ------------------------------------------------------------------------------------
@@ -304,9 +357,9 @@ def pairing_by_set(found: Sequence[Measurement]) -> Figure:
         lines = measured.values["epochs"]
         for name, marker in zip(SETS, "os", strict=True):
             text = f"{name} at the end ({measured.values[name]:,})"
-            series = [np.nan if line["alp"][name] is None else line["alp"][name] for line in lines]
-            panel.plot(_epochs(measured), series, color=SET_COLOURS[name], marker=marker, markersize=4, label=text)
-        panel.axvspan(0.5, lines[_full_radius(measured)]["epoch"] - 0.5, color="0.94", zorder=0)
+            panel.plot(_epochs(measured), _pairing(measured, name), color=SET_COLOURS[name], marker=marker,
+                       markersize=4, label=text)  # fmt: skip
+        panel.axvspan(0.5, lines[full_radius(measured.values["epochs"])]["epoch"] - 0.5, color="0.94", zorder=0)
         panel.set(title=label(_name(measured)), xlabel="epoch (grey: training's radius still grows)", yscale="log")
         panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
         panel.legend(fontsize=8, frameon=False)
@@ -316,11 +369,14 @@ def pairing_by_set(found: Sequence[Measurement]) -> Figure:
     return figure
 
 
+def _pairing(found: Measurement, name: str) -> list[float]:
+    """The ALP loss of a set epoch by epoch, NaN where it is empty."""
+    return [np.nan if line["alp"][name] is None else line["alp"][name] for line in found.values["epochs"]]
+
+
 def _claim_of_pairing(found: Measurement) -> str:
-    first, last = found.values["epochs"][_full_radius(found)]["alp"], found.values["epochs"][-1]["alp"]
-    if None in (*first.values(), *last.values()):
-        return "The ALP loss by epoch"
-    moves = [f"{name} {first[name]:#.2g} → {last[name]:#.2g}" for name in SETS]
+    losses = {name: np.array(_pairing(found, name))[[full_radius(found.values["epochs"]), -1]] for name in SETS}
+    moves = [f"{name} {first:#.2g} → {last:#.2g}" for name, (first, last) in losses.items()]
     return f"{label(_name(found))}'s ALP loss from full radius to the end: {', '.join(moves)}"
 
 
@@ -346,8 +402,16 @@ def convergence(found: Sequence[Measurement]) -> Figure:
         top = panel.secondary_xaxis("top", functions=(lambda e, r=rate: e * r, lambda g, r=rate: g / r))
         top.set_xlabel("gradients of single images (million)", fontsize=8)
     _legend(figure, panels[0])
-    figure.suptitle(_claim_of_convergence(found), fontsize=11)
+    goal = min(m.values["epochs"][-1]["robust"] for m in found) - 0.01
+    arrivals = ", ".join(f"{label(_name(m))} from epoch {settled(m, goal)}" for m in found)
+    said = f"Robust accuracy stays above {100 * goal:.1f} %, a point below the lower end: {arrivals}"
+    figure.suptitle(said, fontsize=11)
     return figure
+
+
+def settled(found: Measurement, goal: float) -> int:
+    """The epoch from which on a training's robust accuracy stays at or above `goal`, a fraction."""
+    return max((line["epoch"] for line in found.values["epochs"] if line["robust"] < goal), default=0) + 1
 
 
 def _late(found: Sequence[Measurement], key: str, scale: float) -> tuple[float, float]:
@@ -358,27 +422,17 @@ def _late(found: Sequence[Measurement], key: str, scale: float) -> tuple[float, 
     return max(min(values), min(half) - room) - 0.1, max(values) + 0.1 * room
 
 
-def _claim_of_convergence(found: Sequence[Measurement]) -> str:
-    """From which epoch on each stays within a point of the lowest final robust accuracy, in words."""
-    goal = min(m.values["epochs"][-1]["robust"] for m in found) - 0.01
-    arrivals = []
-    for measured in found:
-        below = [line["epoch"] for line in measured.values["epochs"] if line["robust"] < goal]
-        arrivals.append(f"{label(_name(measured))} from epoch {max(below, default=0) + 1}")
-    return f"Robust accuracy stays above {100 * goal:.1f} %, a point below the lower end: {', '.join(arrivals)}"
-
-
 def _epochs(found: Measurement) -> list[int]:
     return [line["epoch"] for line in found.values["epochs"]]
 
 
-def _full_radius(found: Measurement) -> int:
-    """Index of the first epoch that ended with the full radius in training."""
-    radii = [line["eps"] for line in found.values["epochs"]]
+def full_radius(epochs: Sequence[Mapping[str, Any]]) -> int:
+    """Index of the first epoch of a training that ended with the full radius."""
+    radii = [line["eps"] for line in epochs]
     return next(i for i, eps in enumerate(radii) if eps >= 0.999 * max(radii))
 
 
-# --- Figure 5 --------------------------------------------------------------------------------------------------------
+# --- Figures 5, 6: the method ----------------------------------------------------------------------------------------
 
 
 def adaptive_pairing(records: Sequence[Record]) -> Figure:
@@ -426,100 +480,30 @@ def _arrow(panel: Axes, start: Text, end: Text) -> None:
     panel.annotate("", end.get_position(), start.get_position(), arrowprops=ends | style)
 
 
-# --- Figure 6 --------------------------------------------------------------------------------------------------------
-
-
 def alpha(records: Sequence[Record], column: str = "pgd40") -> Figure:
     """Figure 6: clean and robust accuracy against the weight of the pairing loss; lines join the means over seeds."""
-    weights = sorted({float(r.config["method"]["weight"]) for r in records})
-    found = {
-        name: [[100 * r.accuracy["last"][name]["accuracy"] for r in records if _weight(r) == w] for w in weights]
-        for name in ("clean", column)
-    }
+    runs = sorted((float(r.config["method"]["weight"]), r.seed, r.accuracy["last"]) for r in records)
+    weights = sorted({weight for weight, *_ in runs})
     figure, panel = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
-    for (name, values), colour, marker in zip(found.items(), (RIGHT, WRONG), "os", strict=True):
-        panel.plot([np.mean(v) for v in values], color=colour, label=HEADINGS.get(name, name))
+    claims = []
+    for name, colour, marker in zip(("clean", column), (RIGHT, WRONG), "os", strict=True):
+        values = [[100 * cells[name]["accuracy"] for w, _, cells in runs if w == weight] for weight in weights]
+        means = [np.mean(v) for v in values]
+        panel.plot(means, color=colour, label=HEADINGS[name])
         for place, seeds in enumerate(values):
             panel.plot([place] * len(seeds), seeds, marker, color=colour, markersize=4, alpha=0.6)
+        ends = [means[i] for i, w in enumerate(weights) if w in (weights[0], 1, weights[-1])]
+        claims.append(f"{HEADINGS[name]} {', '.join(f'{mean:.1f}' for mean in ends)} %")
     panel.set_xticks(range(len(weights)), [f"{w:g}" for w in weights])
     panel.set(xlabel="weight α of the pairing loss (not to scale)", ylabel="correct test images (%)")
     panel.grid(color="0.92")
     _legend(figure, panel)
-    places = [i for i, w in enumerate(weights) if w in (weights[0], 1, weights[-1])]
-    claims = [
-        f"{HEADINGS.get(name, name)} {', '.join(f'{np.mean(values[i]):.1f}' for i in places)} %"
-        for name, values in found.items()
-    ]
-    figure.suptitle(f"{'; '.join(claims)} at α = {', '.join(f'{weights[i]:g}' for i in places)}", fontsize=11)
+    at = ", ".join(f"{w:g}" for w in weights if w in (weights[0], 1, weights[-1]))
+    figure.suptitle(f"{'; '.join(claims)} at α = {at}", fontsize=11)
     return figure
 
 
-def _weight(record: Record) -> float:
-    return float(record.config["method"]["weight"])
-
-
-# --- Table 2 as a figure ---------------------------------------------------------------------------------------------
-
-
-def beside_paper(rows: Sequence[Row], column: str) -> Figure:
-    """One column of `report.table_2`: the paper's number of each adversarially trained method, and ours with its span.
-
-    Of several protocols of ours the plain recipe "fast" is drawn, else the first. The axis is the same for every column
-    of these rows. The undefended row, far below the others, stands in words.
-    """
-    of: dict[str, Row] = {}
-    for row in sorted(rows, key=lambda row: not row.source.endswith(", fast")):
-        of.setdefault(row.name, row)
-    shown = [of[name] for name in TABLE_2 if name in of and METHODS[name].adversarial]
-    figure, panel = plt.subplots(figsize=(7, 0.42 * len(shown) + 1.5))
-    for place, row in enumerate(shown):
-        _beside(panel, row, column, place)
-    ends = [v for row in shown for v in (*row.published.values(), *_ends(row))]
-    panel.set(xlim=(min(ends) - 0.6, max(ends) + 0.6), ylim=(len(shown) - 0.5, -0.5))
-    panel.set_xlabel(_undefended(of.get("raw"), column))
-    panel.set_yticks(range(len(shown)), [label(row.name) for row in shown])
-    panel.plot([], [], "D", color="0.15", markerfacecolor="white", label="paper")
-    panel.plot([], [], "o", color="0.4", label="ours, with its interval or the range of its seeds")
-    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
-    panel.set_title(_claim_of_column(shown, column))
-    return figure
-
-
-def _beside(panel: Axes, row: Row, column: str, place: int) -> None:
-    panel.plot(row.published[column], place - 0.13, "D", color="0.15", markerfacecolor="white", markersize=7)
-    cell = row.ours.get(column)
-    if cell is None:
-        panel.text(row.published[column], place + 0.32, "ours: not measured yet", fontsize=8, color="0.4", ha="center")
-        return
-    spans = [[max(0.0, cell.value - (cell.low or 0))], [max(0.0, (cell.high or 0) - cell.value)]]
-    colour = COLOURS.get(row.name)
-    panel.errorbar(cell.value, place + 0.13, xerr=spans, fmt=MARKERS[row.name], color=colour, markersize=8, linewidth=3)
-
-
-def _ends(row: Row) -> list[float]:
-    return [v for cell in row.ours.values() for v in (cell.low, cell.high) if v is not None]
-
-
-def _undefended(row: Row | None, column: str) -> str:
-    said = [f"paper {row.published[column]:.1f}"] if row else []
-    said += [f"ours {row.ours[column].value:.1f}"] if row and column in row.ours else []
-    return f"{HEADINGS[column]}: correct test images (%)" + (f"   [RAW: {', '.join(said)}]" if said else "")
-
-
-def _claim_of_column(shown: Sequence[Row], column: str) -> str:
-    """How many of our rows lie within what a verdict allows, and the widest difference, in words."""
-    apart = {row.name: row.ours[column].value - row.published[column] for row in shown if column in row.ours}
-    if not apart:
-        return f"{HEADINGS[column]}: nothing of ours was measured yet"
-    near = sum(abs(difference) <= TOLERANCE for difference in apart.values())
-    widest = max(apart, key=lambda name: abs(apart[name]))
-    return (
-        f"{HEADINGS[column]}: {near} of {len(apart)} rows within {TOLERANCE:g} points; "
-        f"widest {label(widest)}, {collect.signed(apart[widest])}"
-    )
-
-
-# --- all of them -----------------------------------------------------------------------------------------------------
+# --- beyond the paper ------------------------------------------------------------------------------------------------
 
 
 def diagnosis(found: Sequence[Measurement]) -> Figure:
@@ -543,202 +527,112 @@ def diagnosis(found: Sequence[Measurement]) -> Figure:
     return figure
 
 
-def draw_all(folder: str | Path, out: str | Path) -> list[Path]:
-    """Write every figure that a data set's results allow as `figure-NN-NAME.png`, and a page with all of them.
-
-    Parameters
-    ----------
-    folder : path
-        Measurements in `samples`, `contributions`, `activation`, `examples`, `over_training` and `diagnosis`, and the
-        records of Figure 6 beside them. A figure keeps to one protocol, the recipe "fast" where there is one. Of
-        several seeds the lowest is drawn, except in Figure 6, which has all. A line under it says which. What is
-        damaged or cannot be drawn is named in a warning and left out.
-    out : path
-
-    Returns
-    -------
-    list of Path
-        Of the figures, and of `README.md`.
-    """
-    folder, out = Path(folder), Path(out)
-    found = {kind: _lowest_seed(_one_protocol([*_kept(folder / kind, Measurement)], _measured_on)) for kind in _KINDS}
-    weights = [r for r in _kept(folder, Record) if r.method in ("aalp", *ALPHAS)]
-    weights = _one_protocol(weights, _trained_on)
-    plain = sorted((r for r in weights if r.method == "aalp"), key=lambda r: r.seed)[:1]
-    weights = weights if len({r.method for r in weights}) > 1 else []
-    spread, course = found["contributions"], _told_apart(found["over_training"], folder)
-    pictures, maps = _with_pictures(found["activation"]), _with_maps(course)
-    shown, draw_maps = (pictures, activation_maps) if pictures else (found["activation"], mean_maps)
-    figures: tuple[tuple[str, Callable[[Any], Figure], list[Any]], ...] = (
-        ("01-contributions", contributions, _named(spread, "raw", "adv", "alp")),
-        ("02-activation", draw_maps, _named(shown, "raw", "adv", "alp")),
-        ("03-examples", _of_one(examples), _named(found["examples"], "alp")),
-        ("04-alp-loss-by-set", pairing_by_set, _named(course, "alp", "aalp")),
-        ("05-adaptive-pairing", adaptive_pairing, plain),
-        ("06-alpha", alpha, weights),
-        ("07-contributions", contributions, _named(spread, "raw", "adv", "alp", "aalp")),
-        ("08-activation", draw_maps, _named(shown, "raw", "adv", "alp", "aalp")),
-        ("09-contributions-over-training", _of_one(contributions_over_training), _named(course, "aalp")),
-        ("10-activation-over-training", _of_one(maps_over_training), _named(maps, "aalp")),
-        ("11-confidences", confidences, _named(found["samples"], "alp", "aalp")),
-        ("12-convergence", convergence, _named(course, "alp", "aalp")),
-        ("beyond-diagnosis", diagnosis, _named(found["diagnosis"], *TABLE_2)),
-    )
-    paths, page = [], ["# Figures\n\nMade by `aalp results --write`; numbered as in the paper.\n"]
-    for name, draw, kept in figures:
-        path = out / f"figure-{name}.png"
-        said = _draw_sound(name, draw, kept, path)
-        if said is None:
-            continue
-        paths.append(path)
-        claim, under = said
-        heading = f"Figure {int(name[:2])}" if name[:2].isdigit() else "Beyond the paper: diagnosis"
-        page.append(f"## {heading}\n\n{claim}.\n\n![{heading}]({paths[-1].name})\n\n{under}.\n")
-    if paths:
-        paths.append(out / "README.md")
-        checkpoints.write_atomically(paths[-1], "\n".join(page).encode())
-    return paths
+# --- all of a data set's ---------------------------------------------------------------------------------------------
 
 
-def _kept(folder: Path, kind: type[_Kept]) -> Iterator[_Kept]:
-    """What a folder holds of a kind, by name; what is damaged is named in a warning and left out."""
-    for path in sorted(folder.glob("*.json")):
-        try:
-            found = collect.read_one(path)
-        except (InputError, OSError) as error:
-            warnings.warn(str(error), stacklevel=4)
-            continue
-        if isinstance(found, kind):
-            yield found
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of the paper's: its number and name, what draws it, and from what of which methods."""
 
+    name: str
+    draw: Callable[[Any], Figure]
+    kind: str
+    methods: tuple[str, ...]
 
-def _draw_sound(
-    name: str, draw: Callable[[Any], Figure], kept: Sequence[Any], target: Path | BinaryIO
-) -> tuple[str, str] | None:
-    """`_draw` of all that can be drawn, with the rest named in warnings; None if nothing can."""
-    if not kept:
-        return None
-    try:
-        return _draw(draw, kept, target)
-    except OSError:
-        raise
-    except Exception as error:  # there is no list of what damage does to numpy and matplotlib
-        sound = [one for one in kept if len(kept) > 1 and _draw_sound(name, draw, [one], io.BytesIO())]
-        if 1 < len(kept) != len(sound):
-            return _draw_sound(name, draw, sound, target)
-        whose = " and ".join(f"{label(method)}, seed {seed}" for method, seed in map(_whose, kept))
-        said = f"left out of figure {name}: {whose}, {_from(kept[0])}: cannot be drawn"
-        warnings.warn(f"{said} ({type(error).__name__}: {error})", stacklevel=3)
-        return None
-
-
-def _draw(draw: Callable[[Any], Figure], kept: Sequence[Any], target: Path | BinaryIO) -> tuple[str, str]:
-    """Draw a figure into a file; returns its claim, and what it was drawn from."""
-    before = plt.get_fignums()
-    try:
-        figure, under = draw(kept), _drawn_from(kept)
-        _sign(figure, under)
-        if isinstance(target, Path):
-            target.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(target, dpi=DPI)
-    finally:
-        for number in set(plt.get_fignums()).difference(before):
-            plt.close(number)
-    claim = re.sub(r"(?<![,:])\n(?=[A-Z])", ". ", figure.get_suptitle())  # lines are broken within sentences, too
-    return " ".join(claim.replace("\N{NO-BREAK SPACE}", " ").split()), under
-
-
-def _sign(figure: Figure, under: str) -> None:
-    """Write a line below, over the legend where there is one: both in the same place would cover each other."""
-    under = _filled(under, tuple(figure.get_size_inches()))
-    if figure.legends:
-        figure.legends[0].set_title(under)
-        plt.setp(figure.legends[0].get_title(), color="0.3", size=9, multialignment="center")
-    else:
-        figure.supxlabel(under, fontsize=9, color="0.3")
-
-
-def _drawn_from(kept: Sequence[Measurement | Record]) -> str:
-    """Data, recipe, seeds and number of images, in words; and whose networks or gradients are not as elsewhere."""
-    seeds = sorted({str(_whose(k)[1]) for k in kept})
-    said = f"{_from(kept[0])}, seed{'s' * (len(seeds) > 1)} {', '.join(seeds)}"
-    measured = [k for k in kept if isinstance(k, Measurement)]
-    counts = {m.config.get("images") for m in measured} - {None}
-    said += "".join(f", {count:,} test images" for count in counts if len(counts) == 1)
-    if earlier := [label(_name(m)) for m in measured if EARLIER in m.subject]:
-        said += f"; {', '.join(earlier)}: of an earlier training than Table 2's"
-    by: dict[str, list[str]] = {}
-    for m in measured:
-        by.setdefault(collect.gradients(m), []).append(label(_name(m)))
-    if set(by) - {"float32"}:
-        said += "; gradients in " + "; ".join(f"{kind}: {', '.join(names)}" for kind, names in by.items())
-    return said
-
-
-def _from(kept: Measurement | Record) -> str:
-    data, words = _measured_on(kept) if isinstance(kept, Measurement) else _trained_on(kept)
-    return f"{collect.title(data)}, recipe {words}"
-
-
-def _whose(kept: Measurement | Record) -> tuple[str, int]:
-    return (_name(kept), kept.subject["seed"]) if isinstance(kept, Measurement) else (kept.method, kept.seed)
-
-
-_KINDS = ("samples", "contributions", "activation", "examples", "over_training", "diagnosis")
-_ByMethod = dict[str, Measurement]
-
-
-def _one_protocol(found: Sequence[_Kept], of: Callable[[_Kept], tuple[str, str]]) -> list[_Kept]:
-    """Those of one data set and protocol, "fast" where there is one."""
-    chosen = min((of(kept) for kept in found), key=lambda key: (key[1] != "fast", key), default=("", "fast"))
-    return [kept for kept in found if of(kept) == chosen]
-
-
-def _measured_on(found: Measurement) -> tuple[str, str]:
-    return str(found.subject.get("data")), collect.measured_protocol(found)
-
-
-def _trained_on(record: Record) -> tuple[str, str]:
-    return record.data, collect.protocol(record)
-
-
-def _lowest_seed(found: Sequence[Measurement]) -> _ByMethod:
-    ordered = sorted(found, key=lambda m: -int(m.subject["seed"]))
-    return {_name(m): m for m in ordered}
-
-
-def _told_apart(found: _ByMethod, folder: Path) -> _ByMethod:
-    """Trainings, those of `earlier` marked: another has their place among the records, made elsewhere or later."""
-
-    def made(kept: Record | Measurement) -> tuple[object, ...]:
-        return kept.environment.get("device"), kept.environment.get("commit")
-
-    earlier = {
-        (r.data, collect.training_protocol(r), r.method, r.seed, *made(r)) for r in _kept(folder / EARLIER, Record)
-    }
-    return {
-        name: dataclasses.replace(m, subject=m.subject | {EARLIER: True})
-        if (*_measured_on(m), *_whose(m), *made(m)) in earlier
-        else m
-        for name, m in found.items()
-    }
-
-
-def _with_pictures(found: _ByMethod) -> _ByMethod:
-    return {name: m for name, m in found.items() if m.values.get("pictures", m)}  # without that key it is damaged
-
-
-def _with_maps(found: _ByMethod) -> _ByMethod:
-    return {name: m for name, m in found.items() if m.values.get("activation", m)}
-
-
-def _named(found: _ByMethod, *names: str) -> list[Measurement]:
-    """Those of the methods that were measured."""
-    return [found[name] for name in names if name in found]
+    @property
+    def heading(self) -> str:
+        """Such as "Figure 7"."""
+        return f"Figure {int(self.name[:2])}" if self.name[:2].isdigit() else "Beyond the paper: diagnosis"
 
 
 def _of_one(draw: Callable[[Measurement], Figure]) -> Callable[[Sequence[Measurement]], Figure]:
     return lambda kept: draw(kept[0])
+
+
+def _maps(found: Sequence[Measurement]) -> Figure:
+    return (activation_maps if all(m.values["pictures"] for m in found) else mean_maps)(found)
+
+
+DRAWINGS = (
+    Drawing("01-contributions", contributions, "contributions", ("raw", "adv", "alp")),
+    Drawing("02-activation", _maps, "activation", ("raw", "adv", "alp")),
+    Drawing("03-examples", _of_one(examples), "examples", ("alp",)),
+    Drawing("04-alp-loss-by-set", pairing_by_set, "over_training", ("alp", "aalp")),
+    Drawing("07-contributions", contributions, "contributions", ("raw", "adv", "alp", "aalp")),
+    Drawing("08-activation", _maps, "activation", ("raw", "adv", "alp", "aalp")),
+    Drawing("09-contributions-over-training", _of_one(contributions_over_training), "over_training", ("aalp",)),
+    Drawing("10-activation-over-training", _of_one(maps_over_training), "over_training", ("aalp",)),
+    Drawing("11-confidences", confidences, "samples", ("alp", "aalp")),
+    Drawing("12-convergence", convergence, "over_training", ("alp", "aalp")),
+    Drawing("beyond-diagnosis", diagnosis, "diagnosis", TABLE_2),
+)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure of a page, its heading, what it claims in one line, and what it was drawn from, in words."""
+
+    heading: str
+    figure: Figure
+    drawn_from: str
+
+    @property
+    def claim(self) -> str:
+        """What stands above the figure, in one line."""
+        text = re.sub(r"(?<![,:])\n(?=[A-Z])", ". ", self.figure.get_suptitle())  # lines are broken within sentences
+        return " ".join(text.split())
+
+
+def every(found: Mapping[str, Sequence[Measurement]], runs: Sequence[Record] = ()) -> dict[str, Drawn]:
+    """Every figure of the paper's that the measurements and runs of one protocol allow, by its file's name.
+
+    Parameters
+    ----------
+    found : mapping
+        Kind -> measurements, in order of seed; of several seeds of a method the lowest is drawn.
+    runs : sequence of Record
+        For figures 5 and 6.
+
+    Warns
+    -----
+    UserWarning
+        Of measurements that cannot be drawn.
+    """
+    made = {}
+    plain = sorted((r for r in runs if r.method == "aalp"), key=lambda r: r.seed)
+    weights = [r for r in runs if r.method in ("aalp", *ALPHAS)]
+    kept: list[tuple[Drawing, list[Any]]] = []
+    for drawing in DRAWINGS:
+        lowest = {_name(m): m for m in reversed(found.get(drawing.kind, ()))}
+        kept.append((drawing, [lowest[name] for name in drawing.methods if name in lowest]))
+    kept.append((Drawing("05-adaptive-pairing", adaptive_pairing, "", ()), plain[:1] if found else []))
+    kept.append((Drawing("06-alpha", alpha, "", ()), weights if len(weights) > len(plain) else []))
+    for drawing, of in sorted(kept, key=lambda pair: pair[0].name):
+        try:
+            if of:
+                made[f"figure-{drawing.name}"] = Drawn(drawing.heading, closed(drawing.draw(of)), drawn_from(of))
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            warnings.warn(f"left out: figure {drawing.name} ({type(error).__name__}: {error})", stacklevel=2)
+    return made
+
+
+def closed(figure: Figure) -> Figure:
+    """The same figure, which pyplot no longer holds: it can be saved, and is freed with its last name."""
+    plt.close(figure)
+    return figure
+
+
+def drawn_from(kept: Sequence[Measurement | Record]) -> str:
+    """Seeds and number of images, in words."""
+    seeds = sorted({k.subject["seed"] if isinstance(k, Measurement) else k.seed for k in kept})
+    said = f"Seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    counts = {k.config.get("images") for k in kept} - {None}
+    return said + "".join(f", {count:,} test images" for count in counts if len(counts) == 1)
+
+
+def _filled(text: str, size: tuple[float, float]) -> str:
+    """Text broken into lines that a figure of `size`, in inches, can hold at 10 points."""
+    return textwrap.fill(text, int(11.5 * size[0]))
 
 
 def _name(found: Measurement) -> str:

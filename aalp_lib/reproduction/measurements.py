@@ -12,17 +12,18 @@ import torch
 from aalp_lib import _checks, checkpoints
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
-from aalp_lib.data import Dataset
-from aalp_lib.diagnosis import measure as measured
+from aalp_lib.data import SOURCES as KNOWN_DATA, Dataset
 from aalp_lib.engine.precision import Precision
 from aalp_lib.evaluation import suite_for
 from aalp_lib.methods import named
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, stages
 from aalp_lib.reproduction import analyses
-from aalp_lib.reproduction.collect import changes, recipe, training_protocol
+from aalp_lib.reproduction.attack_measurements import measure_attacks
+from aalp_lib.reproduction.jobs import Origin
+from aalp_lib.reproduction.protocols import changes, recipe, training_protocol
 from aalp_lib.reproduction.schema import Measurement, Record, named_records
-from aalp_lib.zoo import fingerprint, kept, packaged, weights
+from aalp_lib.zoo import beside_records, fingerprint, packaged, weights
 
 Kind = Literal["samples", "diagnosis", "strong", "attacks"]
 KINDS: tuple[Kind, ...] = get_args(Kind)  # "samples" brings contributions, activation and examples along
@@ -73,14 +74,14 @@ class Trained:
 def trained(folder: str | Path) -> list[Trained]:
     """The runs of a grid's folder with a record and weights, by name.
 
-    Weights are the run's own checkpoints; else those kept beside the records (`aalp_lib.zoo.keep`), or, for
-    seed 0 of the recipe "fast", those packed there or in the package (`aalp_lib.zoo.pack`). Weights of another
-    network than the record's are none of its own.
+    Weights are the run's own checkpoints; else those kept beside the records (`zoo.keep_beside_records`), or, for seed
+    0 of the recipe "fast", those packed there or in the package (`zoo.pack`). Weights of another network than the
+    record's are none of its own.
     """
     found = []
     for name, record in named_records(folder).items():
         run = Path(folder) / "runs" / name
-        files = [run / checkpoints.LAST, kept(run)]
+        files = [run / checkpoints.LAST, beside_records(run)]
         if record.seed == 0 and training_protocol(record) == "fast" and not changes(record):
             name = f"{record.data}/{record.method}"
             files += filter(None, (packaged(name, folder=Path(folder) / "weights"), packaged(name)))
@@ -140,40 +141,44 @@ def measure(
         If no run on that data set is finished, or none of a method or a seed; a kind is unknown, or a measurement that
         is there was made with other settings, or on another network of that name.
     """
-    folder, runs = Path(folder), trained(folder)
-    runs = [one for one in runs if one.record.data == dataset.name]
+    folder = Path(folder)
+    runs = [one for one in trained(folder) if one.record.data == dataset.name]
     if not runs:
         raise InputError(
             f"{folder} holds no finished run on {dataset.name} with its checkpoints; aalp reproduce makes them"
         )
-    wanted = _named(methods, runs)
+    for kind in kinds:
+        _checks.known("kind of measurement", kind, KINDS)
+    work = {f"{one.run.name} {kind}": (one, kind) for one in _chosen(runs, methods, seeds) for kind in kinds}
+    tells = stages(progress, **dict.fromkeys(work, 1000.0))  # thousandths
+    paths: list[Path] = []
+    for name, (one, kind) in work.items():
+        for part in PARTS.get(kind, (kind,)):
+            _of_this_network(folder / part / f"{one.run.name}.json", one)
+        if kind == "samples":
+            attack = analyses.attack_for(dataset, one.attack)
+            paths += analyses.measure_model(
+                _model(one, dataset.test.images.device), one.run.name, one.subject, dataset, folder, attack=attack,
+                seed=seed, tier=one.record.tier,
+            )  # fmt: skip
+        else:
+            paths.append(_measure_attacks(one, runs, dataset, folder, kind, images, seed, precision, tells[name]))
+        if tell := tells[name]:
+            tell(1, 1, f"{one.run.name}, {kind} done")
+    return paths
+
+
+def _chosen(runs: Sequence[Trained], methods: Sequence[str] | None, seeds: Sequence[int] | None) -> list[Trained]:
+    """Runs of these methods, those of the paper named in code or as in its tables, and of these training seeds."""
+    known = sorted({one.record.method for one in runs})
+    wanted = known if methods is None else [named(name, known) for name in methods]
     chosen = [one for one in runs if one.record.method in wanted]
     if not chosen:
         raise InputError("name at least one method, or leave them out for all")
     there = sorted({one.record.seed for one in chosen})
-    for trained_with in seeds or ():
-        _checks.known("training seed", str(trained_with), map(str, there))
-    chosen = [one for one in chosen if seeds is None or one.record.seed in seeds]
-    for kind in kinds:
-        _checks.known("kind of measurement", kind, KINDS)
-    tells = stages(progress, **{f"{one.run.name} {kind}": 1000.0 for one in chosen for kind in kinds})  # thousandths
-    paths = []
-    for one in chosen:
-        for kind in kinds:
-            tell = tells[f"{one.run.name} {kind}"]
-            for path in (folder / part / f"{one.run.name}.json" for part in PARTS.get(kind, (kind,))):
-                _of_this_network(path, one)
-            if kind == "samples":
-                model = _model(one, dataset.test.images.device)
-                paths += analyses.measure_model(
-                    model, one.run.name, one.subject, dataset, folder,
-                    attack=analyses.attack_for(dataset, one.attack), seed=seed, tier=one.record.tier,
-                )  # fmt: skip
-            else:
-                paths.append(_measure(one, runs, dataset, folder, kind, images, seed, precision, tell))
-            if tell:
-                tell(1, 1, f"{one.run.name}, {kind} done")
-    return paths
+    for asked in seeds or ():
+        _checks.known("training seed", str(asked), map(str, there))
+    return [one for one in chosen if seeds is None or one.record.seed in seeds]
 
 
 def _of_this_network(path: Path, one: Trained) -> None:
@@ -184,15 +189,7 @@ def _of_this_network(path: Path, one: Trained) -> None:
             raise InputError(f"{path} is of another network than {one.weights}; move it away to measure this one")
 
 
-def _named(methods: Sequence[str] | None, runs: Sequence[Trained]) -> set[str]:
-    """Names in code of the methods that are asked for; those of the paper may be named as in its tables."""
-    known = sorted({one.record.method for one in runs})
-    if methods is None:
-        return set(known)
-    return {named(name, known) for name in methods}
-
-
-def _measure(
+def _measure_attacks(
     one: Trained,
     runs: Sequence[Trained],
     dataset: Dataset,
@@ -204,14 +201,14 @@ def _measure(
     tell: Tell | None,
 ) -> Path:
     path, parts = folder / kind / f"{one.run.name}.json", folder / "runs" / f"{one.run.name}-{kind}"
-    if path.exists() and _settings(Measurement.load(path)) == (min(images, len(dataset.test)), seed):
+    if path.exists() and _images_and_seed(path) == (min(images, len(dataset.test)), seed):
         shutil.rmtree(parts, ignore_errors=True)  # of an attempt that was killed once it had written the measurement
         return path
     if path.exists():
         raise InputError(f"{path} was made with other settings; name another folder, or move it away")
     test, source = dataset.test[:images], _source(one, runs) if kind == "diagnosis" else None
     attack, device = suite_for(dataset.name, one.attack)["pgd100"], test.images.device
-    found = measured(
+    found = measure_attacks(
         _model(one, device), test, attack, kind=kind,
         subject=one.subject, tier=one.record.tier, seed=seed, precision=precision, parts=parts, progress=tell,
         source=_model(source, device) if source else None,
@@ -222,8 +219,9 @@ def _measure(
     return path
 
 
-def _settings(found: Measurement) -> tuple[int, int]:
-    return found.config["images"], found.config["seed"]
+def _images_and_seed(path: Path) -> tuple[int, int]:
+    config = Measurement.load(path).config
+    return config["images"], config["seed"]
 
 
 def _model(one: Trained, device: torch.device) -> Classifier:
@@ -235,3 +233,20 @@ def _source(one: Trained, runs: Sequence[Trained]) -> Trained | None:
     alike = [r for r in runs if (r.record.seed, r.about) == (one.record.seed, one.about) and r is not one]
     others = {r.record.method: r for r in alike}
     return next((others[name] for name in (*SOURCES, *others) if name in others), None)
+
+
+def origin(runs: Sequence[Trained]) -> Origin:
+    """Where the data of a grid's runs came from: as a run noted it beside its checkpoints, or by its name.
+
+    Raises
+    ------
+    InputError
+        If all that is left of a grid on a folder of images are its weights.
+    """
+    whole = next((one for one in runs if not one.half), None)
+    found = Origin.read(whole.run) if whole else Origin(runs[0].record.data)
+    if whole is None and found.data not in KNOWN_DATA:
+        raise InputError(
+            f"these were trained on the images of a folder, '{found.data}': say where it is with --data FOLDER"
+        )
+    return found

@@ -1,29 +1,23 @@
-"""Records of runs on disk, and tables out of them."""
+"""Records of runs and measurements: what they hold, how they are written, and what is refused when they are read."""
 
 import base64
 import csv
 import dataclasses
-import functools
-import hashlib
 import io
 import json
-import platform
-import subprocess
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
 from aalp_lib import _checks, checkpoints
 from aalp_lib._checks import InputError
-from aalp_lib.engine.precision import tf32
 from aalp_lib.evaluation import HEADINGS, Report
 from aalp_lib.methods import METHODS
 
@@ -66,7 +60,7 @@ class Record:
     tier: str
     config: dict[str, Any]
     environment: dict[str, Any]
-    accuracy: dict[str, dict[str, dict[str, float]]]
+    accuracy: dict[str, dict[str, dict[str, Any]]]
     outcomes: dict[str, dict[str, str]]
     history: dict[str, Any]
     seconds: dict[str, float]
@@ -136,48 +130,212 @@ def _save(kept: Record | Measurement, path: Path) -> Path:
 
 def load(path: str | Path) -> Record | Measurement:
     """Read whichever of the two a file holds: a measurement says of what "kind" it is; errors as in `Record.load`."""
-    path = Path(path)
-    found = _parsed(path)
-    return _made(Measurement, found, path) if "kind" in found else _made(Record, found, path)
+    return parsed(Path(path).read_bytes(), str(path))
 
 
 def _load(kind: type[_Kept], path: Path) -> _Kept:
-    return _made(kind, _parsed(path), path)
-
-
-def _parsed(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        schema = found.get("schema")
-    except (ValueError, RecursionError, AttributeError) as error:
-        raise InputError(f"{path} is not a readable record ({error})") from error
-    if schema != SCHEMA:
-        raise InputError(f"{path} has record schema {schema}; this version reads {SCHEMA}")
-    return found
-
-
-def _made(kind: type[_Kept], found: dict[str, Any], path: Path) -> _Kept:
-    """The values of a file as what they are of, each of the type that its field is annotated with."""
-    try:
-        kept = kind(**found)
-    except TypeError as error:
-        raise InputError(f"{path} is not a readable {kind.__name__.lower()} ({error})") from error
-    for of in dataclasses.fields(kept):
-        if not _fits(getattr(kept, of.name), of.type):
-            wanted = of.type if get_args(of.type) else getattr(of.type, "__name__", of.type)
-            raise InputError(f"{path} is not a readable {kind.__name__.lower()} ('{of.name}' is not of type {wanted})")
+    kept = load(path)
+    if not isinstance(kept, kind):
+        raise InputError(f"{path} is not a readable {kind.__name__.lower()} but a {type(kept).__name__.lower()}")
     return kept
 
 
-def _fits(value: object, kind: Any) -> bool:
-    """Whether a value is of a type, down to the values of dicts; a bool is no number, an int is a float."""
-    of = get_args(kind)
-    if isinstance(kind, UnionType):
-        return any(_fits(value, one) for one in of)
-    if get_origin(kind) is dict:
-        return isinstance(value, dict) and all(_fits(one, of[1]) for one in value.values())
-    allowed = (int, float) if kind is float else kind
-    return kind is Any or (isinstance(value, allowed) and not isinstance(value, bool))
+def parsed(content: bytes, where: str) -> Record | Measurement:
+    """Read a record or a measurement from the bytes of a file; `where` is what an InputError calls the file.
+
+    Refused are wrong types, keys that are missing or that nobody knows, numbers out of range, and accuracies that do
+    not fit their interval, their count or their outcomes: what is not refused can be listed and tabulated.
+    """
+    try:
+        found = msgspec.json.decode(content, type=dict[str, Any])
+        if found.get("schema") != SCHEMA:
+            raise InputError(f"{where} has record schema {found.get('schema')}; this version reads {SCHEMA}")
+        kind: type[Record] | type[Measurement] = Measurement if "kind" in found else Record
+        if unknown := found.keys() - {of.name for of in dataclasses.fields(kind)}:
+            raise ValueError(f"Object contains unknown field `{min(unknown)}`")
+        kept: Record | Measurement = msgspec.convert(found, kind)
+        _check(kept)
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is not a readable record ({error})") from error
+    return kept
+
+
+# --- what must hold of a record --------------------------------------------------------------------------------------
+
+_Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+_Count = Annotated[int, msgspec.Meta(ge=0, le=10**9)]
+
+
+class _Cell(msgspec.Struct):
+    accuracy: _Share
+    low: _Share
+    high: _Share
+    correct: _Count
+    count: _Count
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.accuracy <= self.high:
+            raise ValueError(f"accuracy {self.accuracy} is outside its interval")
+        if self.correct > self.count or not self.count:
+            raise ValueError(f"{self.correct} of {self.count} images are right")
+
+
+class _Column(_Cell):
+    outcomes: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.outcomes is not None:
+            right = unpack(self.outcomes, self.count)
+            if (len(right), int(right.sum())) != (self.count, self.correct):
+                raise ValueError("the outcomes do not add up to the count")
+
+
+class _Method(msgspec.Struct):
+    classify: str = "joint"
+    pairing: str | None = None
+    label: str = ""
+    guided_dropout: dict[str, Any] | None = None
+
+
+class _Attack(msgspec.Struct):
+    steps: _Count
+    restarts: _Count
+
+
+class _Recipe(msgspec.Struct):
+    lr: float
+    epochs: _Count
+
+
+class _Config(msgspec.Struct):
+    method: _Method
+    attack: _Attack | None
+    recipe: _Recipe
+    model: dict[str, Any] | None = None
+    train_images: _Count | None = None
+
+
+class _Subject(msgspec.Struct):
+    data: str
+    method: str
+    seed: int
+    model: str = "last"
+
+
+class _MaybeCounted(msgspec.Struct):
+    images: _Count | None = None
+
+
+class _Counted(msgspec.Struct):
+    images: _Count
+
+
+class _Set(msgspec.Struct):
+    count: _Count
+    clean_confidence: float | None = None
+    adversarial_confidence: float | None = None
+    classification_loss: float | None = None
+    alp_loss: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.count and None in msgspec.structs.astuple(self):
+            raise ValueError(f"a set of {self.count} images lacks a mean")
+
+
+class _Samples(msgspec.Struct):
+    consistent: _Set
+    inconsistent: _Set
+
+
+class _OfEps(_Cell):
+    eps: float
+    most: float
+
+
+class _OfSteps(_Cell):
+    steps: _Count
+    cross_entropy: float
+    margin: float
+
+
+class _OfRestarts(_Cell):
+    restarts: _Count
+
+
+class _Alone(_Cell):
+    only: _Count
+
+
+class _ZeroGradients(msgspec.Struct):
+    clean: float
+    attacked: float
+
+
+class _Logits(msgspec.Struct):
+    largest: float
+    margin: float
+    certain: float
+
+
+class _Diagnosis(msgspec.Struct, forbid_unknown_fields=True):
+    attack: dict[str, Any]
+    seed: int
+    eps: list[_OfEps]
+    steps: list[_OfSteps]
+    restarts: list[_OfRestarts]
+    fgsm: _Alone
+    margin: _Alone
+    black_box: dict[Literal["transfer", "square"], _Alone]
+    zero_gradients: _ZeroGradients
+    logits: _Logits
+    signs: list[str]
+
+
+class _Attacked(msgspec.Struct, forbid_unknown_fields=True):
+    accuracy: dict[str, dict[str, Any]]
+    outcomes: dict[str, str]
+
+
+_PARTS: dict[str, dict[str, type]] = {  # of measurements, by kind
+    "samples": {"config": _MaybeCounted, "values": _Samples},
+    "strong": {"config": _MaybeCounted, "values": _Attacked},
+    "attacks": {"config": _Counted, "values": _Attacked},
+    "diagnosis": {"config": _Counted, "values": _Diagnosis},
+}
+
+
+def _check(kept: Record | Measurement) -> None:
+    """Raise ValueError unless what lists and tables use of it is there and of its type."""
+    if isinstance(kept, Record):
+        _of("config", kept.config, _Config)
+        for model in kept.accuracy | kept.outcomes:
+            _columns(f"accuracy.{model}", kept.accuracy.get(model, {}), kept.outcomes.get(model, {}))
+        return
+    _of("subject", kept.subject, _Subject)
+    parts = _PARTS.get(kept.kind, {})
+    for part, kind in parts.items():
+        _of(part, getattr(kept, part), kind)
+    if parts.get("values") is _Attacked:
+        _columns("values.accuracy", kept.values["accuracy"], kept.values["outcomes"])
+
+
+def _columns(where: str, cells: Mapping[str, Mapping[str, Any]], outcomes: Mapping[str, str]) -> None:
+    if lonely := outcomes.keys() - cells.keys():
+        raise ValueError(f"'{min(lonely)}' has outcomes and no accuracy - at `$.{where}`")
+    for name, cell in cells.items():
+        _of(f"{where}.{name}", {**cell, "outcomes": outcomes.get(name)}, _Column)
+
+
+def _of(where: str, value: Any, kind: Any) -> Any:
+    """The value as one of its type; ValueError names the place in the file."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        said, at, path = str(error).partition(" - at `$")
+        raise ValueError(f"{said} - at `$.{where}{path if at else '`'}") from error
 
 
 def load_records(folder: str | Path) -> list[Record]:
@@ -207,16 +365,7 @@ def _load_all(kind: type[_Kept], folder: Path) -> dict[str, _Kept]:
 
 def accuracies(report: Report) -> dict[str, dict[str, float]]:
     """What a record keeps of a report, for each column."""
-    return {
-        name: {
-            "accuracy": outcome.accuracy,
-            "low": outcome.low,
-            "high": outcome.high,
-            "correct": int(outcome.correct.sum()),
-            "count": outcome.count,
-        }
-        for name, outcome in report.items()
-    }
+    return {name: outcome.numbers for name, outcome in report.items()}
 
 
 def outcomes(report: Report) -> dict[str, str]:
@@ -233,81 +382,6 @@ def unpack(text: str, count: int) -> Tensor:
     """Turn the text of `pack` back into a bool tensor (count,)."""
     bits = np.unpackbits(np.frombuffer(base64.b64decode(text), dtype=np.uint8))[:count]
     return torch.from_numpy(bits.astype(bool))
-
-
-def mcnemar(a: Tensor, b: Tensor) -> tuple[int, int, float]:
-    """Compare two models on the same images with McNemar's exact test.
-
-    Parameters
-    ----------
-    a, b : bool tensor (N,)
-        Which images each model has right.
-
-    Returns
-    -------
-    only_a, only_b : int
-        Images that only one of them has right.
-    p : float
-        Chance of a split at least as uneven if each of these images were as likely to fall to either model: two-sided
-        binomial test of `only_a` out of `only_a + only_b` against 1/2; 1 where no image tells them apart.
-
-    Raises
-    ------
-    InputError
-        If the two are not bool tensors of the same length.
-
-    Examples
-    --------
-    >>> right = torch.tensor([True, True, True, False])
-    >>> mcnemar(right, ~right)
-    (3, 1, 0.625)
-    """
-    if a.dtype != torch.bool or b.dtype != torch.bool or a.shape != b.shape or a.ndim != 1:
-        kinds = " and ".join(f"{t.dtype} {tuple(t.shape)}" for t in (a, b))
-        raise InputError(f"McNemar's test takes two bool tensors (N,) on the same images, got {kinds}")
-    only_a, only_b = int((a & ~b).sum()), int((b & ~a).sum())
-    return only_a, only_b, exact_p(only_a, only_b)
-
-
-def exact_p(only_a: int, only_b: int) -> float:
-    """The p of McNemar's exact test for two counts of images that only one of two models has right."""
-    from scipy.stats import binomtest  # slow to import
-
-    return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0
-
-
-def sign_flip_p(lead: Tensor) -> float:
-    """McNemar's test for several pairs of models on the same images: an image counts once, whatever its seeds say.
-
-    An image on which the seeds disagree counts as even, so p may be below that of all counts pooled. How far networks
-    of one method lie apart is not in it.
-
-    Parameters
-    ----------
-    lead : int tensor (N,)
-        For each image, how many more models of the one kind than of the other have it right.
-
-    Returns
-    -------
-    float
-        Chance of a sum at least as far from 0 if each image's lead were as likely to have the other sign: exact,
-        two-sided, from the sums of all 2^N choices of signs. Of one pair of models it is McNemar's exact p.
-
-    Examples
-    --------
-    >>> sign_flip_p(torch.tensor([2, 2, 0, -1]))  # of the eight sums, |2 + 2 - 1| is reached or passed by four
-    0.5
-    """
-    from scipy.stats import binom  # slow to import
-
-    sizes, counts = torch.unique(lead[lead != 0].abs(), return_counts=True)
-    chances = np.ones(1)  # of each sum, from the lowest to the highest
-    for size, count in zip(sizes.tolist(), counts.tolist(), strict=True):
-        steps = np.zeros(2 * size * count + 1)
-        steps[:: 2 * size] = binom.pmf(np.arange(count + 1), count, 0.5)
-        chances = np.convolve(chances, steps)
-    reached = len(chances) // 2 + abs(int(lead.sum()))
-    return min(1.0, 2 * float(chances[reached:].sum()))
 
 
 def table(
@@ -380,58 +454,3 @@ def _csv(records: list[Record], which: str) -> str:
                 ]
             )
     return text.getvalue()
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Device, processor, threads, versions and commit, as a record keeps them.
-
-    Asked for where a run begins: "commit" and "code" (the first 12 hexadecimal digits of the SHA-256 of this package's
-    source files) are what they were when a process asked first, since the checkout may go on while it runs.
-    """
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "processor": processor(),
-        # whether float32 convolutions round what they multiply to 10 bits, which is torch's default on a GPU
-        **({"tf32": tf32()} if device.type == "cuda" else {}),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": version("torch"),
-        "torchvision": version("torchvision"),
-        "aalp_lib": version("aalp_lib"),
-        "commit": _commit(),
-        "code": _code(),
-        "system": platform.system(),
-    }
-
-
-@functools.cache
-def processor() -> str:
-    """The processor's name."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
-
-
-@functools.cache
-def _code() -> str:
-    """What tells this package's source from any other, also where a commit does not: of a changed or installed one."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parents[1].rglob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-@functools.cache
-def _commit() -> str | None:
-    """The commit of the checkout that this package is run from, "+" for local changes; None for an installed one."""
-    home = Path(__file__).resolve().parents[2]
-    if not (home / ".git").exists():
-        return None
-    try:
-        run = functools.partial(subprocess.run, cwd=home, capture_output=True, text=True, timeout=10)
-        commit = run(["git", "rev-parse", "--short=12", "HEAD"])
-        changes = run(["git", "status", "--porcelain", "--untracked-files=no"])
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return (commit.stdout.strip() + ("+" if changes.stdout.strip() else "")) if commit.returncode == 0 else None

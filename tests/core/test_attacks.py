@@ -6,8 +6,7 @@ import pytest
 import torch
 import torchattacks
 from conftest import linear, quiet
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 import aalp_lib as aalp
 from aalp_lib import engine, losses

@@ -5,7 +5,7 @@ from scipy.stats import norm
 
 import aalp_lib as aalp
 from aalp_lib.attacks import derived
-from aalp_lib.evaluation import ALTERED, Outcome, altered, altered_suite, gradients
+from aalp_lib.evaluation import Outcome, gradient_count
 
 
 @pytest.fixture(scope="module")
@@ -29,34 +29,7 @@ def test_ten_columns_with_the_papers_settings():
 
 
 def test_suite_takes_one_trajectory_a_loss():
-    assert gradients(aalp.table2_suite("mnist")) == 1 + 100 + 100
-
-
-def test_altered_attacks_change_one_setting_of_table_2s():
-    suite, plain = altered_suite(0.3, 0.01), aalp.table2_suite("mnist")
-    assert {name: suite[name] for name in plain} == plain
-    assert suite["pgd10 longer"] == derived(plain["pgd10"], step=0.03)
-    assert suite["cw100 start"] == derived(plain["cw100"], start="clean")
-    assert suite["fgsm start"] == derived(plain["fgsm"], start="uniform")
-    assert suite["fgsm half"] == derived(plain["fgsm"], start="uniform", step=0.15)
-    assert suite["fgsm exact"] == derived(plain["fgsm"], loss="exact_cross_entropy")
-    assert {name.partition(" ")[2] for name in suite} == {"", *ALTERED} - {"last"}
-    assert gradients(suite) == 201 + 200 + 200 + 3
-
-
-def test_altered_attacks_stand_beside_those_of_table_2(trained, few):
-    few, told = few[:40], []
-    report = altered(trained, few, 0.1, 0.04, seed=3, progress=lambda *said: told.append(said))
-    plain = {name: attack for name, attack in altered_suite(0.1, 0.04).items() if " " not in name}
-    for reading, ending in (("any", ""), ("last", " last")):
-        alone = aalp.evaluate(trained, few, plain, seed=3, reading=reading)
-        for name in plain.keys() - {"fgsm"}:
-            assert torch.equal(report[f"{name}{ending}"].correct, alone[name].correct)
-    longer = aalp.evaluate(trained, few, {"a": aalp.CW(0.1, 0.12, 20)}, seed=3)["a"]
-    assert torch.equal(report["cw20 longer"].correct, longer.correct)
-    assert report["fgsm half"].accuracy > report["fgsm"].accuracy
-    assert "fgsm last" not in report
-    assert told[-1][0] == told[-1][1]
+    assert gradient_count(aalp.table2_suite("mnist")) == 1 + 100 + 100
 
 
 def test_rounding_hides_images_of_the_undefended_network_from_fgsm(few):
@@ -202,3 +175,36 @@ def test_labels_beyond_the_classes(few):
     model = linear(torch.randn(4, 784))
     with pytest.raises(aalp.InputError, match=r"labels must lie in \[0, 3\]"):
         aalp.evaluate(model, few, SUITE)
+
+
+def test_strong_suite_has_the_balls_of_table_2():
+    suite = aalp.strong_suite("cifar10")
+    assert suite["pgd100x20"] == aalp.PGD(8 / 255, 2 / 255, 100, restarts=20)
+    assert suite["cw100x20"] == aalp.CW(8 / 255, 2 / 255, 100, restarts=20)
+    assert list(aalp.strong_suite(aalp.CW(0.1, 0.05, 7), restarts=3)) == ["pgd7x3", "cw7x3"]
+    with pytest.raises(aalp.InputError, match="number of restarts must be a whole number of at least 1, got 0"):
+        aalp.strong_suite("mnist", restarts=0)
+
+
+def test_strong_outcomes_are_among_the_plain_ones(trained, few):
+    few = few[:30]
+    attack = aalp.PGD(0.12, 0.06, 4)
+    plain = aalp.evaluate(trained, few, {"pgd": attack, "cw": derived(attack, loss="margin")})
+    found = aalp.evaluate(trained, few, aalp.strong_suite(attack, restarts=5))
+    assert (found["pgd4x5"].correct <= plain["pgd"].correct).all()
+    assert (found["cw4x5"].correct <= plain["cw"].correct).all()
+
+
+def test_later_restarts_see_survivors_only(trained, few):
+    """What restarts cost: the images that go through the network, not restarts times all of them."""
+    few, seen = few[:30], []
+    handle = trained.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    try:
+        once = aalp.evaluate(trained, few, {"a": aalp.PGD(0.2, 0.05, 10)})["a"].correct
+        first = sum(seen)
+        seen.clear()
+        aalp.evaluate(trained, few, {"a": aalp.PGD(0.2, 0.05, 10, restarts=20)})
+    finally:
+        handle.remove()
+    assert int(once.sum()) < 20
+    assert sum(seen) - first <= 19 * 11 * int(once.sum())

@@ -6,7 +6,6 @@ import torch
 import aalp_lib as aalp
 from aalp_lib import losses
 from aalp_lib.methods import TABLE_2, attacked_view, training_loss
-from aalp_lib.reproduction.grids import ABLATIONS
 
 
 @pytest.fixture
@@ -93,19 +92,18 @@ def test_no_gradient_through_the_weight_unless_asked(model, batch):
     assert (gradients[0] - gradients[1]).abs().max() > 0.05 * gradients[0].abs().max()
 
 
-def test_the_mean_weight_is_as_large_as_the_samples_weights_and_the_same_for_all(model, batch):
-    x, x_adv, y = batch
-    with torch.no_grad():
-        model.head.weight.mul_(30)
-    alone, control, plain = (
-        training_loss((aalp.METHODS | ABLATIONS)[name], model, x, x_adv, y)
-        for name in ("aalp_sw", "aalp_sw_mean", "alp")
-    )
-    weight = losses.confidence(model(x), y)
-    torch.testing.assert_close(control.pairing, weight.mean() * plain.pairing)
-    assert not torch.isclose(control.pairing, alone.pairing, rtol=1e-3)
-    gradients = [torch.autograd.grad(terms.pairing, model.head.weight)[0] for terms in (control, plain)]
-    torch.testing.assert_close(gradients[0], weight.mean() * gradients[1])
+def test_a_pairing_term_may_be_any_function_and_stands_in_files_by_its_name(model, batch):
+    def halved_alp(z_clean, z_adv, y):
+        return losses.alp(z_clean, z_adv) / 2
+
+    own = dataclasses.replace(aalp.METHODS["alp"], pairing=halved_alp)
+    found, plain = (training_loss(m, model, *batch) for m in (own, aalp.METHODS["alp"]))
+    torch.testing.assert_close(found.pairing, plain.pairing / 2)
+    assert own.described() == aalp.METHODS["alp"].described() | {"pairing": "halved_alp"}
+    with pytest.raises(aalp.InputError, match="must be a function with a name"):
+        dataclasses.replace(own, pairing=lambda z_clean, z_adv, y: losses.alp(z_clean, z_adv))
+    with pytest.raises(aalp.InputError, match="must be a function with a name that is not taken, got 'alp'"):
+        dataclasses.replace(own, pairing=losses.alp)
 
 
 def test_one_forward_pass_serves_clean_and_adversarial(model, batch):
@@ -133,6 +131,17 @@ def test_scope_says_whose_mask_it_is(model, batch, scope, rows):
         assert torch.equal(factors[:1], alone)
     if scope == "sample":
         assert len(factors.unique(dim=0)) > 2
+
+
+def test_a_mask_rule_may_be_any_function(model, batch):
+    def first_feature(scores, noise):
+        assert scores.shape == noise.shape
+        return torch.arange(scores.shape[1]) < torch.ones(len(scores), 1)
+
+    x, _, y = batch
+    factors = ablated(rule=first_feature).guided_dropout.factors(model, model.features(x), y, 1)
+    assert factors.tolist() == [[1.0] + 31 * [0.0]]
+    assert ablated(rule=first_feature).described()["guided_dropout"]["rule"] == "first_feature"
 
 
 def test_kept_features_are_not_rescaled_unless_asked(model, batch):

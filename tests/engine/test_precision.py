@@ -6,8 +6,8 @@ from torch import nn
 
 import aalp_lib as aalp
 from aalp_lib import models
+from aalp_lib.autoattack import installed
 from aalp_lib.data import Split
-from aalp_lib.diagnosis import installed
 from aalp_lib.engine import precision
 
 

@@ -1,80 +1,161 @@
-"""Two rows of runs compared seed by seed, measurements by method, and a masked step drawn."""
+"""The rule of comparison: what a gain is, its interval over seeds, Holm's correction, and the three words."""
 
+import math
+
+import numpy as np
+import pandas
 import pytest
 import torch
-from test_schema import drawn, record
 
-from aalp_lib import plots
-from aalp_lib.reproduction import comparisons, report, schema
-from aalp_lib.reproduction.collect import Found
-from aalp_lib.reproduction.schema import Measurement
+import aalp_lib as aalp
+from aalp_lib.reproduction import comparisons, frame
+from aalp_lib.reproduction.comparisons import compare, holm, interval, judged, t_test
 
 
-def run(right, seed=0, column="pgd100", method="aalp"):
-    """A record whose `column` has these images right, given as a string of 0 and 1."""
-    found = torch.tensor([digit == "1" for digit in right])
-    cell = {"accuracy": found.double().mean().item(), "low": 0.0, "high": 1.0, "count": len(found)}
-    last = {column: cell | {"correct": int(found.sum())}}
-    packed = {"last": {column: schema.pack(found)}}
-    return record(method, seed, accuracy={"last": last}, outcomes=packed)
+def lines(method, *rights, suite="table2", attack="pgd100", protocol="fast"):
+    """A line for each seed, of whom these images are right, given as strings of 0 and 1."""
+    rows = [
+        {
+            "data": "mnist",
+            "method": method,
+            "protocol": protocol,
+            "model": "last",
+            "suite": suite,
+            "attack": attack,
+            "seed": seed,
+            "right": np.array([digit == "1" for digit in right]),
+        }
+        for seed, right in enumerate(rights)
+    ]
+    return pandas.DataFrame(rows)
 
 
-def test_the_gain_is_that_of_the_second_row_on_the_same_images():
-    found = comparisons.compare([run("1100")], [run("1011")])
+def between(*parts, **options):
+    return compare(pandas.concat(parts), "alp", "aalp", "pgd100", data="mnist", **options)
+
+
+def test_the_gain_is_that_of_the_second_on_the_same_images():
+    found = between(lines("alp", "1100"), lines("aalp", "1011"))
     assert (found.images, found.gains, found.only_first, found.only_second) == (4, (25.0,), 1, 2)
-    assert found.p == pytest.approx(schema.exact_p(1, 2))
-    assert str(found) == "+25.0 points (1 seed; p 1.000)"
 
 
 def test_seeds_are_paired_and_those_without_a_partner_left_out():
-    first = [run("1100", seed) for seed in (0, 1, 5)]
-    second = [run("1110", 1), run("0100", 0), run("1111", 7)]
-    found = comparisons.compare(first, second)
-    assert found.gains == (25.0, -25.0)
-    assert (found.only_first, found.only_second) == (1, 1)
-    assert "2 seeds, -25.0 to +25.0" in str(found)
+    found = between(lines("alp", "1100", "1100", "1111"), lines("aalp", "0100", "1110"))
+    assert (found.seeds, found.gains) == ((0, 1), (-25.0, 25.0))
+    assert found.mean == 0
 
 
-@pytest.mark.parametrize("second", [[], [run("11", 0)], [run("1100", 3)], [run("1100", 0, "pgd40")]])
-def test_nothing_in_common_is_no_comparison(second):
-    assert comparisons.compare([run("1100", 0)], second) is None
+def test_runs_of_another_protocol_are_compared_only_when_named():
+    parts = lines("alp", "1100", protocol="fast, recipe epochs 32"), lines("aalp", "1110")
+    assert between(*parts) is None
+    assert between(*parts, first_protocol="fast, recipe epochs 32").gains == (25.0,)
 
 
-@pytest.mark.parametrize(
-    ("second", "standing"),
-    [("1" * 40, 1), ("1" * 10 + "0" * 30, -1), ("1" * 21 + "0" * 19, 0), ("1" * 20 + "0" * 20, 0)],
-)
-def test_standing_needs_more_than_a_few_images(second, standing):
-    base = "1" * 20 + "0" * 20
-    assert comparisons.compare([run(base)], [run(second)]).standing == standing
+def test_an_attack_is_looked_up_in_table_2_first_and_may_be_cut_to_its_first_images():
+    parts = lines("alp", "1100"), lines("aalp", "1111"), lines("alp", "10", suite="attacks")
+    parts += (lines("aalp", "11", suite="attacks"),)
+    assert between(*parts).images == 4
+    assert between(*parts, images=3).gains == (pytest.approx(100 / 3),)
+    assert between(*parts, suite="attacks").images == 2
 
 
-def test_standing_needs_every_seed():
-    base, more, fewer = "1" * 20 + "0" * 40, "1" * 60, "1" * 19 + "0" * 41
-    found = comparisons.compare([run(base, 0), run(base, 1)], [run(more, 0), run(fewer, 1)])
-    assert found.p < 0.05
-    assert found.standing == 0
+@pytest.mark.parametrize("second", ["11", ""])
+def test_other_images_are_no_comparison(second):
+    assert between(lines("alp", "1100"), lines("aalp", second)) is None
 
 
-def measured(method, seed=0, **subject):
-    whose = {"data": "mnist", "method": method, "seed": seed, "model": "last"} | subject
-    return Measurement("samples", whose, "full", {}, {}, {}, 1.0)
+def test_the_interval_is_students_over_seeds():
+    gains = [0.2, 0.9, 0.4, 0.5]
+    half = 3.182446 * np.std(gains, ddof=1) / 2  # 97.5 % point of t with three degrees of freedom
+    assert interval(gains) == pytest.approx((0.5 - half, 0.5 + half), rel=1e-4)
+    assert t_test(gains) < 0.05  # as the interval does not hold 0
+    assert t_test([0.2, 0.9, -0.4, 0.5]) > 0.05
+    assert all(map(math.isnan, (*interval([1.0]), t_test([1.0]))))
 
 
-def test_measurements_by_method_are_of_the_lowest_seed_and_the_fast_recipe():
-    kept = [measured("alp", 2), measured("alp", 1), measured("aalp", 0, recipe="paper"), measured("aalp", 3)]
-    kept += [measured("raw", data="cifar10"), measured("adv", model="best")]
-    found = report.by_method(Found(measurements=kept), "samples")
-    assert {name: m.subject["seed"] for name, m in found.items()} == {"alp": 1, "aalp": 3}
+def test_seeds_that_agree_exactly_leave_no_spread_to_test_against():
+    assert t_test([0.3, 0.3]) == 1
 
 
-def test_a_masked_step_shows_the_mask_once_and_what_is_left_of_the_features():
-    features, kept = torch.rand(2, 16) + 0.1, torch.arange(16) % 2 == 0
-    figure = plots.masked_step(torch.rand(2, 1, 8, 8), features, kept, torch.randn(2, 5), 3, "one mask")
-    assert "one mask:\n8 of 16 kept\n(white)" in drawn(figure)
-    pictures = [panel.images[0].get_array().ravel() for panel in figure.axes if panel.images]
-    shown = [torch.tensor(p).float() for p in pictures if len(p) == 16]
-    assert sum(torch.equal(p, kept.float()) for p in shown) == 1
-    for row in features:
-        assert any(torch.allclose(p, row * kept) for p in shown)
-    plots.plt.close(figure)
+def test_holm_multiplies_the_smallest_p_by_the_size_of_the_family_and_keeps_the_order():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]) == [1, 1]
+    assert holm([]) == []
+
+
+def gained(*shares):
+    """A comparison whose second method has so many of 100 images more right, one number a seed."""
+    rights = ["1" * (50 + share) + "0" * (50 - share) for share in shares]
+    return between(lines("alp", *["1" * 50 + "0" * 50] * len(shares)), lines("aalp", *rights))
+
+
+def test_a_verdict_is_one_of_three_words_after_the_correction_within_the_family():
+    ahead, behind, open_ = gained(9, 10, 11, 10), gained(-9, -10, -11, -10), gained(9, -8, 2, 1)
+    assert [one.verdict for one in judged([ahead, behind, open_])] == ["ahead", "behind", "unresolved"]
+    slight = gained(2, 3, 4, 7)
+    assert 0.01 < slight.p < 0.05
+    assert judged([slight])[0].verdict == "ahead"
+    assert judged([slight] + [open_] * 4)[0].verdict == "unresolved"  # one of five is found so by chance
+
+
+def test_seven_seeds_clear_of_nothing_are_ahead_also_if_one_of_them_is_behind():
+    (found,) = judged([gained(5, 4, 6, 5, 5, 4, -1)])
+    assert found.low > 0
+    assert found.verdict == "ahead"
+
+
+def test_one_seed_speaks_of_two_networks_and_has_mcnemars_p_and_no_verdict():
+    one, several = judged([gained(10), gained(9, 10, 11)])
+    assert (one.verdict, one.p_holm) == (comparisons.TWO_NETWORKS, None)
+    assert one.p_images == comparisons.exact_p(0, 10)
+    assert several.p_images is None
+    assert several.p_holm == several.p  # the other does not count in the family
+
+
+def test_mcnemar_is_the_binomial_test_on_images_that_one_model_alone_has_right():
+    a = torch.tensor([True] * 5 + [True] * 8 + [False] * 2 + [False] * 5)  # both, only a, only b, neither
+    b = torch.tensor([True] * 5 + [False] * 8 + [True] * 2 + [False] * 5)
+    two_sided = 2 * (1 + 10 + 45) / 2**10  # splits of 10 into 0, 1 or 2 against the rest, both ways
+    assert comparisons.mcnemar(a, b) == (8, 2, pytest.approx(two_sided))
+    assert comparisons.mcnemar(b, a) == (2, 8, pytest.approx(two_sided))
+    assert comparisons.mcnemar(a, a) == (0, 0, 1.0)
+    with pytest.raises(aalp.InputError, match="same images"):
+        comparisons.mcnemar(a, b[:3])
+    with pytest.raises(aalp.InputError, match="bool"):
+        comparisons.mcnemar(a, b.long())
+
+
+# --- families of the repository's own records
+
+
+@pytest.fixture(scope="module")
+def everything():
+    return frame()
+
+
+def test_the_forest_plots_family_has_each_data_set_under_each_attack(everything):
+    family = comparisons.lead(everything)
+    asked = {(one.data, one.attack) for one in family}
+    assert asked >= {(data, attack) for data in ("mnist", "cifar10-jpeg") for attack in comparisons.LEAD}
+    assert {one.verdict for one in family} <= {*comparisons.VERDICTS, comparisons.TWO_NETWORKS}
+    clean = next(one for one in family if (one.data, one.attack) == ("mnist", "clean"))
+    assert (len(clean.seeds), clean.images) == (7, 10_000)
+
+
+def test_the_order_is_read_for_each_reading_of_the_pairing_loss(everything):
+    families = comparisons.order(everything)
+    assert len(families["mnist", "fast", "", "pgd100"]) == len(comparisons.STEPS)
+    averaged = families["mnist", "fast", "weight 0.1", "pgd100"]
+    assert {"alp_averaged", "aalp_averaged", "adv", "trades"} == {
+        m for one in averaged for m in (one.first, one.second)
+    }
+
+
+def test_controls_and_ablations_are_compared_with_what_they_come_from(everything):
+    half = [
+        one for one in comparisons.controls(everything)["square"] if one.first_protocol == comparisons.HALF_FEATURES
+    ]
+    assert {(one.first, one.second) for one in half} == {("alp", "aalp_gd"), ("aalp_sw", "aalp")}
+    found = comparisons.ablations(everything, "mnist-sample")
+    assert {one.first for one in found} <= {"alp", "aalp"}
+    assert len(found) == 19

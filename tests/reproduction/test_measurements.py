@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import shutil
-import sys
 import time
 from pathlib import Path
 
@@ -16,10 +15,10 @@ from aalp_lib import checkpoints, resume
 from aalp_lib.checkpoints import load_model
 from aalp_lib.cli import main
 from aalp_lib.data import load
-from aalp_lib.reproduction import collect, measurements, schema
-from aalp_lib.reproduction.grids import SETTINGS
+from aalp_lib.reproduction import attack_measurements, machine, measurements, protocols, schema
 from aalp_lib.reproduction.jobs import run_job
-from aalp_lib.zoo import fingerprint, keep, packaged
+from aalp_lib.reproduction.settings import SETTINGS
+from aalp_lib.zoo import fingerprint, keep_beside_records, packaged
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -57,7 +56,7 @@ def test_measures_what_is_missing_and_draws_it(grid, capsys):
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/*.json")}
     assert main([*arguments, "--threads", "1"]) == 0
     assert {path: path.stat().st_mtime_ns for path in folder.glob("*/*.json")} == before
-    assert main([*arguments[:-1], "30"]) == 1
+    assert main([*arguments[:-1], "30"]) == 2
     assert "was made with other settings" in capsys.readouterr().err
     assert main(["results", str(grid), "--write"]) == 0
     assert str(folder / "figures" / "figure-11-confidences.png") in "".join(capsys.readouterr().out.split())
@@ -102,10 +101,10 @@ def test_what_others_left_is_not_read_by_a_measurement(grid, tmp_path, monkeypat
     sample, read = load("mnist-sample"), []
 
     def strong(*_, **__):
-        read.append(resume.once("part", part)["made"])
+        read.append(resume.part("part", part)["made"])
         raise ZeroDivisionError
 
-    monkeypatch.setattr(sys.modules["aalp_lib.diagnosis"], "strong", strong)
+    monkeypatch.setattr(attack_measurements, "strong", strong)
 
     def part():
         return {"made": torch.tensor(len(read))}
@@ -127,7 +126,7 @@ def test_what_others_left_is_not_read_by_a_measurement(grid, tmp_path, monkeypat
     measure(method="alp")
     assert int(read[-1]) == 6
     measure(method="alp")
-    monkeypatch.setattr(schema, "_code", lambda: "of another version")
+    monkeypatch.setattr(machine, "_code", lambda: "of another version")
     measure(method="alp")
     assert [int(made) for made in read[-2:]] == [6, 8]
 
@@ -138,13 +137,13 @@ def test_parts_outlive_a_measurement_that_could_not_be_saved(grid, tmp_path, mon
     sample = load("mnist-sample")
 
     def strong(*_, **__):
-        resume.once("part", lambda: {"made": torch.tensor(1)})
+        resume.part("part", lambda: {"made": torch.tensor(1)})
         return aalp.Report({"clean": aalp.Outcome(torch.ones(12, dtype=torch.bool))})
 
     def full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(sys.modules["aalp_lib.diagnosis"], "strong", strong)
+    monkeypatch.setattr(attack_measurements, "strong", strong)
     monkeypatch.setattr(schema.Measurement, "save", full)
     few = dataclasses.replace(sample, test=sample.test[:12])
     with pytest.raises(OSError, match="no space left"):
@@ -154,24 +153,24 @@ def test_parts_outlive_a_measurement_that_could_not_be_saved(grid, tmp_path, mon
 
 def test_damaged_parts_are_made_anew_and_no_name_is_used_twice(tmp_path):
     with contextlib.suppress(KeyboardInterrupt), resume.resumable(tmp_path / "work", b"a") as work:
-        resume.once("part", lambda: {"made": torch.tensor(1)})
+        resume.part("part", lambda: {"made": torch.tensor(1)})
         (work.folder / "part.safetensors").write_bytes(b"")
         raise KeyboardInterrupt
     with resume.resumable(tmp_path / "work", b"a"):
-        assert resume.once("part", lambda: {"made": torch.tensor(2)})["made"] == 2
+        assert resume.part("part", lambda: {"made": torch.tensor(2)})["made"] == 2
         with pytest.raises(RuntimeError, match="'part' is done already"):
-            resume.once("part", pytest.fail)
+            resume.part("part", pytest.fail)
 
 
 def test_what_others_left_is_not_read(tmp_path):
     """Parts belong to one model, one set of images, one seed."""
     for settings in ((b"a", b"bc"), (b"ab", b"c")):
         with contextlib.suppress(KeyboardInterrupt), resume.resumable(tmp_path / "work", *settings):
-            made = resume.once("part", lambda settings=settings: {"size": torch.tensor(len(settings[0]))})
+            made = resume.part("part", lambda settings=settings: {"size": torch.tensor(len(settings[0]))})
             raise KeyboardInterrupt
         assert made["size"] == len(settings[0])
     with resume.resumable(tmp_path / "work", b"a", b"bc") as work:
-        assert resume.once("part", pytest.fail)["size"] == 1
+        assert resume.part("part", pytest.fail)["size"] == 1
         assert work.seconds > 0
 
 
@@ -182,7 +181,7 @@ def test_what_is_measured_on_a_reduced_run_says_so(tmp_path):
     (path,) = measurements.measure(tmp_path, load("mnist-sample"), kinds=["diagnosis"], images=10)
     found = schema.Measurement.load(path)
     assert found.subject["reduced"] == one.subject["reduced"] == "360 training images"
-    assert collect.measured_protocol(found) == collect.protocol(one.record) == "fast, reduced: 360 training images"
+    assert protocols.measured_protocol(found) == protocols.protocol(one.record) == "fast, reduced: 360 training images"
 
 
 def test_a_measurement_belongs_to_the_weights_that_it_was_made_on(tmp_path):
@@ -193,7 +192,7 @@ def test_a_measurement_belongs_to_the_weights_that_it_was_made_on(tmp_path):
     digits = dataclasses.replace(digits, test=digits.test[:30])
     paths = measurements.measure(tmp_path, digits, **ask)
     networks = {schema.Measurement.load(path).subject["network"] for path in paths}
-    assert networks == {fingerprint(job.run / checkpoints.LAST)} == {fingerprint(keep(job.run))}
+    assert networks == {fingerprint(job.run / checkpoints.LAST)} == {fingerprint(keep_beside_records(job.run))}
     assert measurements.measure(tmp_path, digits, **ask) == paths
     other = checkpoints.read(job.run / checkpoints.LAST)
     next(iter(other.part("model").values())).add_(0.1)
@@ -229,7 +228,7 @@ def test_a_run_of_the_papers_recipe_keeps_apart_from_the_fast_one(grid, sample, 
     made = {path.relative_to(tmp_path).as_posix(): schema.Measurement.load(path) for path in paths}
     assert len(made) == 10
     for name, found in made.items():
-        assert collect.measured_protocol(found).startswith("paper" if "paper" in name else "fast, model width")
+        assert protocols.measured_protocol(found).startswith("paper" if "paper" in name else "fast, model width")
     source = made["diagnosis/mnist-sample-alp-seed0.json"].config["source"]
     assert source["method"] == "aalp"
     assert source["recipe"].startswith("fast")
@@ -257,14 +256,14 @@ def test_a_variant_is_asked_for_by_its_own_name(grid, sample, tmp_path):
     shutil.copytree(tmp_path / "runs" / "averaged", tmp_path / "runs" / "later")
     assert measurements.measure(tmp_path, few, kinds=["diagnosis"], seeds=[0], images=10) == [path]
     (tmp_path / "later.json").unlink()
-    keep(tmp_path / "runs" / "averaged")
+    keep_beside_records(tmp_path / "runs" / "averaged")
     shutil.rmtree(tmp_path / "runs")  # what is left tells which data set it was
     arguments = ["--kinds", "diagnosis", "--images", "10", "--methods", "alp_averaged", "--seeds", "0"]
     assert main(["measure", tmp_path.name, "--out", str(tmp_path.parent), *arguments]) == 0
 
 
 def test_models_trained_on_a_folder_of_images_ask_where_it_is(capsys):
-    assert main(["measure", "cifar10", "--out", str(ROOT / "results"), "--methods", "alp"]) == 1
+    assert main(["measure", "cifar10", "--out", str(ROOT / "results"), "--methods", "alp"]) == 2
     assert "on the images of a folder, 'cifar10-jpeg': say where it is with --data FOLDER" in capsys.readouterr().err
 
 
@@ -286,7 +285,7 @@ def test_packaged_weights_stand_in_for_checkpoints_that_are_not_at_hand(tmp_path
     run = tmp_path / "runs" / "mnist-alp-seed1"
     run.mkdir(parents=True)
     shutil.copy(packaged("mnist/alp"), run / "last.safetensors")
-    assert keep(run) == tmp_path / "weights" / "mnist-alp-seed1.safetensors"
+    assert keep_beside_records(run) == tmp_path / "weights" / "mnist-alp-seed1.safetensors"
     shutil.rmtree(tmp_path / "runs")
     _, one, _ = measurements.trained(tmp_path)
     assert (one.run.name, one.subject["weights"]) == ("mnist-alp-seed1", "in half precision")
@@ -296,7 +295,7 @@ def test_packaged_weights_stand_in_for_checkpoints_that_are_not_at_hand(tmp_path
 def test_a_folder_without_runs_is_told(tmp_path, sample, capsys):
     with pytest.raises(aalp.InputError, match="holds no finished run"):
         measurements.measure(tmp_path, sample)
-    assert main(["measure", "ablations", "--out", str(tmp_path)]) == 1
+    assert main(["measure", "ablations", "--out", str(tmp_path)]) == 2
     assert "ablations holds no finished run with its weights" in capsys.readouterr().err
 
 

@@ -1,15 +1,15 @@
 import csv
+import dataclasses
 import io
 import json
+from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import aalp_lib as aalp
-from aalp_lib import plots
-from aalp_lib.reproduction import schema
+from aalp_lib.reproduction import machine, plots_of_records, schema
 from aalp_lib.reproduction.schema import Record, load_records, pack, table, unpack
 
 
@@ -26,7 +26,7 @@ def record(method="aalp", seed=0, pgd=700, **changes):
         "method": method,
         "seed": seed,
         "tier": "quick",
-        "config": {"recipe": {"ramp": 0.3}},
+        "config": {"recipe": {"ramp": 0.3, "lr": 1e-3, "epochs": 2}, "method": {"name": method}, "attack": None},
         "environment": {},
         "accuracy": {"last": found, "best": {"pgd40": accuracy(710)}},
         "outcomes": {},
@@ -43,32 +43,64 @@ def test_record_comes_back_from_disk_as_it_was(tmp_path):
 def test_damaged_and_foreign_records_are_named_and_left_out(tmp_path):
     record().save(tmp_path / "good.json")
     (tmp_path / "broken.json").write_text('{"data": "mn')
-    (tmp_path / "list.json").write_text("[1]")
-    (tmp_path / "other.json").write_text(json.dumps({"schema": 1, "data": "mnist"}))
     (tmp_path / "newer.json").write_text(json.dumps({"schema": 99}))
     with pytest.warns(UserWarning, match="record") as caught:
         assert load_records(tmp_path) == [record()]
     said = " ".join(str(w.message) for w in caught)
-    assert all(name in said for name in ("broken.json", "list.json", "other.json", "newer.json has record schema 99"))
+    assert all(name in said for name in ("broken.json", "newer.json has record schema 99"))
+
+
+def cell(**changes):
+    return {"last": {"pgd40": accuracy(700) | changes}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"seed": "0"}, "Expected `int`, got `str` - at `$.seed`"),
+        ({"seed": True}, "Expected `int`, got `bool` - at `$.seed`"),
+        ({"extra": 1}, "unknown field `extra`"),
+        ({"accuracy": {"last": None}}, "got `null` - at `$.accuracy[...]`"),
+        ({"accuracy": cell(accuracy=0.9)}, "accuracy 0.9 is outside its interval - at `$.accuracy.last.pgd40`"),
+        ({"accuracy": cell(count=0)}, "700 of 0 images are right - at `$.accuracy.last.pgd40`"),
+        ({"accuracy": cell(count=10**300)}, "at `$.accuracy.last.pgd40.count`"),
+        ({"outcomes": {"last": {"cw40": "AA=="}}}, "'cw40' has outcomes and no accuracy"),
+        ({"outcomes": {"last": {"pgd40": "AA=="}}}, "the outcomes do not add up to the count"),
+        ({"config": {}}, "missing required field `method` - at `$.config`"),
+        ({"config": {"method": {"label": 1}, "attack": None, "recipe": {}}}, "got `int` - at `$.config.method.label`"),
+    ],
+)
+def test_what_is_wrong_with_a_record_is_said_in_a_sentence_with_file_and_field(tmp_path, changes, said):
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(dataclasses.asdict(record(accuracy=cell())) | changes))
+    with pytest.raises(aalp.InputError) as error:
+        schema.load(path)
+    assert f"{path} is not a readable record (" in str(error.value)
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "NaN", '{"schema": 1, "data": 1e999}', '{"schema": ' + "[" * 10**5, "{}"])
+def test_what_is_no_record_at_all_is_named(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(aalp.InputError, match=r"a\.json (is not a readable record|has record schema None)"):
+        schema.load(path)
+
+
+def test_a_measurement_lacks_nothing_that_tables_use(tmp_path):
+    sound = Path(schema.__file__).parents[2] / "results" / "mnist" / "diagnosis" / "mnist-alp-seed0.json"
+    document = json.loads(sound.read_text())
+    del document["values"]["black_box"]["square"]["only"]
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(document))
+    with pytest.raises(aalp.InputError, match=r"missing required field `only` - at `\$.values.black_box"):
+        schema.load(path)
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40))
 def test_outcomes_survive_packing(values):
     correct = torch.tensor(values)
     assert torch.equal(unpack(pack(correct), len(values)), correct)
-
-
-def test_mcnemar_is_the_binomial_test_on_images_that_one_model_alone_has_right():
-    a = torch.tensor([True] * 5 + [True] * 8 + [False] * 2 + [False] * 5)  # both, only a, only b, neither
-    b = torch.tensor([True] * 5 + [False] * 8 + [True] * 2 + [False] * 5)
-    two_sided = 2 * (1 + 10 + 45) / 2**10  # splits of 10 into 0, 1 or 2 against the rest, both ways
-    assert schema.mcnemar(a, b) == (8, 2, pytest.approx(two_sided))
-    assert schema.mcnemar(b, a) == (2, 8, pytest.approx(two_sided))
-    assert schema.mcnemar(a, a) == (0, 0, 1.0)
-    with pytest.raises(aalp.InputError, match="same images"):
-        schema.mcnemar(a, b[:3])
-    with pytest.raises(aalp.InputError, match="bool"):
-        schema.mcnemar(a, b.long())
 
 
 def test_markdown_table_shows_the_interval():
@@ -99,7 +131,7 @@ def test_unknown_form():
 
 
 def test_environment_names_device_threads_and_versions():
-    found = schema.environment(torch.device("cpu"))
+    found = machine.environment(torch.device("cpu"))
     assert found["threads"] == torch.get_num_threads()
     assert found["torch"] == torch.__version__.split("+")[0] or found["torch"] == torch.__version__
     assert found["aalp_lib"] == aalp.__version__
@@ -115,7 +147,7 @@ def drawn(figure):
 
 
 def test_robust_accuracy_figure_draws_each_record_with_its_interval():
-    figure = plots.robust_accuracy([record("raw", pgd=0), record("adv"), record("aalp", pgd=720)])
+    figure = plots_of_records.robust_accuracy([record("raw", pgd=0), record("adv"), record("aalp", pgd=720)])
     texts = drawn(figure)
     assert {"RAW", "Madry", "AALP", "PGD-40", "correct test images (%)"} <= set(texts)
     assert any("keeps 70 to 72 % correct; without it, 0 %" in text for text in texts)
@@ -123,36 +155,24 @@ def test_robust_accuracy_figure_draws_each_record_with_its_interval():
     bars = figure.axes[0].containers
     assert len(bars) == 3
     assert list(bars[2].lines[0].get_ydata()) == pytest.approx([95, 80, 72])
-    assert len(plots.robust_accuracy([record()]).axes) == 1
-    plots.plt.close(figure)
+    assert len(plots_of_records.robust_accuracy([record()]).axes) == 1
+    plots_of_records.plt.close(figure)
 
 
 def test_training_curves_draw_every_epoch():
-    figure = plots.training_curves([record("adv"), record("aalp")])
+    figure = plots_of_records.training_curves([record("adv"), record("aalp")])
     texts = drawn(figure)
     assert {"epoch", "validation accuracy, clean (%)"} <= set(texts)
     line = figure.axes[2].lines[0]
     assert list(line.get_xdata()) == [1, 2]
     assert list(line.get_ydata()) == [40, 60]
-    plots.plt.close(figure)
+    plots_of_records.plt.close(figure)
 
 
-def test_predictions_mark_right_and_wrong(digits):
-    x, y = digits[0][:3], torch.tensor([0, 1, 2])
-    logits = torch.nn.functional.one_hot(torch.tensor([0, 2, 2]), 10) * 5.0
-    figure = plots.predictions([("clean", x, logits)], y, "abcdefghij")
-    titles = [axes.get_title() for axes in figure.axes]
-    assert [t[:3] for t in titles] == ["✓ a", "✗ c", "✓ c"]
-    assert "94 %" in titles[0]
-    plots.plt.close(figure)
-
-
-def test_every_method_has_a_colour_and_records_come_in_table_order():
-    assert set(plots.COLOURS) == set(plots.MARKERS) == set(aalp.METHODS)
-    assert len({plots.COLOURS[name] for name in plots.TABLE_2}) == 7
+def test_records_come_in_table_order():
     mixed = [record("aalp"), record("alp", seed=1), record("alp"), record("raw")]
     mixed.insert(0, record("aalp_half"))
-    assert [(r.method, r.seed) for r in plots.in_table_order(mixed)] == [
+    assert [(r.method, r.seed) for r in plots_of_records.in_table_order(mixed)] == [
         ("raw", 0),
         ("alp", 0),
         ("alp", 1),

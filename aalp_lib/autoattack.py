@@ -1,0 +1,181 @@
+"""AutoAttack (Croce and Hein 2020) by the package pyautoattack, of the extra [autoattack]."""
+
+import contextlib
+import functools
+import importlib.util
+import logging
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aalp_lib import _checks, engine, resume, seeds
+from aalp_lib._checks import InputError
+from aalp_lib.data import Split, to_float
+from aalp_lib.engine import Prepared
+from aalp_lib.engine.precision import without_tf32
+from aalp_lib.evaluation import HEADINGS, Outcome, Report
+from aalp_lib.models import Classifier
+from aalp_lib.progress import Tell, shown
+
+QUERIES = 5000  # of the Square attack, as AutoAttack has it
+VERSIONS = {"standard": ("apgd-ce", "apgd-t", "fab-t", "square"), "square": ("square",)}
+ROUNDING = 1e-6  # of a ball in float32, for attacks that are not ours
+
+
+def installed() -> bool:
+    """Whether the extra [autoattack] is there."""
+    return importlib.util.find_spec("pyautoattack") is not None
+
+
+@without_tf32()
+def auto_attack(
+    model: Classifier,
+    split: Split,
+    eps: float,
+    *,
+    seed: int = 0,
+    version: str = "standard",
+    queries: int = QUERIES,
+    batch_size: int = 500,
+    progress: bool | Tell | None = None,
+) -> Report:
+    """AutoAttack (Croce and Hein 2020) by the package pyautoattack, in float32: what is right after each of its stages.
+
+    Parameters
+    ----------
+    model : Classifier
+        Seen in evaluation mode and left as it was. Torch's global generators are, too.
+    split : Split
+        Moved to the model's device.
+    eps : float
+        Radius of the ball, in (0, 1].
+    seed : int
+        For the random starts and squares.
+    version : "standard" or "square"
+        APGD on the cross-entropy, targeted APGD, targeted FAB and Square; or Square alone, which needs no gradient.
+        With fewer than ten classes the targeted ones take all wrong classes.
+    queries : int
+        Of Square, on each image.
+    batch_size : int
+        Images attacked at a time. Each batch draws from a seed of its own, so another size means other random starts.
+    progress : True or callable, optional
+        As in `evaluate`; counts gradients, two queries as one.
+
+    Returns
+    -------
+    Report
+        "clean" and the stages, "apgd-ce", "apgd-t", "fab-t", "square": each attacks what the ones before have left. The
+        last one is AutoAttack's result.
+
+    Raises
+    ------
+    InputError
+        Without the extra [autoattack]; if a number is out of range; with fewer than four classes, where the targeted
+        loss is not defined.
+
+    Warns
+    -----
+    UserWarning
+        What AutoAttack itself warns of, each thing once.
+    """
+    names = VERSIONS[_checks.known("version of AutoAttack", version, VERSIONS)]
+    _checks.radius(eps)
+    _checks.count("the number of queries", queries)
+    _checks.count("the batch size", batch_size)
+    split = split.to(engine.device_of(model))
+    cost = {"apgd-ce": 100, "apgd-t": 900, "fab-t": 900, "square": queries // 2}
+    total, done = -(-len(split) // batch_size) * sum(cost[name] for name in names), 0
+    parts: dict[str, list[Tensor]] = {name: [] for name in ("clean", *names)}
+    with shown(progress, "AutoAttack") as tell, _lent(model, split) as forward:
+        for index, (x, y) in enumerate(split.batches(batch_size)):
+            attacker = _attacker(forward, x, y, eps, seeds.derive(seed, "autoattack", index), names, queries)
+            with torch.no_grad():
+                right = forward(x).argmax(1) == y
+            parts["clean"].append(right)
+            for name in names:
+                stage = functools.partial(_stage, attacker, name, x, y, right)
+                right = resume.part(f"{name} {index}", stage)["right"].to(right.device)
+                parts[name].append(right)
+                done += cost[name]
+                if tell:
+                    tell(done, total, f"{HEADINGS[name]} done")
+    return Report({name: Outcome(torch.cat(outcome).cpu()) for name, outcome in parts.items()})
+
+
+def _attacker(
+    forward: Prepared, x: Tensor, y: Tensor, eps: float, seed: int, names: Sequence[str], queries: int
+) -> Any:
+    """The package's attacks with the settings of its standard version."""
+    try:
+        from pyautoattack import AutoAttack
+    except ImportError as error:
+        raise InputError(
+            f"AutoAttack and Square need the package pyautoattack ({error}): pip install 'aalp_lib[autoattack]'"
+        ) from error
+    classes = forward.classes
+    _checks.labels(y, len(x), classes)
+    if classes < 4 and "apgd-t" in names:
+        raise InputError(
+            f"AutoAttack's targeted loss needs at least 4 classes, got {classes}; version='square' does not"
+        )
+
+    def logits(images: Tensor) -> Tensor:
+        rows = torch.arange(len(images), device=images.device)
+        return torch.cat([forward(images[part]) for part in engine.parts(forward, rows)])
+
+    attacker = AutoAttack(logits, device=x.device, eps=eps, seed=seed)
+    attacker.apgd_targeted.n_target_classes = attacker.fab.n_target_classes = min(9, classes - 1)
+    attacker.square.n_queries = queries
+    return attacker
+
+
+def _stage(attacker: Any, name: str, x: Tensor, y: Tensor, right: Tensor) -> dict[str, Tensor]:
+    """Which images are "right" after one stage, bool (N,), of those that were so before it, which alone it attacks; an
+    image outside the ball does not count as an attack."""
+    right, rows = right.clone(), right.nonzero()[:, 0]
+    if not len(rows):
+        return {"right": right}
+    x, y = x[rows], y[rows]
+    attacker.attacks_to_run = [name]
+    trace = sys.gettrace()
+    try:
+        x_adv, predicted = attacker.run_standard_evaluation(x, y, batch_size=len(x))
+    finally:
+        sys.settrace(trace)  # one of its checks takes it away
+    inside = (x_adv - x).abs().flatten(1).amax(1) <= attacker.epsilon + ROUNDING
+    right[rows] = (predicted == y) | ~inside
+    return {"right": right}
+
+
+@contextlib.contextmanager
+def _lent(model: Classifier, split: Split) -> Iterator[Prepared]:
+    """Lend a copy of `model` to the package, which draws from torch's global generators and says what it has to say to
+    a logger; afterwards all is as it was, and what it said is a warning."""
+    logger, heard = logging.getLogger("auto-attack"), _Heard()
+    propagate, logger.propagate = logger.propagate, False
+    logger.addHandler(heard)
+    try:
+        with seeds.restored(), engine.prepared(model, to_float(split.images[:2])) as forward:
+            yield forward
+    finally:
+        logger.removeHandler(heard)
+        logger.propagate = propagate
+    for said in heard.said.values():
+        warnings.warn(f"AutoAttack says: {said}", stacklevel=4)
+
+
+class _Heard(logging.Handler):
+    """What a logger warned of, the first time only, whatever the numbers."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: dict[str, str] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage().partition(" See ")[0]
+        self.said.setdefault(re.sub(r"\d", "", text), text)

@@ -1,0 +1,1 @@
+from . import chapter as chapter, graders as graders, interactive as interactive

@@ -1,0 +1,305 @@
+"""What each command of `aalp` does: a function that takes the options and says on the terminal what it has done."""
+
+import dataclasses
+import importlib.util
+import os
+import shlex
+import sys
+import warnings
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from aalp_lib import _checks, data, models
+from aalp_lib._checks import InputError
+from aalp_lib.autoattack import installed
+from aalp_lib.engine import distributed
+from aalp_lib.methods import METHODS
+from aalp_lib.progress import shown
+from aalp_lib.reproduction import (
+    archive,
+    cluster,
+    demo,
+    display,
+    machine,
+    measurements,
+    plans,
+    single,
+)
+from aalp_lib.reproduction.attack_measurements import diagnosis_of
+from aalp_lib.reproduction.display import say
+from aalp_lib.reproduction.jobs import Job, Origin
+from aalp_lib.reproduction.workers import cores
+from aalp_lib.train import Interrupted
+
+
+def run(options: Namespace, arguments: Sequence[str]) -> int:
+    """Run a command; returns the exit status: 0, 1 for a run that failed, 2 for bad input, 130 after Ctrl-C."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_, **__: display.marked("note", str(message))
+        try:
+            if distributed.launched() > 1 and options.command != "train":
+                raise InputError(
+                    "under torchrun on several processes there is only 'train'; start the others as 'aalp'"
+                )
+            if getattr(options, "threads", None) is not None:
+                _checks.count("--threads", options.threads)
+                torch.set_num_threads(options.threads)
+            globals()[f"do_{options.command}"](options)
+        except (FloatingPointError, torch.OutOfMemoryError) as error:
+            return _complain(error, 1)
+        except (InputError, OSError) as error:
+            return _complain(error, 2)
+        except KeyboardInterrupt as error:
+            if not _rank():  # all of torchrun's processes stop together
+                print(file=sys.stderr)
+                _complain(error, 130)
+                if isinstance(error, Interrupted):
+                    print(f"go on with:\n  {_again(options, arguments)}", file=sys.stderr)
+            return 130
+    return 0
+
+
+def _complain(error: BaseException, status: int) -> int:
+    """Say what went wrong and, of a grid, which run it was, and which failed too."""
+    of = f", rank {_rank()}" if _rank() else ""
+    print(f"aalp{of}: {str(error) or 'stopped'}", *getattr(error, "__notes__", ()), sep="\n  ", file=sys.stderr)
+    return status
+
+
+def _rank() -> int:
+    return int(os.environ["RANK"]) if distributed.launched() > 1 else 0
+
+
+def _again(options: Namespace, arguments: Sequence[str]) -> str:
+    """The command that goes on where this one stopped."""
+    torchrun = ["torchrun", "--nproc-per-node", os.environ.get("LOCAL_WORLD_SIZE", "1"), "-m", "aalp_lib"]
+    program = ["aalp"] if distributed.launched() == 1 else torchrun
+    resume = ["--resume"] if options.command == "train" else []
+    return shlex.join([*program, *(one for one in arguments if one != "--resume"), *resume])
+
+
+def _next(*words: object) -> None:
+    say(f"next: {shlex.join(['aalp', *map(str, words)])}")
+
+
+def _given(options: Namespace, *names: str) -> dict[str, Any]:
+    """Those options that say something: neither left out nor a switch that is off."""
+    values = {name: getattr(options, name) for name in names}
+    return {name: value for name, value in values.items() if value is not None and value is not False}
+
+
+# --- commands --------------------------------------------------------------------------------------------------------
+
+
+def do_demo(options: Namespace) -> None:
+    """Compare the methods of Table 2 on the bundled digits."""
+    _checks.count("--seed", options.seed, least=0)
+    jobs = demo.jobs(options.out, options.seed, options.quick)
+    workers = cores() if options.jobs is None else options.jobs
+    say(
+        f"Training and attacking {len(jobs)} methods on the bundled digits, {workers} at a time on {cores()} cores; "
+        f"{len(jobs) - len(plans.left(jobs))} are done already."
+    )
+    records = display.run_all(jobs, workers)
+    display.table_2(records)
+    display.wrote(demo.write(records, jobs, options.out))
+
+
+def do_train(options: Namespace) -> None:
+    """Train a model, on all of torchrun's processes if it started this one."""
+    device = distributed.device(options.device)
+    changes = {
+        "recipe": _given(options, "epochs", "batch_size", "lr", "precision"),
+        "attack": _given(options, "eps", "step", "steps"),
+    }
+    with distributed.joined(device):
+        display.console.quiet = distributed.rank() != 0
+        history = single.train(
+            options.out, Origin(options.data, options.root, options.image_size), options.method, changes=changes,
+            device=device, begun=display.training, progress=True,
+            **_given(options, "recipe", "model", "seed", "resume"),
+        )  # fmt: skip
+        display.history(history)
+        _next("evaluate", options.out)
+
+
+def do_evaluate(options: Namespace) -> None:
+    """Attack a trained model with Table 2's attacks."""
+    run, dataset = _run_and_data(options, "eps {eps}, step {step}")
+    how = _given(options, "images", "reading", "precision", "batch_size", "seed")
+    record = single.evaluate(run, dataset, progress=True, **how)
+    display.accuracies(record.accuracy[options.which])
+    display.wrote([run.keep(record)])
+
+
+def do_diagnose(options: Namespace) -> None:
+    """Look for signs of gradient masking; with --strong, attack strongly too."""
+    if options.queries is not None:
+        _checks.count("--queries", options.queries, least=1 if options.strong else 0)
+    run, dataset = _run_and_data(options, "eps {eps}, {steps} steps of {step}")
+    _name_what_is_missing()
+    device = dataset.test.images.device
+    source = single.Run.load(options.source, options.which, device) if options.source else None
+    how = _given(options, "images", "queries", "batch_size", "seed", "precision")
+    for kind in ("diagnosis", "strong") if options.strong else ("diagnosis",):
+        found = single.diagnose(run, dataset, kind, source=source, progress=True, **how)
+        if kind == "diagnosis":
+            display.diagnosis(diagnosis_of(found))
+        else:
+            display.accuracies(found.values["accuracy"])
+        display.wrote([run.keep(found)])
+
+
+def _run_and_data(options: Namespace, words: str) -> tuple[single.Run, data.Dataset]:
+    """The network in the folder that is named, and what it was trained on unless other data are."""
+    device = _checks.device(options.device)
+    if options.images is not None:
+        _checks.count("--images", options.images)
+    run = single.Run.load(options.run_folder, options.which, device)
+    dataset = single.loaded(run.origin(_given(options, "data", "root", "image_size")), device)
+    attack = display.ball(run.suite(dataset)["pgd100"], words)
+    say(f"{run.label} on {dataset.name}, {options.which} epoch, {attack}")
+    return run, dataset
+
+
+def _name_what_is_missing() -> None:
+    if not installed():
+        say("Without the extra [autoattack] there is neither Square nor AutoAttack.")
+
+
+def do_reproduce(options: Namespace) -> None:
+    """Run what is not done yet of a grid."""
+    jobs = _grid(options)
+    todo = plans.left(jobs)
+    missing = bool(todo) and not options.scheduler and plans.needs_download(jobs)  # a cluster's workers see their own
+    say(f"{display.plural(len(jobs), 'run')} into {jobs[0].out}, {len(jobs) - len(todo)} of them done already")
+    if todo and (copies := plans.copies(jobs)):
+        copy = f"{jobs[0].data}-jpeg"
+        say(f"{len(copies)} of {copy} lie there too; --folder PATH/{copy} goes on with them")
+    if options.dry_run:
+        display.plan(jobs, todo, options.recipe or "fast", missing)
+        return
+    workers = plans.workers(jobs) if options.jobs is None else options.jobs
+    try:
+        with cluster.executor(options.scheduler) as executor:
+            display.run_all(jobs, workers, executor)
+    except Interrupted as error:
+        if options.scheduler:
+            error.add_note("what is under way on the cluster runs to its end there; wait for that")
+        raise
+    _next("results", options.out)
+
+
+def _grid(options: Namespace) -> list[Job]:
+    protocol = ("methods", "seeds", "recipe", "epochs", "train_images", "test_images", "quick", "observe")
+    asked, elsewhere = _given(options, *protocol, "folder", "root"), options.scheduler is not None
+    return plans.jobs(options.grid, options.out, device=options.device, elsewhere=elsewhere, **asked)
+
+
+def do_measure(options: Namespace) -> None:
+    """Measure what is missing of a grid's trained models."""
+    device, folder = _checks.device(options.device), options.out / options.grid
+    found = measurements.trained(folder)
+    if not found:
+        raise InputError(f"{folder} holds no finished run with its weights; aalp reproduce makes them")
+    given = _given(options, "data", "root", "image_size")
+    origin = Origin(**given) if "data" in given else dataclasses.replace(measurements.origin(found), **given)
+    dataset = single.loaded(origin, device)
+    _name_what_is_missing()
+    how = _given(options, "kinds", "methods", "seeds", "images", "seed", "precision")
+    with shown(True, "measuring", display.console) as tell:
+        paths = measurements.measure(folder, dataset, progress=tell, **how)
+    say(display.plural(len(paths), "measurement"))
+    _next("results", options.out, "--write")
+
+
+def do_results(options: Namespace) -> None:
+    """List records, show a table, or remake all pages and figures."""
+    asked = {key: getattr(options, key) for key in ("data", "method", "seed", "recipe")}
+    filters = [key for key, value in asked.items() if value is not None]
+    if options.write and (options.table or filters):
+        raise InputError("--write remakes every page from all records; it goes with no filter and no --table")
+    if missing := [name for name in ("jinja2", "pandas") if importlib.util.find_spec(name) is None]:
+        raise InputError(f"aalp results needs {' and '.join(missing)}: pip install 'aalp_lib[reproduction]'")
+    everything = archive.records(options.folder)
+    for sentence in everything.left_out:
+        print(f"aalp: left out: {sentence}", file=sys.stderr)
+    if options.write:
+        _write(options, everything)
+        return
+    if everything.beside_checkpoints and not everything.runs:
+        print(
+            f"aalp: no records but beside checkpoints, {everything.beside_checkpoints} in all; to see them, name the "
+            "folder 'runs' that they are in",
+            file=sys.stderr,
+        )
+    found = everything.select(**asked)
+    if options.table:
+        _table(options, found, any(key != "data" for key in filters))
+    else:
+        _list(options, found)
+
+
+def _write(options: Namespace, everything: archive.Records) -> None:
+    from aalp_lib.reproduction import report  # pandas and jinja2 are an extra
+
+    written = report.write(options.folder, everything)
+    display.wrote(written)
+    if not written:
+        say(f"nothing to write: no record below {options.folder} enters a table or a figure")
+
+
+def _table(options: Namespace, found: archive.Records, of_runs: bool) -> None:
+    from aalp_lib.reproduction import tables
+
+    table = tables.beside_paper(found, options.table, options.data, options.which, measured=of_runs)
+    if options.form == "csv":
+        print(table.to_csv(index=False), end="")
+    elif _on_terminal(options):
+        display.paper_table(options.table, table)
+    else:
+        for data, rows in tables.by_set(table).items():
+            print(f"**{tables.title(data)}**\n\n{tables.markdown(tables.shown(rows))}\n")
+
+
+def _list(options: Namespace, found: archive.Records) -> None:
+    from aalp_lib.reproduction import frames, tables
+
+    if options.form == "csv":
+        print(frames.frame(found).drop(columns="right").to_csv(index=False), end="")
+    elif _on_terminal(options):
+        display.listing(found, options.which)
+    else:
+        print(f"{tables.markdown(tables.runs(found, options.which))}\n\n{tables.counted(found)}")
+
+
+def _on_terminal(options: Namespace) -> bool:
+    return options.form is None and sys.stdout.isatty()
+
+
+def do_data(options: Namespace) -> None:
+    """Fetch a data set if need be, and show what is in it."""
+    display.dataset(data.load(options.data, root=options.root, image_size=options.image_size))
+
+
+def do_bench(options: Namespace) -> None:
+    """Time this library beside its peers."""
+    from aalp_lib.reproduction import bench  # torch's benchmark looks for a compiler
+
+    say("Timing this library, its peers and the limit in turns; the machine should be idle.")
+    record = bench.run(options.out, options.quick, display.timed)
+    display.wrote(bench.write(record, options.out))
+
+
+def do_info(_: Namespace) -> None:
+    """Show versions, device, and the names that are known."""
+    known = {
+        "data sets": f"{', '.join(data.SOURCES)}, or a folder; downloads go to {data.cache()}",
+        "methods": ", ".join(f"{one.name} ({one.label})" for one in METHODS.values()),
+        "models": ", ".join(models.MODELS),
+    }
+    for key, value in (machine.environment(_checks.device("auto")) | known).items():
+        say(f"{key:>12}  {value}")

@@ -1,0 +1,232 @@
+"""All records there are: in a folder, in the clone's `results/`, or in the pack that travels in the wheel."""
+
+import functools
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from aalp_lib import _checks, methods
+from aalp_lib._checks import InputError
+from aalp_lib.methods import METHODS, TABLE_2
+from aalp_lib.reproduction import schema
+from aalp_lib.reproduction.protocols import is_of, measured_protocol, recipe, repetition
+from aalp_lib.reproduction.schema import Measurement, Record
+from aalp_lib.reproduction.settings import SETTINGS
+from aalp_lib.train import RUN
+from aalp_lib.zoo import INDEX
+
+Model = Literal["last", "best"]
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"  # of a clone
+PACK = Path(__file__).resolve().parents[1] / "assets" / "records.zip"
+ABLATIONS = "ablations"  # folder of the training records whose method or setting differs from a row of the paper
+APART = ("runs", "earlier")  # folders of what is beside checkpoints, and of runs that others have taken the place of
+_NO_RECORDS = (RUN, "data.json", "progress.json", INDEX)  # what else lies beside checkpoints and weights
+_SETS = ("mnist", "svhn", "svhn-part", "cifar10", "cifar10-jpeg", "mnist-sample")
+_METHODS = (*TABLE_2, *(name for name in METHODS if name not in TABLE_2))
+_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """Training runs and measurements, each under its name: its path in the folder without the ending.
+
+    Attributes
+    ----------
+    runs : dict of Record
+        In the order of the paper's tables, then by seed, the recipe "fast" first; ablations last.
+    measurements : dict of Measurement
+    left_out : tuple of str
+        A sentence for each file that is no readable record, or is of the same run as another.
+    beside_checkpoints : int
+        How many files in folders `runs` were passed over.
+    """
+
+    runs: Mapping[str, Record] = field(default_factory=dict)
+    measurements: Mapping[str, Measurement] = field(default_factory=dict)
+    left_out: tuple[str, ...] = ()
+    beside_checkpoints: int = 0
+
+    def ablations(self) -> dict[str, Record]:
+        """The runs that lie in a folder `ablations`."""
+        return {name: run for name, run in self.runs.items() if is_ablation(name)}
+
+    def kind(self, kind: str, model: Model = "last", tier: str = "full") -> list[Measurement]:
+        """Measurements of a kind on the models "last" or "best", in the order of the paper's tables."""
+        made = [m for m in self.measurements.values() if (m.kind, m.tier) == (kind, tier)]
+        return sorted((m for m in made if m.subject.get("model", model) == model), key=_place)
+
+    def of(self, record: Record, kind: str, model: Model = "last") -> Measurement | None:
+        """The measurement of a kind on the model of a run; None where there is none."""
+        made = self._by_subject.get((kind, record.data, record.method, record.seed), ())
+        return next((m for m in made if is_of(m, record, model)), None)
+
+    @functools.cached_property
+    def _by_subject(self) -> dict[tuple[Any, ...], list[Measurement]]:
+        found: dict[tuple[Any, ...], list[Measurement]] = {}
+        for m in self.measurements.values():
+            found.setdefault((m.kind, *(m.subject.get(key) for key in ("data", "method", "seed"))), []).append(m)
+        return found
+
+    def select(
+        self, data: str | None = None, method: str | None = None, seed: int | None = None, recipe: str | None = None
+    ) -> "Records":
+        """What is left when data set, method (by name or label), seed and recipe are those given.
+
+        "cifar10" takes what was run on its JPEG copy along, as the tables do.
+
+        Raises
+        ------
+        InputError
+            If a name is neither known nor among the records.
+        """
+        runs = self.runs.values()
+        if method is not None:
+            method = methods.named(method, dict.fromkeys((*METHODS, *(r.method for r in runs))))
+        if data is not None:
+            _checks.known("data set", data, dict.fromkeys((*SETTINGS, *(r.data for r in runs))))
+        if recipe is not None:
+            _checks.known("recipe", recipe, ("paper", "fast"))
+        asked = {"data": (data, f"{data}-jpeg"), "method": (method,), "seed": (seed,), "recipe": (recipe,)}
+        wanted = {key: values for key, values in asked.items() if values[0] is not None}
+
+        def among(traits: Mapping[str, Any]) -> bool:
+            return all(traits.get(key) in values for key, values in wanted.items())
+
+        return Records(
+            {name: r for name, r in self.runs.items() if among(_traits(r))},
+            {name: m for name, m in self.measurements.items() if among(_traits(m))},
+            self.left_out,
+        )
+
+
+def is_ablation(name: str) -> bool:
+    """Whether the run of this name lies in a folder `ablations`."""
+    return ABLATIONS in PurePosixPath(name).parts[:-1]
+
+
+def _traits(kept: Record | Measurement) -> Mapping[str, Any]:
+    if isinstance(kept, Measurement):
+        return kept.subject | {"recipe": measured_protocol(kept).split(", ")[0]}
+    return {"data": kept.data, "method": kept.method, "seed": kept.seed, "recipe": recipe(kept)}
+
+
+def _place(m: Measurement) -> tuple[Any, ...]:
+    return *_row(m.subject["data"], m.subject["method"]), measured_protocol(m), m.subject["seed"]
+
+
+def _place_of(record: Record) -> tuple[Any, ...]:
+    return *_row(record.data, record.method), record.seed, recipe(record) != "fast"
+
+
+def _row(data: str, method: str) -> list[int]:
+    """Where a data set and a method stand in the paper's tables; what is in none comes last."""
+    known = ((_SETS, data), (_METHODS, method))
+    return [names.index(name) if name in names else len(names) for names, name in known]
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def records(folder: str | Path | None = None) -> Records:
+    """Read all records and measurements.
+
+    Parameters
+    ----------
+    folder : path, optional
+        With the folders below it, but for `runs` (beside checkpoints; their runs have records of their own) and
+        `earlier` (runs whose place others took). By default the clone's `results/`, or where the package was installed
+        the pack that travels in it; these are read once.
+
+    Raises
+    ------
+    InputError
+        If there is no such folder. A damaged file raises nothing: it is named in `left_out`.
+    """
+    if folder is None:
+        return _own()
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}; `aalp reproduce`, `demo` and `evaluate` write records")
+    below = f"{ABLATIONS}/" if folder.resolve().name == ABLATIONS else ""
+    paths = {below + path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.json"))}
+    kept = {name: path for name, path in paths.items() if _is_kept(name)}
+    beside = sum("runs" in PurePosixPath(name).parts and _named_as_record(name) for name in paths)
+    return _gathered(((name, str(path), _bytes(path)) for name, path in kept.items()), beside)
+
+
+@functools.cache
+def _own() -> Records:
+    return records(RESULTS) if (RESULTS.parent / "pyproject.toml").is_file() and RESULTS.is_dir() else unpacked(PACK)
+
+
+def unpacked(path: Path) -> Records:
+    """Read all records and measurements of a pack."""
+    with zipfile.ZipFile(path) as pack:
+        return _gathered((name, f"{path}/{name}", pack.read(name)) for name in pack.namelist())
+
+
+def _named_as_record(name: str) -> bool:
+    return PurePosixPath(name).name not in _NO_RECORDS
+
+
+def _is_kept(name: str) -> bool:
+    return _named_as_record(name) and not {*APART} & {*PurePosixPath(name).parts}
+
+
+def _bytes(path: Path) -> bytes | OSError:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        return error
+
+
+def _gathered(files: Iterable[tuple[str, str, bytes | OSError]], beside_checkpoints: int = 0) -> Records:
+    runs: dict[str, Record] = {}
+    measurements: dict[str, Measurement] = {}
+    left_out: list[str] = []
+    seen: dict[tuple[Any, ...], str] = {}
+    for name, where, content in files:
+        try:
+            if isinstance(content, OSError):
+                raise InputError(str(content))
+            kept = schema.parsed(content, where)
+        except InputError as error:
+            left_out.append(str(error))
+            continue
+        name = name.removesuffix(".json")
+        if isinstance(kept, Measurement):
+            measurements[name] = kept
+            continue
+        first = seen.setdefault((*repetition(kept), kept.seed, *kept.accuracy), where)
+        if first != where:
+            left_out.append(f"{where} is of the same run as {first}")
+        else:
+            runs[name] = kept
+    names = sorted(runs, key=lambda name: (is_ablation(name), *_place_of(runs[name])))
+    return Records({name: runs[name] for name in names}, measurements, tuple(left_out), beside_checkpoints)
+
+
+# --- the pack --------------------------------------------------------------------------------------------------------
+
+
+def pack(folder: str | Path = RESULTS, path: str | Path = PACK) -> Path:
+    """Write all records and measurements of a folder, but for those that `records` passes over, into one zip file.
+
+    The same records give the same bytes. `aalp results results --write` remakes the one in the package.
+    """
+    folder, path = Path(folder), Path(path)
+    partial = path.with_suffix(".partial")
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_LZMA) as made:
+        for name, file in packable(folder):
+            made.writestr(zipfile.ZipInfo(name, _DATE), file.read_bytes(), zipfile.ZIP_LZMA)
+    partial.replace(path)
+    return path
+
+
+def packable(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Names and paths of the files that `pack` takes."""
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.json"))
+    return ((name, folder / name) for name in names if _is_kept(name))

@@ -1,0 +1,234 @@
+"""A model diagnosed or attacked strongly, as a measurement that can be saved."""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import json
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from aalp_lib import _checks, resume
+from aalp_lib.attacks import Attack, derived
+from aalp_lib.autoattack import QUERIES, VERSIONS, auto_attack, installed
+from aalp_lib.data import Split
+from aalp_lib.diagnosis import Diagnosis, diagnose
+from aalp_lib.engine.precision import Precision, without_tf32
+from aalp_lib.evaluation import (
+    Report,
+    chosen_precision,
+    evaluate,
+    gradient_count,
+    in_ball,
+    strong_suite,
+    suite_in_ball,
+)  # fmt: skip
+from aalp_lib.models import Classifier
+from aalp_lib.progress import Tell, shown, stages
+from aalp_lib.reproduction import machine, schema
+from aalp_lib.reproduction.schema import Measurement
+
+Kind = Literal["diagnosis", "strong", "attacks"]
+
+
+@without_tf32()
+def measure_attacks(
+    model: Classifier,
+    split: Split,
+    ball: str | Attack,
+    *,
+    kind: Kind = "diagnosis",
+    subject: Mapping[str, Any],
+    tier: str,
+    seed: int = 0,
+    source: Classifier | None = None,
+    source_subject: Mapping[str, Any] | None = None,
+    queries: int = QUERIES,
+    batch_size: int = 500,
+    precision: Precision = "float32",
+    parts: Path | None = None,
+    progress: bool | Tell | None = None,
+) -> Measurement:
+    """Diagnose a model or attack it strongly, as a measurement that can be saved.
+
+    Parameters
+    ----------
+    model, split, seed, queries, batch_size, precision, progress
+        As in `diagnose` and `strong`.
+    ball : str or Attack
+        As in `strong_suite`.
+    kind : "diagnosis", "strong" or "attacks"
+        Values of a diagnosis are those of `Diagnosis`, and "signs". Those of "strong" are "accuracy" and "outcomes",
+        as in a record, of "clean", the strong suite and, where the extra is installed, AutoAttack's stages; each
+        packed outcome has a bit for each image. Those of "attacks" likewise, of the columns of `altered`.
+    subject, tier
+        As in a `Measurement`.
+    source, source_subject
+        Another model, for transfer, in a diagnosis; and what it is, for the record.
+    parts : path, optional
+        Folder for what is done so far: after a kill, the same call with the same package on the same device goes on
+        from there. To be deleted once the measurement is saved.
+    """
+    _checks.known("measurement", kind, get_args(Kind))
+    attack, began = in_ball(ball), time.perf_counter()
+    environment = machine.environment(next(model.parameters()).device)
+    source = source if kind == "diagnosis" else None
+    precision = chosen_precision(model, split, precision, batch_size)  # a record says which it was
+    settings: dict[str, Any] = {"seed": seed, "queries": queries, "batch_size": batch_size, "precision": precision}
+    config: dict[str, Any] = {
+        "attack": dataclasses.asdict(attack),
+        "images": len(split),
+        **settings,
+        "pyautoattack": version("pyautoattack") if installed() else None,
+        **({"source": dict(source_subject)} if source is not None and source_subject is not None else {}),
+    }
+    with _kept_in(parts, kind, config, environment, split, model, source) as earlier:
+        if kind == "diagnosis":
+            found = diagnose(model, split, attack, source=source, progress=progress, **settings)
+            values = dataclasses.asdict(found) | {"signs": found.signs}
+        else:
+            if kind == "strong":
+                report = strong(model, split, attack, progress=progress, **settings)
+            else:
+                del settings["queries"]
+                report = altered(model, split, attack.eps, attack.step, progress=progress, **settings)
+            values = {"accuracy": schema.accuracies(report), "outcomes": schema.outcomes(report)}
+    seconds = time.perf_counter() - began + (earlier.seconds if earlier else 0)
+    return Measurement(kind, dict(subject), tier, config, environment, values, seconds)
+
+
+def diagnosis_of(measurement: Measurement) -> Diagnosis:
+    """The diagnosis that a measurement of that kind keeps."""
+    return Diagnosis(**{key: value for key, value in measurement.values.items() if key != "signs"})
+
+
+def _kept_in(
+    parts: Path | None,
+    kind: str,
+    config: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    split: Split,
+    *models: Classifier | None,
+) -> AbstractContextManager[resume.Work | None]:
+    """Keep what is done of a measurement in a folder, for one that depends on all the same; None keeps nothing."""
+    if parts is None:
+        return contextlib.nullcontext()
+    around = {key: value for key, value in environment.items() if key != "commit"}  # "code" says more
+    states = [model.state_dict().values() for model in models if model is not None]
+    tensors = [split.images, split.labels, *itertools.chain.from_iterable(states)]
+    described = json.dumps([kind, config, around, len(states)]).encode()
+    return resume.resumable(parts, described, *(tensor.cpu().numpy().tobytes() for tensor in tensors))
+
+
+def strong(
+    model: Classifier,
+    split: Split,
+    ball: str | Attack,
+    *,
+    seed: int = 0,
+    queries: int = QUERIES,
+    batch_size: int = 500,
+    precision: Precision = "float32",
+    progress: bool | Tell | None = None,
+) -> Report:
+    """The strong suite and, where the extra [autoattack] is installed, AutoAttack; one report of both.
+
+    Parameters
+    ----------
+    model, split, seed, batch_size, progress
+        As in `evaluate`.
+    ball : str or Attack
+        As in `strong_suite`.
+    queries : int
+        Of AutoAttack's Square, on each image.
+    precision : "float32", "bfloat16" or "auto"
+        Of the suite's gradients, as in `evaluate`; AutoAttack is always float32's.
+
+    Returns
+    -------
+    Report
+        "clean", "pgd100x20", "cw100x20" (for a ball of 100 steps) and AutoAttack's stages, which start from all clean
+        images again.
+
+    Raises
+    ------
+    InputError
+        As `evaluate` and `auto_attack`.
+    """
+    attack = in_ball(ball)
+    suite = strong_suite(attack)
+    with shown(progress, "attacking") as tell:
+        tells = stages(tell, suite=gradient_count(suite), auto=1900 + queries / 2 if installed() else 0)
+        report = evaluate(
+            model, split, suite, batch_size=batch_size, seed=seed, precision=precision, progress=tells["suite"]
+        )
+        if not installed():
+            return report
+        found = auto_attack(
+            model, split, attack.eps, seed=seed, queries=queries, batch_size=batch_size, progress=tells["auto"]
+        )
+    return Report({**report, **{name: found[name] for name in VERSIONS["standard"]}})
+
+
+ALTERED = {  # what may be read otherwise in Table 2's attacks, by the word that names it behind a column's
+    "longer": "steps three times as long",
+    "start": "FGSM from a random start, PGD and CW from the image itself",
+    "half": "FGSM of half a step from a random start",
+    "exact": "FGSM on the cross-entropy without rounding",
+    "last": "the last iterate alone counts",
+}
+
+
+def altered_suite(eps: float, step: float) -> dict[str, Attack]:
+    """Table 2's nine attacks, and each with another step or start: "pgd10", "pgd10 longer", ... (`ALTERED`).
+
+    What the paper leaves open of its attacks, tried one at a time; `altered` adds the other reading. "fgsm exact" is
+    no reading of the paper: it tells what of that column is rounding.
+    """
+    plain, longer = suite_in_ball(eps, step), suite_in_ball(eps, 3 * step)
+    one_step = {"fgsm start": derived(plain["fgsm"], start="uniform")}
+    one_step["fgsm half"] = derived(one_step["fgsm start"], step=eps / 2)
+    one_step["fgsm exact"] = derived(plain["fgsm"], loss="exact_cross_entropy")
+    several = plain.keys() - {"fgsm"}
+    altered = {f"{name} longer": longer[name] for name in plain if name in several}
+    altered |= {f"{name} start": derived(plain[name], start="clean") for name in plain if name in several}
+    return plain | one_step | altered
+
+
+def altered(
+    model: Classifier,
+    split: Split,
+    eps: float,
+    step: float,
+    *,
+    batch_size: int = 500,
+    seed: int = 0,
+    precision: Precision = "float32",
+    progress: bool | Tell | None = None,
+) -> Report:
+    """Table 2's attacks beside those that the paper's text and numbers allow as well: one report of all.
+
+    Parameters
+    ----------
+    model, split, batch_size, seed, precision, progress
+        As in `evaluate`.
+    eps, step : float
+        As in `suite_in_ball`.
+
+    Returns
+    -------
+    Report
+        "clean", the columns of `altered_suite`, and "pgd10 last", ... "cw100 last", where only iterate k counts.
+    """
+    suite, plain = altered_suite(eps, step), suite_in_ball(eps, step)
+    iterated = {name: attack for name, attack in plain.items() if attack.steps > 1}
+    attacked = functools.partial(evaluate, model, split, batch_size=batch_size, seed=seed, precision=precision)
+    with shown(progress, "attacking") as tell:
+        tells = stages(tell, any=gradient_count(suite), last=gradient_count(iterated))
+        found = attacked(suite, progress=tells["any"])
+        last = attacked(iterated, reading="last", progress=tells["last"])
+    return Report({**found, **{f"{name} last": last[name] for name in iterated}})

@@ -1,0 +1,180 @@
+"""Figures of records and measurements, each a function that returns a matplotlib figure."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from aalp_lib.evaluation import HEADINGS
+from aalp_lib.methods import METHODS, TABLE_2
+from aalp_lib.plots import COLOURS, MARKERS
+from aalp_lib.reproduction.schema import Measurement, Record, columns, label
+
+SPEED_STYLES = {
+    "torchattacks": ("#7f7f7f", "o"),
+    "aalp_lib, float32": ("#56B4E9", "s"),
+    "aalp_lib, bfloat16": ("#D55E00", "^"),
+}
+
+
+def robust_accuracy(records: Sequence[Record], which: str = "last") -> Figure:
+    """Accuracy with its 95 % interval by method and attack, one marker a record; the title says who stands where.
+
+    The axis is broken where more than 20 points lie empty between the records.
+    """
+    names = columns(records, which)
+    found = [[record.accuracy[which].get(name) for name in names] for record in records]
+    parts = _occupied([100 * f[end] for row in found for f in row if f for end in ("low", "high")])
+    figure, panels = plt.subplots(
+        len(parts), 1, figsize=(9, 5), sharex=True, squeeze=False, layout="constrained",
+        height_ratios=[3, 2][: len(parts)],
+    )  # fmt: skip
+    for panel, limits in zip(panels[:, 0], parts, strict=True):
+        for index, (record, row) in enumerate(zip(records, found, strict=True)):
+            offset = (index - (len(records) - 1) / 2) * 0.8 / len(records)
+            _interval_markers(panel, record, [(i + offset, f) for i, f in enumerate(row) if f])
+        for boundary in range(1, len(names)):
+            panel.axvline(boundary - 0.5, color="0.9", linewidth=0.8, zorder=0)
+        panel.set(ylim=limits, xlim=(-0.5, len(names) - 0.5))
+        panel.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    panels[-1, 0].set_xticks(range(len(names)), [HEADINGS.get(name, name) for name in names])
+    figure.supylabel("correct test images (%)", fontsize=10)
+    figure.suptitle(_claim(records, which), fontsize=11)
+    _legend(figure, panels[0, 0], len(records))
+    return figure
+
+
+def _occupied(values: Sequence[float]) -> list[tuple[float, float]]:
+    """Ranges of the axis that cover the values, the upper one first: one range, or two around the widest gap."""
+    ordered = sorted(values)
+    gap, lower, upper = max(((b - a, a, b) for a, b in itertools.pairwise(ordered)), default=(0, 0, 0))
+    if gap <= 20:
+        return [(ordered[0] - 3, ordered[-1] + 3)]
+    return [(upper - 3, ordered[-1] + 3), (ordered[0] - 3, lower + 3)]
+
+
+def _interval_markers(axes: Axes, record: Record, cells: Sequence[tuple[float, dict[str, float]]]) -> None:
+    """A marker with its interval for each (place, accuracy) of a record."""
+    values = 100 * np.array([[f["accuracy"], f["low"], f["high"]] for _, f in cells]).T
+    axes.errorbar(
+        [place for place, _ in cells],
+        values[0],
+        yerr=np.clip([values[0] - values[1], values[2] - values[0]], 0, None),
+        fmt=MARKERS.get(record.method, "o"),
+        color=COLOURS.get(record.method),
+        markersize=5,
+        elinewidth=1,
+        label=label(record.method),
+    )
+
+
+def _claim(records: Sequence[Record], which: str) -> str:
+    """What the figure shows at PGD-40, in words."""
+    at = {r.method: 100 * r.accuracy[which]["pgd40"]["accuracy"] for r in records if "pgd40" in r.accuracy[which]}
+    trained = [value for method, value in at.items() if method in METHODS and METHODS[method].adversarial]
+    if "raw" not in at or not trained:
+        return "Accuracy by method and attack, 95 % intervals"
+    span = f"{min(trained):.0f}" if len(trained) == 1 else f"{min(trained):.0f} to {max(trained):.0f}"
+    return f"Under PGD-40, adversarial training keeps {span} % correct; without it, {at['raw']:.0f} % are left"
+
+
+def training_curves(records: Sequence[Record]) -> Figure:
+    """Classification loss, clean and robust validation accuracy against epochs, one line a record."""
+    panels = (
+        ("classification", 1, "classification loss (nats)"),
+        ("clean", 100, "validation accuracy, clean (%)"),
+        ("robust", 100, "validation accuracy, PGD-10 (%)"),
+    )
+    longest = max(len(record.history["epochs"]) for record in records)
+    figure, axes = plt.subplots(1, len(panels), figsize=(11, 3.8), layout="constrained")
+    for panel, (name, scale, title) in zip(axes, panels, strict=True):
+        for record in records:
+            lines = [line for line in record.history["epochs"] if line[name] is not None]
+            panel.plot(
+                [line["epoch"] for line in lines],
+                [scale * line[name] for line in lines],
+                color=COLOURS.get(record.method),
+                marker="." if longest < 30 else None,
+                label=label(record.method),
+            )
+        panel.set(xlabel="epoch", ylabel=title, xlim=(0.5, longest + 0.5))
+        panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        panel.grid(color="0.92")
+    axes[0].set_yscale("log")
+    figure.suptitle(_claim_of_curves(records), fontsize=11)
+    _legend(figure, axes[0], len(records))
+    return figure
+
+
+def _claim_of_curves(records: Sequence[Record]) -> str:
+    """How robust accuracy moves once the attack has its full radius, in words."""
+    gains = []
+    for record in records:
+        lines = record.history["epochs"]
+        full = max(line["eps"] for line in lines)
+        at_full = next(line for line in lines if line["eps"] >= 0.999 * full)
+        if record.method in METHODS and METHODS[record.method].adversarial and at_full["robust"] is not None:
+            gains.append(100 * (lines[-1]["robust"] - at_full["robust"]))
+    if not gains or min(gains) <= 0:
+        return "Losses and accuracies on the validation split by epoch"
+    return (
+        f"Once the attack has its full radius, robust accuracy still gains {min(gains):.0f} to {max(gains):.0f} points"
+    )
+
+
+def diagnoses(measurements: Sequence[Measurement], title: str) -> Figure:
+    """Accuracy with its 95 % interval against eps, and mean loss against steps, one line a diagnosis.
+
+    `title` is the claim that the lines support.
+    """
+    figure, (against_eps, against_steps) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
+    for found in measurements:
+        method = found.subject.get("method", "")
+        style = {"color": COLOURS.get(method), "marker": MARKERS.get(method, "o"), "markersize": 4, "linewidth": 1}
+        rows, steps = found.values["eps"], found.values["steps"]
+        values = 100 * np.array([[row[key] for key in ("accuracy", "low", "high")] for row in rows]).T
+        spans = np.clip([values[0] - values[1], values[2] - values[0]], 0, None)
+        against_eps.errorbar([row["eps"] for row in rows], values[0], yerr=spans, label=label(method), **style)
+        against_steps.plot([row["steps"] for row in steps], [row["cross_entropy"] for row in steps], **style)
+    against_eps.set(xlabel="eps (of [0, 1])", ylabel="correct test images (%)", ylim=(-3, 103))
+    against_steps.set(xlabel="steps of the attack", ylabel="mean cross-entropy (nats)", xscale="log")
+    for panel in (against_eps, against_steps):
+        panel.grid(color="0.92")
+    figure.suptitle(title, fontsize=11)
+    _legend(figure, against_eps, len(measurements))
+    return figure
+
+
+def speed(bench: dict[str, Any]) -> Figure:
+    """Time of PGD on LeNet against steps, batch and threads, from what `bench.run` returns; medians and extremes."""
+    titles = {"steps": "steps (batch 128)", "batch": "images a batch (10 steps)", "threads": "threads (batch 256)"}
+    figure, axes = plt.subplots(1, len(titles), figsize=(11, 3.8), layout="constrained")
+    for panel, (curve, title) in zip(axes, titles.items(), strict=True):
+        points = bench["curves"][curve]
+        for name, (colour, marker) in SPEED_STYLES.items():
+            times = 1e3 * np.array([[p["seconds"][name][key] for key in ("median", "low", "high")] for p in points]).T
+            spans = np.clip([times[0] - times[1], times[2] - times[0]], 0, None)
+            places = [p["at"] for p in points]
+            panel.errorbar(places, times[0], yerr=spans, color=colour, marker=marker, markersize=5, label=name)
+        panel.set(xlabel=title, ylabel="milliseconds", ylim=(0, None))
+        panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        panel.grid(color="0.92")
+    figure.suptitle("The time of an attack grows in proportion to steps and images", fontsize=11)
+    _legend(figure, axes[0], len(SPEED_STYLES))
+    return figure
+
+
+def in_table_order(records: Sequence[Record]) -> list[Record]:
+    """Records sorted as Table 2 lists the methods, then by seed; other methods last."""
+    order = {name: index for index, name in enumerate(dict.fromkeys((*TABLE_2, *METHODS)))}
+    return sorted(records, key=lambda r: (order.get(r.method, len(order)), r.seed))
+
+
+def _legend(figure: Figure, axes: Axes, count: int) -> None:
+    handles, names = axes.get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(count, 7), frameon=False)
