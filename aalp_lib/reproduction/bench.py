@@ -24,13 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aalp_lib import checkpoints, losses, models
+from aalp_lib import checkpoints, engine, losses, models
 from aalp_lib._checks import InputError
-from aalp_lib.attacks import PGD, Attack, laid_out, scaled
+from aalp_lib.attacks import PGD, Attack, scaled
 from aalp_lib.data import load
 from aalp_lib.evaluation import evaluate, gradient_count, table2_suite
 from aalp_lib.methods import METHODS, training_loss
-from aalp_lib.models import Classifier, evaluating
+from aalp_lib.models import Classifier
 from aalp_lib.reproduction import machine, schema, throughput
 from aalp_lib.reproduction.jobs import Job, Setting, cores, run_jobs
 from aalp_lib.train import Recipe, fit
@@ -108,7 +108,9 @@ def peers(model: nn.Module, x: Tensor, y: Tensor, steps: int, eps: float, step: 
     ours_elsewhere = torchattacks.PGD(model, eps=eps, alpha=step, steps=steps, random_start=False)
     fool = foolbox.attacks.LinfPGD(abs_stepsize=step, steps=steps, random_start=False)
     fooled = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
-    classes, pixels, labels = models.class_count(model, x), x.cpu().numpy(), y.cpu().numpy()
+    pixels, labels = x.cpu().numpy(), y.cpu().numpy()
+    with engine.prepared(model, x) as forward:
+        classes = forward.classes
     estimator = PyTorchClassifier(model, nn.CrossEntropyLoss(), x.shape[1:], classes, clip_values=(0, 1))
     art = ProjectedGradientDescentPyTorch(
         estimator, eps=eps, eps_step=step, max_iter=steps, batch_size=len(x), verbose=False, summary_writer=False
@@ -240,7 +242,7 @@ def table_2_row(rounds: int, images: int, epochs: int) -> Row:
             with torch.no_grad():
                 found["peer"][name] = float((model(x_adv).argmax(1) == y).float().mean())
 
-    last, x_last = copy.deepcopy(model).to(memory_format=torch.channels_last), laid_out(x)
+    last, x_last = copy.deepcopy(model).to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
     steps = gradient_count(suite)
     cases = {
         "aalp_lib": lambda: ours("auto"),
@@ -314,8 +316,8 @@ class _Step:
         self.optimizer = torch.optim.Adam(model.parameters(), 1e-4, fused=True)
 
     def __call__(self) -> None:
-        with evaluating(self.model):
-            x_adv = self.attack.perturb(self.model, self.x, self.y)
+        with engine.prepared(self.model, self.x) as forward:
+            x_adv = self.attack.perturb(forward, self.x, self.y)
         terms = training_loss(self.method, self.model, self.x, x_adv, self.y)
         self.optimizer.zero_grad(set_to_none=True)
         terms.total.backward()

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from aalp_lib import models
+from aalp_lib import engine, models
 from aalp_lib.attacks import PGD, Attack
 from aalp_lib.data import Dataset, Split
 from aalp_lib.engine import graphs
 from aalp_lib.evaluation import gradient_count, table2_suite
 from aalp_lib.methods import TABLE_2
-from aalp_lib.models import Classifier, evaluating
+from aalp_lib.models import Classifier
 from aalp_lib.reproduction import machine
 from aalp_lib.reproduction.grids import SETTINGS
 from aalp_lib.train import Recipe, fit
@@ -104,23 +104,21 @@ def work(model: Classifier, attack: Attack, x: Tensor) -> tuple[float, float]:
     one too. The bytes: every layer's output is written once and read once on the way forward, and read twice and
     written once, as a gradient, on the way back, in bfloat16; weights are not counted.
     """
-    with FlopCounterMode(display=False) as counter, evaluating(model), torch.no_grad():
+    model = engine.private(model)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(x)
     forward = counter.get_total_flops() / len(x)
     return (2 * attack.steps + 3 * 2) * forward, (attack.steps + 2) * 5 * 2 * _outputs(model, x[:1])
 
 
-def _outputs(model: nn.Module, x: Tensor) -> int:
-    """Numbers that the layers put out for one image."""
+def _outputs(copy: nn.Module, x: Tensor) -> int:
+    """Numbers that the layers of a private copy put out for one image."""
     sizes: list[int] = []
-    leaves = [m for m in model.modules() if not list(m.children())]
-    hooks = [m.register_forward_hook(lambda _m, _i, out: sizes.append(out.numel())) for m in leaves]
-    try:
-        with evaluating(model), torch.no_grad():
-            model(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    for module in copy.modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda _m, _i, out: sizes.append(out.numel()))
+    with torch.no_grad():
+        copy(x)
     return sum(sizes)
 
 

@@ -9,7 +9,7 @@ from conftest import linear, quiet
 from hypothesis import given, settings, strategies as st
 
 import aalp_lib as aalp
-from aalp_lib import losses
+from aalp_lib import engine, losses
 from aalp_lib.attacks import LOSSES, Attack, scaled, trades_inner
 
 ATTACKS = {
@@ -91,8 +91,8 @@ def test_restarts_never_raise_accuracy(trained, digits, reading):
     for restarts in (1, 2, 5):
         attack = aalp.PGD(0.15, 0.02, 10, restarts=restarts)
         generators = [torch.Generator().manual_seed(run) for run in range(restarts)]
-        with aalp.models.evaluating(trained):
-            right.append(attack.survivors(trained, x, y, [5, 10], reading=reading, generators=generators))
+        with engine.prepared(trained, x) as forward:
+            right.append(attack.survivors(forward, x, y, [5, 10], reading=reading, generators=generators))
     assert (right[1] <= right[0]).all()
     assert (right[2] <= right[1]).all()
     assert right[0].any()
@@ -111,8 +111,8 @@ def test_restarts_of_a_call_never_raise_accuracy(trained, digits):
 
 def test_further_steps_never_raise_accuracy(trained, digits, generator):
     x, y = digits
-    with aalp.models.evaluating(trained):
-        alive = aalp.PGD(0.2, 0.02, 30).survivors(trained, x, y, [1, 5, 10, 20, 30], generators=[generator])
+    with engine.prepared(trained, x) as forward:
+        alive = aalp.PGD(0.2, 0.02, 30).survivors(forward, x, y, [1, 5, 10, 20, 30], generators=[generator])
     assert (alive[1:] <= alive[:-1]).all()
     assert alive[0].sum() > alive[-1].sum()
 
@@ -153,9 +153,9 @@ def test_images_outside_among_are_left_out_and_change_nothing_for_the_others(tra
     x, y = digits
     among = torch.arange(len(x)) % 3 != 0
     attack = aalp.PGD(0.15, 0.02, 10)
-    with aalp.models.evaluating(trained):
+    with engine.prepared(trained, x) as forward:
         whole, part = (
-            attack.survivors(trained, x, y, [5, 10], among=rows, generators=[torch.Generator().manual_seed(0)])
+            attack.survivors(forward, x, y, [5, 10], among=rows, generators=[torch.Generator().manual_seed(0)])
             for rows in (None, among)
         )
     assert torch.equal(part[:, among], whole[:, among])

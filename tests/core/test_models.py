@@ -65,22 +65,6 @@ def test_unknown_network_is_named():
         models.resnet9(in_channels=1)
 
 
-def test_evaluating_gives_every_module_its_own_mode_back():
-    model = models.resnet9(4)
-    model.train()
-    model.body[3].eval()
-    before = [m.training for m in model.modules()]
-
-    def fail():
-        with models.evaluating(model):
-            assert not any(m.training for m in model.modules())
-            raise RuntimeError("inside")
-
-    with pytest.raises(RuntimeError, match="inside"):
-        fail()
-    assert [m.training for m in model.modules()] == before
-
-
 # --- wrap
 
 
