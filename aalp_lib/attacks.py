@@ -124,7 +124,7 @@ class Attack:
             return x.detach().clone()
         with engine.prepared(model, x) as forward:
             _checks.labels(y, len(x), forward.classes)
-            _checks.no_nan(forward(x[:2]))
+            _checks.no_nan(forward(x[:1]))
             x_adv = self.perturb(forward, x, y, generator=generator, start=start).contiguous()
         if torch.equal(x_adv, x):
             warnings.warn("the attack moved no pixel: the loss has a gradient of 0 at every image", stacklevel=2)

@@ -154,8 +154,8 @@ def _stage(attacker: Any, name: str, x: Tensor, y: Tensor, right: Tensor) -> dic
 
 @contextlib.contextmanager
 def _lent(model: Classifier, split: Split) -> Iterator[Prepared]:
-    """Lend `model` to the package, which draws from torch's global generators, and says what it has to say to a
-    logger; afterwards all is as it was, and what it said is a warning."""
+    """Lend a copy of `model` to the package, which draws from torch's global generators and says what it has to say to
+    a logger; afterwards all is as it was, and what it said is a warning."""
     logger, heard = logging.getLogger("auto-attack"), _Heard()
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(heard)

@@ -335,12 +335,12 @@ def _transferred(
     device = engine.device_of(model)
     split, right = split.to(device), []
     total = -(-len(split) // batch_size)
-    with engine.prepared(model, to_float(split.images[:2])) as forward:
-        for index, (x, y) in enumerate(split.batches(batch_size), 1):
-            x_adv = attack(source, x, y, generator=start)
-            right.append((_logits(forward, x).argmax(1) == y) & (_logits(forward, x_adv).argmax(1) == y))
-            if progress:
-                progress(index, total, "transfer done")
+    model = engine.private(model)
+    for index, (x, y) in enumerate(split.batches(batch_size), 1):
+        x_adv = attack(source, x, y, generator=start)
+        right.append((_logits(model, x).argmax(1) == y) & (_logits(model, x_adv).argmax(1) == y))
+        if progress:
+            progress(index, total, "transfer done")
     return {"right": torch.cat(right).cpu()}
 
 

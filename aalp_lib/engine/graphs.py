@@ -88,8 +88,8 @@ class Recording:
     def begin(self, state: Tensors, fixed: Tensors) -> Tensors:
         """Put a batch in place, repeating rows up to what there is place for; return where its state will be."""
         for place, given in zip(self.state + self.fixed, state + fixed, strict=True):
-            rows = torch.arange(len(place), device=place.device) % len(given) if place.ndim else None
-            place.copy_(given if rows is None or len(place) == len(given) else given[rows])
+            same = not place.ndim or len(place) == len(given)
+            place.copy_(given if same else given[torch.arange(len(place), device=place.device) % len(given)])
         return tuple(place[: len(state[0])] if place.ndim else place for place in self.state)
 
     def _advance(self, step: Step) -> None:

@@ -88,12 +88,12 @@ def work(model: Classifier, attack: Attack, x: Tensor) -> tuple[float, float]:
     written once, as a gradient, on the way back, in bfloat16; weights are not counted.
     """
     sizes: list[int] = []
-    model = engine.private(model)
-    for module in model.modules():
+    copy = engine.private(model)
+    for module in copy.modules():
         if not list(module.children()):
             module.register_forward_hook(lambda _m, _i, out: sizes.append(out.numel()))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(x)
+        copy(x)
     forward, outputs = counter.get_total_flops() / len(x), sum(sizes) / len(x)
     return (2 * attack.steps + 3 * 2) * forward, (attack.steps + 2) * 5 * 2 * outputs
 

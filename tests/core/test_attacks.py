@@ -180,6 +180,17 @@ def test_same_generator_gives_the_same_images(trained, digits):
         assert torch.equal(first, other) == (attack.start == "clean")
 
 
+@pytest.mark.parametrize("start", ["uniform", "gaussian"])
+@pytest.mark.parametrize("side", [3, 9, 28])
+def test_an_image_starts_at_the_same_place_whatever_the_batches(start, side):
+    """With a gradient that pushes nowhere, an attack returns its start."""
+    model, x, y = linear(torch.zeros(2, side * side)), torch.rand(10, 1, side, side), torch.zeros(10).long()
+    attack = Attack(0.3, 0.3, 1, start=start)
+    whole, parts = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
+    apart = [attack(model, x[i : i + 3], y[i : i + 3], generator=parts) for i in range(0, 10, 3)]
+    assert torch.equal(attack(model, x, y, generator=whole), torch.cat(apart))
+
+
 # --- what is left behind
 
 
