@@ -196,6 +196,11 @@ def published_trades_step(
     optimizer.step()
 
 
+def channels_last(model: Classifier, x: Tensor) -> tuple[Classifier, Tensor]:
+    """The model and the images (N, C, H, W) in channels-last memory."""
+    return model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+
+
 class _Step:
     """A training step of a method, as `fit` does it."""
 
@@ -247,10 +252,7 @@ def attack_rows(sizes: Sequence[Size], rounds: int) -> Iterator[Row]:
     """PGD with the same start: against the fastest peer, and against the bare loop, in float32 and in bfloat16."""
     for size in sizes:
         model, x, y = size.prepared()
-        last, x_last = (
-            copy.deepcopy(model).to(memory_format=torch.channels_last),
-            x.to(memory_format=torch.channels_last),
-        )
+        last, x_last = channels_last(copy.deepcopy(model), x)
         attack = PGD(EPS, EPS / size.steps * 2.5, size.steps)
         cases: dict[str, Case] = {name: make(attack, model, x, y) for name, make in PEERS.items()}
         for p in PRECISIONS:
@@ -291,11 +293,7 @@ def table_2_rows(rounds: int, images: int, epochs: int) -> Iterator[Row]:
     def theirs() -> None:
         found["peer"] = {name: _accuracy(model, call(x, y), y) for name, call in calls.items()}
 
-    last, x_last, steps = (
-        copy.deepcopy(model).to(memory_format=torch.channels_last),
-        x.to(memory_format=torch.channels_last),
-        gradient_count(suite),
-    )
+    (last, x_last), steps = channels_last(copy.deepcopy(model), x), gradient_count(suite)
     limits = {f"bare channels-last, {p}": partial(bare, PGD(EPS, STEP, steps), last, x_last, y, p) for p in PRECISIONS}
     cases: dict[str, Case] = {"aalp_lib": partial(mine, "auto"), "aalp_lib, float32": partial(mine, "float32")}
     seconds = in_turns(cases | {"torchattacks": theirs} | limits, rounds)
@@ -380,7 +378,7 @@ def bare_seconds(threads: int, steps: int) -> float:
     """Wall time of a bare loop on LeNet, after a warm-up."""
     torch.set_num_threads(threads)
     model, x, y = Size("lenet", 64, steps).prepared()
-    model, x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    model, x = channels_last(model, x)
     seconds = in_turns({"bare": partial(bare, PGD(EPS, EPS, steps), model, x, y)}, 1)
     return seconds["bare"][0]
 
