@@ -25,7 +25,7 @@ from aalp_lib.book import chapter
 from aalp_lib.cli import COMMANDS, main
 from aalp_lib.methods import METHODS
 from aalp_lib.models import MODELS
-from aalp_lib.reproduction import collect, display, measurements, report
+from aalp_lib.reproduction import archive, display, measurements, tables
 from aalp_lib.reproduction.grids import SETTINGS
 from aalp_lib.reproduction.plans import LAID_DOWN
 from aalp_lib.reproduction.schema import Measurement, Record
@@ -83,7 +83,7 @@ def test_help_names_what_there_is(capsys):
     assert set(LAID_DOWN) | set(SETTINGS) == set(cli.COMMANDS["reproduce"].options["grid"]["choices"])
     assert all(kind in cli.COMMANDS["measure"].options["--kinds"]["help"] for kind in measurements.KINDS)
     assert str(QUERIES) in cli.COMMANDS["diagnose"].options["--queries"]["help"]
-    assert cli.COMMANDS["results"].options["--table"]["choices"] == tuple(report.TABLES)
+    assert cli.COMMANDS["results"].options["--table"]["choices"] == tuple(tables.TABLES)
 
 
 def test_no_command_shows_the_help(capsys):
@@ -339,8 +339,8 @@ def test_a_line_for_a_run_names_the_seed_and_the_variant_where_there_are_several
 @pytest.mark.parametrize("columns", [100, 120])
 def test_tables_fit_a_terminal(capsys, monkeypatch, columns):
     """The repository's own records: no line wider than the terminal, nothing but devices cut off."""
-    kept = collect.read(RESULTS)
-    monkeypatch.setattr(collect, "read", lambda _: kept)
+    kept = archive.records()
+    monkeypatch.setattr(archive, "records", lambda _: kept)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setattr(display.console, "_width", columns)
     for number in (0, 1, 2, 3, 4):
@@ -358,12 +358,12 @@ def test_a_real_terminal_gets_columns():
     """What comes to a pipe instead is what the other tests of `aalp results` see."""
     said = on_terminal(100, "results", RESULTS, "--table", "4")
     assert max(map(len, said.splitlines())) <= 100
-    assert re.search(r"\n ALP, paper +\d\d\.\d\d ", said)
+    assert re.search(r"\n ALP +paper +\d\d\.\d\d", said)
 
 
 def test_the_list_of_records_has_one_data_set_after_the_other(capsys):
     assert main(["results", str(RESULTS)]) == 0
-    sets = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:-1]]
+    sets = [line.split()[1] for line in capsys.readouterr().out.splitlines()[2:-2]]
     assert [name for name, _ in itertools.groupby(sets)] == ["mnist", "cifar10-jpeg", "mnist-sample"]
 
 

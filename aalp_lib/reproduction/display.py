@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import rich.box
 from rich.console import Console
@@ -267,7 +267,10 @@ def _frame(made: "pandas.DataFrame", title: str, widest: Mapping[str, int] | Non
         right = not tables.is_text(made[name])
         word = re.sub("[ -]", "\n", str(name))
         width = (widest or {}).get(str(name))
-        table.add_column(word, justify="right" if right else "left", no_wrap=right, max_width=width)
+        words = [len(part) for cell in made[name] for part in str(cell).split()]  # none is broken
+        least = None if right or width else max(words, default=0)
+        justify: Literal["left", "right"] = "right" if right else "left"
+        table.add_column(word, justify=justify, no_wrap=right, min_width=least, max_width=width)
     for line in made.itertuples(index=False):
         table.add_row(*("" if cell != cell else re.sub(r" (?=[\[(])", "\n", str(cell)) for cell in line))
     console.print(table)

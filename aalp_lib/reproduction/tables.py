@@ -251,7 +251,7 @@ def shown(table: pd.DataFrame, spans: bool = True) -> pd.DataFrame:
     table : DataFrame
         Of one data set.
     spans : bool
-        Show intervals and ranges behind our numbers.
+        Show intervals and ranges behind our numbers, and how far our row lies from the paper's at most.
     """
     names = list(dict.fromkeys(table["column"]))
     lines = []
@@ -269,7 +269,7 @@ def shown(table: pd.DataFrame, spans: bool = True) -> pd.DataFrame:
             }
         )
     made = pd.DataFrame(lines)
-    return made.drop(columns="Widest apart") if len(names) == 1 or (table["table"] == 3).all() else made
+    return made.drop(columns="Widest apart") if len(names) == 1 or (table["table"] == 3).all() or not spans else made
 
 
 def _dicts(table: pd.DataFrame) -> list[dict[str, Any]]:
