@@ -6,7 +6,8 @@
     python scripts/notebooks.py pack TEXT NOTEBOOK       make a notebook of such a file
 
 In a text file a cell begins with a line `%%%% md ID` or `%%%% code ID TAG ...`; ids are names, unique in a notebook.
-What a stamp writes is made of the address in `_config.yml` and of the run: nobody types it.
+What a stamp writes is made of the address in `_config.yml`, of the run and of the records: nobody types it. A Markdown
+cell with `{{ ... }}` in it is a template, kept in the cell's metadata; the numbers come from `report.context`.
 """
 
 import os
@@ -19,6 +20,8 @@ import nbformat
 import yaml
 from nbclient import NotebookClient
 from nbformat import NotebookNode
+
+from aalp_lib.reproduction import report
 
 ROOT = Path(__file__).resolve().parents[1]
 WORDS_A_MINUTE = 130  # of exact prose with equations and code between
@@ -79,9 +82,12 @@ def stamp(notebook: NotebookNode, path: Path) -> None:
     kept |= {"language_info": {"name": "python"}, "aalp": dict(notebook.metadata.get("aalp", {}))}
     notebook.metadata = nbformat.from_dict(kept)
     for cell in notebook.cells:
-        tags = list(cell.metadata.get("tags", []))
-        cell.metadata = nbformat.from_dict({"tags": tags} if tags else {})
-        if HIDDEN & set(tags):
+        template = cell.metadata.get("template")
+        if template:
+            cell.source = report.rendered(template)
+        kept = {key: cell.metadata[key] for key in ("tags", "template") if cell.metadata.get(key)}
+        cell.metadata = nbformat.from_dict(kept)
+        if HIDDEN & set(kept.get("tags", ())):
             cell.metadata |= {"cellView": "form", "jupyter": {"source_hidden": True}}
 
 
@@ -128,7 +134,8 @@ def unpack(path: Path, text: Path) -> None:
     parts = []
     for cell in nbformat.read(path, as_version=4).cells:
         kind = {"markdown": "md", "code": "code"}[cell.cell_type]
-        parts.append(" ".join(["%%%%", kind, cell.id, *cell.metadata.get("tags", [])]) + "\n" + cell.source + "\n")
+        text_of = cell.metadata.get("template", cell.source)
+        parts.append(" ".join(["%%%%", kind, cell.id, *cell.metadata.get("tags", [])]) + "\n" + text_of + "\n")
     text.write_text("\n".join(parts), encoding="utf-8")
 
 
@@ -139,7 +146,10 @@ def pack(text: Path, path: Path) -> None:
         head, source = part.split("\n", 1)
         kind, name, *tags = head.split()
         new = {"md": nbformat.v4.new_markdown_cell, "code": nbformat.v4.new_code_cell}[kind]
-        notebook.cells.append(new(source.strip("\n"), id=name, metadata={"tags": tags} if tags else {}))
+        metadata: dict[str, object] = {"tags": tags} if tags else {}
+        if kind == "md" and "{{" in source:
+            metadata["template"] = source.strip("\n")
+        notebook.cells.append(new(source.strip("\n"), id=name, metadata=metadata))
     if path.exists():
         notebook.metadata = nbformat.read(path, as_version=4).metadata
     stamp(notebook, path)

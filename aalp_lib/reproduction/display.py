@@ -263,14 +263,14 @@ def _frame(made: "pandas.DataFrame", title: str, widest: Mapping[str, int] | Non
     from aalp_lib.reproduction import tables
 
     table = Table(title=title, **_PLAIN)
-    for name in made:
-        right = not tables.is_text(made[name])
-        word = re.sub("[ -]", "\n", str(name))
-        width = (widest or {}).get(str(name))
-        words = [len(part) for cell in made[name] for part in str(cell).split()]  # none is broken
-        least = None if right or width else max(words, default=0)
+    for name in map(str, made):
+        right, head = not tables.is_text(made[name]), re.sub("[ -]", "\n", name)
+        cells = [head, *made[name].astype(str)]
+        width = (widest or {}).get(name)
+        least = 0 if width else max(len(word) for cell in cells for word in cell.split())  # no word is broken
         justify: Literal["left", "right"] = "right" if right else "left"
-        table.add_column(word, justify=justify, no_wrap=right, min_width=least, max_width=width)
+        whole = right and not any(", " in cell for cell in cells)
+        table.add_column(head, justify=justify, no_wrap=whole, min_width=least, max_width=width)
     for line in made.itertuples(index=False):
         table.add_row(*("" if cell != cell else re.sub(r" (?=[\[(])", "\n", str(cell)) for cell in line))
     console.print(table)

@@ -251,7 +251,7 @@ def shown(table: pd.DataFrame, spans: bool = True) -> pd.DataFrame:
     table : DataFrame
         Of one data set.
     spans : bool
-        Show intervals and ranges behind our numbers, and how far our row lies from the paper's at most.
+        Show intervals and ranges behind our numbers, and of Table 2 how far our row lies from the paper's at most.
     """
     names = list(dict.fromkeys(table["column"]))
     lines = []
@@ -269,7 +269,7 @@ def shown(table: pd.DataFrame, spans: bool = True) -> pd.DataFrame:
             }
         )
     made = pd.DataFrame(lines)
-    return made.drop(columns="Widest apart") if len(names) == 1 or (table["table"] == 3).all() or not spans else made
+    return made if spans and (table["table"] == 2).all() else made.drop(columns="Widest apart")
 
 
 def _dicts(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -298,7 +298,7 @@ def _shown(cell: dict[str, Any] | None, name: str, spans: bool) -> str:
 def _widest(table: pd.DataFrame, row: str, ours: dict[str, dict[str, Any]]) -> str:
     """How far our row lies from the paper's in the column where they are furthest apart."""
     theirs = table[(table["row"] == row) & (table["source"] == "paper")].set_index("column")["value"]
-    apart = {name: cell["value"] - theirs[name] for name, cell in ours.items() if not name.endswith("_loss")}
+    apart = {name: cell["value"] - theirs[name] for name, cell in ours.items()}
     widest = max(apart, key=lambda name: abs(apart[name]))
     return f"{signed(apart[widest])}, {heading(widest)}"
 
