@@ -53,7 +53,9 @@ def context(records: Records | None = None) -> dict[str, Any]:
     of = source(records)
     return {
         "gain": lambda *names, data="mnist", **more: _there(compare(of.frame, *names, data=data, **more), names),
-        "lead": lambda attack, data="mnist": _among(comparisons.lead(of.frame), data=data, attack=attack),
+        "lead": lambda attack, data="mnist": _among(
+            [one for attacks in pages.LEADS for one in comparisons.lead(of.frame, attacks)], data=data, attack=attack
+        ),
         "step": lambda first, second, attack, data="mnist", protocol="fast": _among(
             [one for steps in STEPS for family in comparisons.order(of.frame, steps).values() for one in family],
             first=first, second=second, attack=attack, data=data, protocol=protocol,
@@ -186,7 +188,10 @@ def files(records: Records | None = None) -> dict[str, str | Figure]:
         found = list((pages.ablation_sections if ablations else pages.sections)(records, data))
         drawn = figures.every(*_drawable(of.records, folder))
         if found or drawn:
-            texts = {"title": tables.title(data), "about": pages.ABOUT.get(ABLATIONS if ablations else data, "")}
+            texts = {
+                "title": tables.title(data) + ", ablations" * ablations,
+                "about": pages.ABOUT.get(ABLATIONS if ablations else data, ""),
+            }
             made[f"{folder}/README.md"] = page("page.md", records, sections=found, drawn=drawn, **texts)
         made |= {f"{folder}/figures/{one.name}.png": one.figure for one in found if one.figure}
         made |= {f"{folder}/figures/{name}.png": one.figure for name, one in drawn.items()}

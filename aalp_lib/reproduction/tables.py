@@ -71,6 +71,8 @@ def heading(attack: str) -> str:
     """
     name, _, altered = attack.partition(" ")
     said = STAGES.get(name) or COLUMNS.get(name, name)
+    if altered == "start":
+        return f"{said}, from {'a random start' if name == 'fgsm' else 'the image'}"
     return f"{said}, {ALTERED[altered]}" if altered in ALTERED else said
 
 
@@ -522,7 +524,8 @@ def paper_gain(one: Comparison, rows: Mapping[str, Mapping[str, float]] | None =
     rows = paper.TABLE_2.get(paper_name(one.data), {}) if rows is None else rows
     first, second = (name.removesuffix("_averaged") for name in (one.first, one.second))
     cells = [rows.get(name, {}).get(one.attack) for name in (first, second)]
-    return float("nan") if None in cells or first == second else cells[1] - cells[0]  # type: ignore[operator]
+    other = one.first_protocol not in ("", one.protocol)
+    return float("nan") if None in cells or first == second or other else cells[1] - cells[0]  # type: ignore[operator]
 
 
 def gains(
