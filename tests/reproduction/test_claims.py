@@ -66,9 +66,10 @@ def test_2_guided_dropout_costs_half_a_point_and_weights_gain_under_autoattack(s
     assert -0.6 < guided.mean < -0.4
 
 
-def test_3_alp_falls_behind_madry_under_autoattack_where_the_paper_ranks_it_above(of):
+def test_3_alp_keeps_fewer_images_than_madry_under_autoattack_where_the_paper_ranks_it_above(of):
     against = comparisons.order(of.frame, comparisons.OVER_MADRY)["mnist", "fast", "", "square"]
-    assert {one.second: one.verdict for one in against}["alp"] == "behind"
+    (alp,) = (one for one in against if one.second == "alp")
+    assert (alp.verdict, max(alp.gains) < 0) == ("behind", True)
     assert all(PUBLISHED["alp"][c] > PUBLISHED["adv"][c] for c in PUBLISHED["adv"] if c != "clean")
 
 
