@@ -24,7 +24,7 @@ from PIL import Image
 
 import aalp_lib as aalp
 from aalp_lib.methods import TABLE_2
-from aalp_lib.reproduction import bench, demo, plots_of_records, schema
+from aalp_lib.reproduction import archive, bench, demo, schema
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -160,7 +160,7 @@ def test_readmes_table_is_the_demos():
     """What the README shows is what `make demo` wrote, beside the records that it comes from."""
     text = (ROOT / "docs" / "demo" / "table.md").read_text()
     assert text in (ROOT / "README.md").read_text()
-    records = plots_of_records.in_table_order(schema.load_records(ROOT / "docs" / "demo"))
+    records = archive.in_order(schema.load_records(ROOT / "docs" / "demo"))
     assert demo.markdown(records) == text
     for path in re.findall(r"\]\(((?!https?:)[^)#]+)\)", (ROOT / "README.md").read_text()):
         assert (ROOT / path).exists(), path

@@ -16,8 +16,6 @@ from aalp_lib._checks import InputError
 from aalp_lib.attacks import PGD
 from aalp_lib.data import Dataset
 from aalp_lib.models import Classifier, lenet
-from aalp_lib.reproduction import collect
-from aalp_lib.reproduction.collect import Found
 from aalp_lib.train import Recipe, fit
 from aalp_lib.zoo import index, pretrained
 
@@ -112,21 +110,6 @@ def say(text: str) -> None:
     from IPython.display import Markdown, display
 
     display(Markdown(text))
-
-
-def records() -> Found:
-    """What `collect.read` gives for the `results/` beside the book, seen from the book's folder or the one above it.
-
-    Where only the package is installed, as on Colab: nothing, and a sentence that says what is missing.
-    """
-    for home in (Path.cwd(), Path.cwd().parent):
-        if (home / "book").is_dir() and (home / "results").is_dir():
-            return collect.read(home / "results")
-    say(
-        "*The records of the full runs, `results/` in the repository, are not beside this notebook: what rests on them "
-        'reads "not measured yet" below.*'
-    )
-    return Found()
 
 
 def _briefly_trained(name: str) -> Classifier:

@@ -49,10 +49,6 @@ class Records:
     left_out: tuple[str, ...] = ()
     beside_checkpoints: int = 0
 
-    def ablations(self) -> dict[str, Record]:
-        """The runs that lie in a folder `ablations`."""
-        return {name: run for name, run in self.runs.items() if is_ablation(name)}
-
     def kind(self, kind: str, model: Model = "last", tier: str = "full") -> list[Measurement]:
         """Measurements of a kind on the models "last" or "best", in the order of the paper's tables."""
         made = [m for m in self.measurements.values() if (m.kind, m.tier) == (kind, tier)]
@@ -115,6 +111,11 @@ def _traits(kept: Record | Measurement) -> Mapping[str, Any]:
 
 def _place(m: Measurement) -> tuple[Any, ...]:
     return *_row(m.subject["data"], m.subject["method"]), measured_protocol(m), m.subject["seed"]
+
+
+def in_order(records: Iterable[Record]) -> list[Record]:
+    """Records as the paper's tables have them, then by seed, the recipe "fast" first; what is in no table is last."""
+    return sorted(records, key=_place_of)
 
 
 def _place_of(record: Record) -> tuple[Any, ...]:

@@ -7,14 +7,16 @@ from typing import Any
 
 import pandas as pd
 
-from aalp_lib.reproduction import figures, frames, paper, tables
+from aalp_lib.reproduction import figures, paper, tables
 from aalp_lib.reproduction.analyses import SETS
 from aalp_lib.reproduction.archive import Records, records
 from aalp_lib.reproduction.comparisons import Comparison, compare, judged
+from aalp_lib.reproduction.frames import frame
 from aalp_lib.reproduction.schema import Measurement
 
 WORDS = {"ahead": "held", "behind": "reversed"}  # of a claim, by the verdict on its difference; else unresolved
 UNTESTED = "untested"
+Finder = Callable[[Records], Comparison | None]
 COPIES = {"svhn": ("svhn-part",), "cifar10": ("cifar10-jpeg",)}
 
 
@@ -29,7 +31,7 @@ class Claim:
     paper : float
         The paper's difference in `unit`; NaN where it gives no number.
     ours : callable
-        From the sources to a Comparison, or None where nothing was measured. Its gain is counted in `unit`, and is
+        From the records to a Comparison, or None where nothing was measured. Its gain is counted in `unit`, and is
         positive if the claim holds.
     unit : str
     """
@@ -37,23 +39,8 @@ class Claim:
     words: str
     on: str
     paper: float
-    ours: Callable[["Source"], Comparison | None]
+    ours: Finder
     unit: str = "points"
-
-
-@dataclass(frozen=True)
-class Source:
-    """Records and the frame of them, made once."""
-
-    records: Records
-    frame: pd.DataFrame
-
-
-@functools.lru_cache(maxsize=2)
-def source(found: Records | None = None) -> Source:
-    """Records, by default the repository's, with their frame."""
-    found = records() if found is None else found
-    return Source(found, frames.frame(found))
 
 
 def _gain(
@@ -62,26 +49,24 @@ def _gain(
     second: str,
     attack: str,
     rows: Mapping[str, Mapping[str, float]] | None = None,
-) -> tuple[float, Callable[[Source], Comparison | None]]:
+) -> tuple[float, Finder]:
     """The paper's gain of `second` over `first` in its Table 2 or in other `rows`, and how ours is found.
 
     Ours is that on the data set itself, or else on the copy or part of it that was there.
     """
     rows = rows or paper.TABLE_2[data]
 
-    def found(of: Source) -> Comparison | None:
-        made = (compare(of.frame, first, second, attack, data=name) for name in (data, *COPIES.get(data, ())))
+    def found(of: Records) -> Comparison | None:
+        made = (compare(frame(of), first, second, attack, data=name) for name in (data, *COPIES.get(data, ())))
         return next(filter(None, made), None)
 
     return rows[second][attack] - rows[first][attack], found
 
 
-def _measured(
-    kind: str, value: Callable[[Mapping[str, Any]], float], first: str = "", second: str = "alp"
-) -> Callable[[Source], Comparison | None]:
+def _measured(kind: str, value: Callable[[Mapping[str, Any]], float], first: str = "", second: str = "alp") -> Finder:
     """How a value of measurements on MNIST is found: in `second`'s networks, less that in `first`'s of equal seed."""
 
-    def found(of: Source) -> Comparison | None:
+    def found(of: Records) -> Comparison | None:
         made = {name: _by_seed(of, kind, name) for name in (first, second) if name}
         seeds = sorted(set.intersection(*(set(networks) for networks in made.values())))
         gains = [sum(value(made[name][s].values) * (1 if name == second else -1) for name in made) for s in seeds]
@@ -93,9 +78,9 @@ def _measured(
     return found
 
 
-def _by_seed(of: Source, kind: str, method: str) -> dict[int, Measurement]:
+def _by_seed(of: Records, kind: str, method: str) -> dict[int, Measurement]:
     """The measurements of a kind on a method's networks of MNIST, recipe "fast", by seed."""
-    made = tables.measurements(of.records, kind, data="mnist", method=method)
+    made = tables.measurements(of, kind, data="mnist", method=method)
     return {m.subject["seed"]: m for m in made}
 
 
@@ -180,7 +165,7 @@ def scorecard(found: Records | None = None) -> tuple[Finding, ...]:
     found : Records, optional
         The repository's by default.
     """
-    of = source(found)
+    of = found or records()
     made = {claim: ours for claim in CLAIMS if (ours := claim.ours(of))}
     said = dict(zip(made, judged(made.values()), strict=True))
     return tuple(

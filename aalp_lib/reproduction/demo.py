@@ -1,6 +1,6 @@
 """The demo: Table 2's comparison on the bundled digits, as jobs, and what is made of their records."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -10,12 +10,14 @@ from matplotlib.figure import Figure
 from aalp_lib import checkpoints, plots
 from aalp_lib.attacks import PGD
 from aalp_lib.data import load
-from aalp_lib.reproduction import plots_of_records, schema
+from aalp_lib.evaluation import HEADINGS
+from aalp_lib.reproduction import archive, plots_of_records
 from aalp_lib.reproduction.grids import QUICK, Grid
 from aalp_lib.reproduction.jobs import Job
-from aalp_lib.reproduction.schema import Record
+from aalp_lib.reproduction.schema import Record, label
 
 DATA = "mnist-sample"
+SHARES = ("accuracy", "low", "high")
 
 
 def jobs(out: Path, seed: int = 0, quick: bool = False) -> list[Job]:
@@ -25,11 +27,8 @@ def jobs(out: Path, seed: int = 0, quick: bool = False) -> list[Job]:
 
 def write(records: Sequence[Record], jobs: Sequence[Job], out: Path) -> list[Path]:
     """Write the table as Markdown and CSV and the figures as PNG; returns their paths."""
-    records = plots_of_records.in_table_order(records)
-    texts = {
-        "table.md": markdown(records),
-        "table.csv": schema.table(records, form="csv") + _without_head(schema.table(records, which="best", form="csv")),
-    }
+    records = archive.in_order(records)
+    texts = {"table.md": markdown(records), "table.csv": csv(records)}
     for name, text in texts.items():
         checkpoints.write_atomically(out / name, text.encode())
     figures = {
@@ -50,37 +49,58 @@ def markdown(records: Sequence[Record]) -> str:
     machine = first.environment
     kept = {r.method: r.history["epochs"][-1]["kept"] for r in records if r.config["method"]["guided_dropout"]}
     work = sum(sum(r.seconds.values()) for r in records)
-    dropout = ", ".join(f"{schema.label(name)} {100 * value:.0f} %" for name, value in kept.items())
+    dropout = ", ".join(f"{label(name)} {100 * value:.0f} %" for name, value in kept.items())
     return (
         f"Correct test images in percent, with the 95 % Wilson interval; {count} digits of `{first.data}`, last epoch, "
         f"seed {first.seed}. An image counts as fooled at k steps once any iterate up to k fools it.\n\n"
-        f"{schema.table(records)}\n"
+        f"{table(records)}\n"
         "The model that was best on the validation split:\n\n"
-        f"{schema.table(records, which='best')}\n"
+        f"{table(records, 'best')}\n"
         f"Features that Guided Dropout kept, mean over the last epoch: {dropout}.\n\n"
         f"{machine['processor']}, {machine['threads']} thread a run, Python {machine['python']}, "
         f"torch {machine['torch']}, aalp_lib {machine['aalp_lib']}; {work:.0f} s of work in all.\n"
     )
 
 
+def table(records: Sequence[Record], model: str = "last") -> str:
+    """Table 2 in Markdown: a row a record, percent right with the 95 % interval."""
+    names = list(records[0].accuracy[model])
+    rows = [["Method", "Seed", *(HEADINGS[name] for name in names)], ["---"] * (2 + len(names))]
+    rows += [[label(r.method), str(r.seed), *(_cell(r.accuracy[model][name]) for name in names)] for r in records]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _cell(found: Mapping[str, float]) -> str:
+    value, low, high = (f"{100 * found[key]:.1f}" for key in SHARES)
+    return f"{value} ({low}–{high})"
+
+
+def csv(records: Sequence[Record]) -> str:
+    """The same of both models, a line an accuracy, with counts."""
+    lines = [["data", "method", "seed", "tier", "model", "attack", *SHARES, "correct", "count"]]
+    for model in ("last", "best"):
+        for r in records:
+            for attack, found in r.accuracy[model].items():
+                percents = (f"{100 * found[key]:.2f}" for key in SHARES)
+                counts = (str(found[key]) for key in ("correct", "count"))
+                lines.append([r.data, r.method, str(r.seed), r.tier, model, attack, *percents, *counts])
+    return "".join(",".join(line) + "\n" for line in lines)
+
+
 def digits(jobs: dict[str, Job]) -> Figure:
     """The first test digit of each class, clean and after PGD-100, as RAW and as AALP see them."""
     test = load(DATA).test
-    test = test[torch.stack([(test.labels == label).nonzero()[0, 0] for label in range(10)])]
+    test = test[torch.stack([(test.labels == digit).nonzero()[0, 0] for digit in range(10)])]
     (x, y), attack = next(test.batches(len(test))), PGD(0.3, 0.01, 100)
     rows, wrong = [], {}
     for method in ("raw", "aalp"):
-        model, name = checkpoints.load_model(jobs[method].run), schema.label(method)
+        model, name = checkpoints.load_model(jobs[method].run), label(method)
         x_adv = attack(model, x, y, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             before, after = model(x), model(x_adv)
         wrong[name] = int((after.argmax(1) != y).sum())
         rows += [(f"{name}\nclean", x, before), (f"{name}\nattacked", x_adv, after)]
-    figure = plots.predictions(rows, y, [str(label) for label in range(10)])
+    figure = plots.predictions(rows, y, [*map(str, range(10))])
     counts = " and ".join(f"{name} is wrong on {count}" for name, count in wrong.items())
     figure.suptitle(f"After PGD-100, {counts} of these ten (the first test digit of each class)", fontsize=11)
     return figure
-
-
-def _without_head(text: str) -> str:
-    return text.split("\n", 1)[1]

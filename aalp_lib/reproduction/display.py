@@ -17,7 +17,7 @@ from aalp_lib.diagnosis import Diagnosis
 from aalp_lib.evaluation import HEADINGS
 from aalp_lib.methods import Method
 from aalp_lib.progress import bars
-from aalp_lib.reproduction import archive, plots_of_records, schema
+from aalp_lib.reproduction import archive, schema
 from aalp_lib.reproduction.jobs import Job
 from aalp_lib.reproduction.schema import Record
 from aalp_lib.reproduction.settings import Setting
@@ -137,7 +137,7 @@ def run_all(jobs: Sequence[Job], workers: int, executor: Executor | None = None)
                 f"{len(records)}/{len(jobs)}  {each.over}: clean {clean}, PGD-40 {pgd}; "
                 f"{record.seconds['training']:.0f} s training, {record.seconds['evaluation']:.0f} s attacks"
             )
-    return plots_of_records.in_table_order(records)
+    return archive.in_order(records)
 
 
 class _JobBars:
@@ -182,7 +182,7 @@ def called(jobs: Sequence[Job]) -> dict[str, str]:
 
 def table_2(records: Sequence[Record]) -> None:
     """Show Table 2's columns of records that were attacked on the same images, a row each."""
-    names = schema.columns(records, "last")
+    names = list(records[0].accuracy["last"])
     count = int(records[0].accuracy["last"][names[0]]["count"])
     heads = (HEADINGS[name].replace("-", "\n") for name in names)
     table = Table("", *heads, title=f"Correct test images in %, of {count}, with 95 % intervals", **_PLAIN)

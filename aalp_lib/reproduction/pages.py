@@ -9,8 +9,8 @@ from matplotlib.figure import Figure
 
 from aalp_lib.reproduction import comparisons, figures, paper, tables
 from aalp_lib.reproduction.archive import Records
-from aalp_lib.reproduction.claims import source
 from aalp_lib.reproduction.comparisons import AUTOATTACK, LEAD, WEAKER, Family, compare, judged
+from aalp_lib.reproduction.frames import frame as frame_of
 
 ABOUT = {
     "mnist": "LeNet, ε = 0.3. Ten steps of 0.01 move at most 0.1 in that ball: PGD-10 and CW-10 flatter all networks.",
@@ -50,13 +50,13 @@ class Section:
         return tables.markdown(self.table)
 
 
-def sections(records: Records | None, data: str) -> Iterator[Section]:
+def sections(records: Records, data: str) -> Iterator[Section]:
     """The tables of a data set's page: gains first, then the paper's tables, then what the paper does not ask."""
-    of = source(records)
-    frame = of.frame[(of.frame["data"] == data) & (of.frame["tier"] == "full")]
+    frame = frame_of(records)
+    frame = frame[(frame["data"] == data) & (frame["tier"] == "full")]
     yield from _compared(frame)
     for number in tables.TABLES:
-        made = tables.beside_paper(of.records, number, data, measured=True)
+        made = tables.beside_paper(records, number, data, measured=True)
         if not made.empty:
             yield Section(f"Table {number}", tables.CAPTIONS[number], tables.shown(made))
     plain = frame[~frame["ablation"] & (frame["model"] == "last")]
@@ -66,7 +66,7 @@ def sections(records: Records | None, data: str) -> Iterator[Section]:
     if (altered := plain[(plain["suite"] == "attacks") & (plain["protocol"] == "fast")]).size:
         caption = "What one change of the attacks moves, in points, mean over networks, first 1,000 test images."
         yield Section("The attacks set otherwise", caption, tables.moved(altered, MOVED))
-    if (signs := tables.signs(of.records, data)).size:
+    if (signs := tables.signs(records, data)).size:
         caption = "Percent right of the first 1,000 test images, PGD-100 but for the names; means over networks."
         yield Section("Signs of gradient masking", caption, signs)
 
@@ -85,10 +85,10 @@ def _compared(frame: pd.DataFrame) -> Iterator[Section]:
     yield from _families("Guided Dropout added, the paper's on SVHN", "guided", guided, frame, published=paper.TABLE_3)
 
 
-def ablation_sections(records: Records | None, data: str) -> Iterator[Section]:
+def ablation_sections(records: Records, data: str) -> Iterator[Section]:
     """The tables of a page of ablations: controls, variants of a method, and other settings."""
-    of = source(records)
-    frame = of.frame[of.frame["data"] == data]
+    frame = frame_of(records)
+    frame = frame[frame["data"] == data]
     yield from _families("Controls", "controls", comparisons.controls(frame, data).values(), frame)
     yield from _families("Variants against their row", "variants", [comparisons.ablations(frame, data)], frame)
     yield from _families("Other settings against the plain run", "settings", [_settings(frame)], frame)

@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from aalp_lib.evaluation import HEADINGS
-from aalp_lib.methods import METHODS, TABLE_2
+from aalp_lib.methods import METHODS
 from aalp_lib.plots import COLOURS, MARKERS
-from aalp_lib.reproduction.schema import Measurement, Record, columns, label
+from aalp_lib.reproduction.schema import Measurement, Record, label
 
 SPEED_STYLES = {
     "torchattacks": ("#7f7f7f", "o"),
@@ -27,7 +27,7 @@ def robust_accuracy(records: Sequence[Record], which: str = "last") -> Figure:
 
     The axis is broken where more than 20 points lie empty between the records.
     """
-    names = columns(records, which)
+    names = list(dict.fromkeys(name for record in records for name in record.accuracy[which]))
     found = [[record.accuracy[which].get(name) for name in names] for record in records]
     parts = _occupied([100 * f[end] for row in found for f in row if f for end in ("low", "high")])
     figure, panels = plt.subplots(
@@ -167,12 +167,6 @@ def speed(bench: dict[str, Any]) -> Figure:
     figure.suptitle("The time of an attack grows in proportion to steps and images", fontsize=11)
     _legend(figure, axes[0], len(SPEED_STYLES))
     return figure
-
-
-def in_table_order(records: Sequence[Record]) -> list[Record]:
-    """Records sorted as Table 2 lists the methods, then by seed; other methods last."""
-    order = {name: index for index, name in enumerate(dict.fromkeys((*TABLE_2, *METHODS)))}
-    return sorted(records, key=lambda r: (order.get(r.method, len(order)), r.seed))
 
 
 def _legend(figure: Figure, axes: Axes, count: int) -> None:

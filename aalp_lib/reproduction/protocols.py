@@ -14,7 +14,6 @@ from aalp_lib.autoattack import VERSIONS
 from aalp_lib.evaluation import paper_name
 from aalp_lib.methods import METHODS
 from aalp_lib.reproduction import paper
-from aalp_lib.reproduction.grids import HALF_WIDTH
 from aalp_lib.reproduction.schema import Measurement, Record
 from aalp_lib.reproduction.settings import SETTINGS, Setting
 
@@ -151,11 +150,6 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
     return flat | {"Guided Dropout": "on" if mask else "off"} | {f"mask {k}": v for k, v in (mask or {}).items()}
 
 
-def half_features(record: Record) -> bool:
-    """Whether a run is one of the controls with half the features (`grids.GRIDS`)."""
-    return (record.config.get("model") or {}).get("width") in (HALF_WIDTH, [*HALF_WIDTH])
-
-
 # --- precision -------------------------------------------------------------------------------------------------------
 
 
@@ -164,12 +158,15 @@ def gradients(m: Measurement, attack: str = "") -> str:
 
     Of one attack, if it is named: AutoAttack's stages are never bfloat16's.
     """
-    precision = "float32" if attack in VERSIONS["standard"] else str(m.config.get("precision", "float32"))
-    return "TF32" if precision == "float32" and m.environment.get("tf32") else precision
+    precision = "float32" if attack in VERSIONS["standard"] else m.config.get("precision", "float32")
+    return _rounded(precision, m.environment.get("tf32"))
 
 
 def evaluated_in(record: Record) -> str:
     """The same of the attacks of a training record."""
-    precision = str(record.config.get("evaluation_precision", "float32"))
     rounded = record.environment.get("evaluation_tf32", record.environment.get("tf32"))
-    return "TF32" if precision == "float32" and rounded else precision
+    return _rounded(record.config.get("evaluation_precision", "float32"), rounded)
+
+
+def _rounded(precision: str, tf32: bool | None) -> str:
+    return "TF32" if precision == "float32" and tf32 else precision

@@ -16,8 +16,8 @@ from aalp_lib.evaluation import paper_name
 from aalp_lib.plots import DPI
 from aalp_lib.reproduction import archive, claims, comparisons, figures, pages, paper, protocols, tables
 from aalp_lib.reproduction.archive import ABLATIONS, Model, Records
-from aalp_lib.reproduction.claims import Source, source
 from aalp_lib.reproduction.comparisons import Comparison, compare
+from aalp_lib.reproduction.frames import frame as frame_of
 from aalp_lib.reproduction.schema import Measurement, Record, label
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -52,9 +52,10 @@ def context(records: Records | None = None) -> dict[str, Any]:
 
     and `findings`, `card`, `main_table`, `frame`, `records`, `tables` and `label`.
     """
-    of = source(records)
+    records = records or archive.records()
+    frame = frame_of(records)
     return {
-        "gain": lambda *names, data="mnist", **more: _there(compare(of.frame, *names, data=data, **more), names),
+        "gain": lambda *names, data="mnist", **more: _there(compare(frame, *names, data=data, **more), names),
         "lead": lambda attack, data="mnist": _among(_judged(records)["lead"], data=data, attack=attack),
         "step": lambda first, second, attack, data="mnist", protocol="fast", family="": _among(
             _judged(records)[family or "steps"],
@@ -63,7 +64,7 @@ def context(records: Records | None = None) -> dict[str, Any]:
         "control": lambda first, second, attack: _among(
             _judged(records)["controls"], first=first, second=second, attack=attack
         ),
-        "accuracy": lambda method, attack, **more: _accuracy(of, method, attack, **more),
+        "accuracy": lambda method, attack, **more: _accuracy(frame, method, attack, **more),
         "published": lambda method, attack, data="mnist": paper.TABLE_2[data][method][attack],
         "finding": lambda words, on="MNIST": next(
             one for one in claims.scorecard(records) if one.claim.words.startswith(words) and one.claim.on == on
@@ -71,14 +72,14 @@ def context(records: Records | None = None) -> dict[str, Any]:
         "card": lambda: tables.markdown(claims.card(claims.scorecard(records))),
         "findings": lambda: claims.scorecard(records),
         "main_table": lambda: tables.markdown(main_table(records)),
-        "records": of.records, "frame": of.frame, "tables": tables, "label": label,
+        "records": records, "frame": frame, "tables": tables, "label": label,
     }  # fmt: skip
 
 
 @functools.lru_cache(maxsize=2)
-def _judged(records: Records | None) -> dict[str, list[Comparison]]:
+def _judged(records: Records) -> dict[str, list[Comparison]]:
     """Every judged comparison of the pages, by family; "steps" has those of all orders, the first of them first."""
-    frame, chain = source(records).frame, itertools.chain.from_iterable
+    frame, chain = frame_of(records), itertools.chain.from_iterable
     orders = {name: [*chain(comparisons.order(frame, steps).values())] for _, name, steps in pages.ORDERS}
     return orders | {
         "steps": [*chain(orders.values())],
@@ -99,11 +100,11 @@ def _among(family: Sequence[Comparison], **traits: str) -> Comparison:
 
 
 def _accuracy(
-    of: Source, method: str, attack: str, data: str = "mnist", protocol: str = "fast", model: Model = "last",
+    frame: pd.DataFrame, method: str, attack: str, data: str = "mnist", protocol: str = "fast", model: Model = "last",
     suite: str = "",
 ) -> Accuracy:  # fmt: skip
     wanted = {"method": method, "attack": attack, "data": data, "protocol": protocol, "model": model}
-    rows = of.frame[(of.frame[[*wanted]] == pd.Series(wanted)).all(axis=1)]
+    rows = frame[(frame[[*wanted]] == pd.Series(wanted)).all(axis=1)]
     rows = rows[rows["suite"] == (suite or rows["suite"].min() if "table2" not in {*rows["suite"]} else "table2")]
     if rows.empty:
         raise InputError(f"nothing was measured of {method} on {data}, {protocol}, under {attack}")
@@ -148,10 +149,10 @@ def rendered(text: str, records: Records | None = None, **more: Any) -> str:
 # --- RESULTS.md ------------------------------------------------------------------------------------------------------
 
 
-def main_table(records: Records | None = None) -> pd.DataFrame:
+def main_table(records: Records) -> pd.DataFrame:
     """Rows of Table 2 on the paper's data sets, the paper beside ours: mean over seeds, recipe "fast"."""
-    of = source(records)
-    runs = of.frame[(of.frame["model"] == "last") & (of.frame["protocol"] == "fast") & ~of.frame["ablation"]]
+    runs = frame_of(records)
+    runs = runs[(runs["model"] == "last") & (runs["protocol"] == "fast") & ~runs["ablation"]]
     runs = runs[runs["suite"].isin(("table2", "strong")) & (runs["tier"] == "full")]
     lines = []
     for data, rows in paper.TABLE_2.items():
@@ -168,9 +169,9 @@ def main_table(records: Records | None = None) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def lead(records: Records | None = None) -> Figure:
+def lead(records: Records) -> Figure:
     """The forest plot of RESULTS.md: AALP against ALP on the paper's data sets, a line an attack."""
-    family = comparisons.lead(source(records).frame)
+    family = comparisons.lead(frame_of(records))
     rows: list[Any] = tables.gains(family).to_dict("records")
     for data in {*paper.TABLE_2} - {paper_name(one.data) for one in family}:
         traits = dict.fromkeys(("gain", "low", "high"), float("nan")) | {"panel": tables.title(data), "gains": ()}
@@ -190,15 +191,14 @@ def _theirs(data: str, attack: str) -> float:
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def files(records: Records | None = None) -> dict[str, str | Figure]:
+def files(records: Records) -> dict[str, str | Figure]:
     """The pages and figures that records allow, by their path below the folder: a page for each folder of runs."""
-    of = source(records)
     made: dict[str, str | Figure] = {}
-    folders = {str(PurePosixPath(name).parent): run.data for name, run in of.records.runs.items()}
+    folders = {str(PurePosixPath(name).parent): run.data for name, run in records.runs.items()}
     for folder, data in folders.items():
         ablations = PurePosixPath(folder).name == ABLATIONS
         found = list((pages.ablation_sections if ablations else pages.sections)(records, data))
-        drawn = figures.every(*_drawable(of.records, folder))
+        drawn = figures.every(*_drawable(records, folder))
         if found or drawn:
             texts = {
                 "title": tables.title(data) + ", ablations" * ablations,
@@ -221,7 +221,7 @@ def _drawable(found: Records, folder: str) -> tuple[dict[str, list[Measurement]]
     return kinds, [run for run in here if protocols.protocol(run) == "fast"]
 
 
-def page(template: str, records: Records | None = None, **more: Any) -> str:
+def page(template: str, records: Records, **more: Any) -> str:
     """One of the package's templates, rendered, with a line at its top that says what made it."""
     text = (TEMPLATES / template).read_text(encoding="utf-8")
     return rendered(text, records, made=MADE, lead_claim=LEAD_CLAIM, **more).rstrip() + "\n"

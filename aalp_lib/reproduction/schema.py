@@ -1,31 +1,49 @@
 """Records of runs and measurements: what they hold, how they are written, and what is refused when they are read."""
 
 import base64
-import csv
 import dataclasses
-import io
 import json
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
-from aalp_lib import _checks, checkpoints
+from aalp_lib import checkpoints
 from aalp_lib._checks import InputError
-from aalp_lib.evaluation import HEADINGS, Report
+from aalp_lib.evaluation import Report
 from aalp_lib.methods import METHODS
 
 SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Record:
+class _Kept:
+    """What a record and a measurement share: they are files."""
+
+    def save(self, path: str | Path) -> Path:
+        """Write it as JSON, atomically; makes the folder."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        checkpoints.write_atomically(path, (json.dumps(dataclasses.asdict(self), indent=1) + "\n").encode())
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read one; InputError, which names the file, if it is damaged, of another schema or of the other class."""
+        kept = load(path)
+        if not isinstance(kept, cls):
+            raise InputError(f"{path} is not a readable {cls.__name__.lower()} but a {type(kept).__name__.lower()}")
+        return kept
+
+
+@dataclass(frozen=True)
+class Record(_Kept):
     """One run, with everything that a number taken from it must be able to show.
 
     Attributes
@@ -67,18 +85,9 @@ class Record:
     network: str | None = None
     schema: int = field(default=SCHEMA)
 
-    def save(self, path: str | Path) -> Path:
-        """Write the record as JSON, atomically; makes the folder."""
-        return _save(self, Path(path))
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Record":
-        """Read a record; a damaged one, or one of another schema, raises InputError naming it."""
-        return _load(cls, Path(path))
-
 
 @dataclass(frozen=True)
-class Measurement:
+class Measurement(_Kept):
     """Anything measured other than a training with its accuracies, on a trained model.
 
     Attributes
@@ -109,35 +118,10 @@ class Measurement:
     seconds: float
     schema: int = field(default=SCHEMA)
 
-    def save(self, path: str | Path) -> Path:
-        """Write the measurement as JSON, atomically; makes the folder."""
-        return _save(self, Path(path))
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Measurement":
-        """Read a measurement; a damaged one, or one of another schema, raises InputError naming it."""
-        return _load(cls, Path(path))
-
-
-_Kept = TypeVar("_Kept", Record, Measurement)
-
-
-def _save(kept: Record | Measurement, path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoints.write_atomically(path, (json.dumps(dataclasses.asdict(kept), indent=1) + "\n").encode())
-    return path
-
 
 def load(path: str | Path) -> Record | Measurement:
     """Read whichever of the two a file holds: a measurement says of what "kind" it is; errors as in `Record.load`."""
     return parsed(Path(path).read_bytes(), str(path))
-
-
-def _load(kind: type[_Kept], path: Path) -> _Kept:
-    kept = load(path)
-    if not isinstance(kept, kind):
-        raise InputError(f"{path} is not a readable {kind.__name__.lower()} but a {type(kept).__name__.lower()}")
-    return kept
 
 
 def parsed(content: bytes, where: str) -> Record | Measurement:
@@ -340,26 +324,17 @@ def _of(where: str, value: Any, kind: Any) -> Any:
 
 def load_records(folder: str | Path) -> list[Record]:
     """Read every `*.json` of a folder, by name; what is no readable record is named in a warning and left out."""
-    return list(_load_all(Record, Path(folder)).values())
+    return list(named_records(folder).values())
 
 
 def named_records(folder: str | Path) -> dict[str, Record]:
     """Likewise, each under its file's name without the ending: the name of its run."""
-    return _load_all(Record, Path(folder))
-
-
-def load_measurements(folder: str | Path) -> list[Measurement]:
-    """Read every `*.json` of a folder, by name, likewise."""
-    return list(_load_all(Measurement, Path(folder)).values())
-
-
-def _load_all(kind: type[_Kept], folder: Path) -> dict[str, _Kept]:
     found = {}
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(Path(folder).glob("*.json")):
         try:
-            found[path.stem] = _load(kind, path)
+            found[path.stem] = Record.load(path)
         except InputError as error:
-            warnings.warn(str(error), stacklevel=3)
+            warnings.warn(str(error), stacklevel=2)
     return found
 
 
@@ -384,73 +359,6 @@ def unpack(text: str, count: int) -> Tensor:
     return torch.from_numpy(bits.astype(bool))
 
 
-def table(
-    records: Iterable[Record],
-    *,
-    which: Literal["last", "best"] = "last",
-    form: Literal["markdown", "csv"] = "markdown",
-) -> str:
-    """Make a table in the shape of Table 2, a row a record, accuracies in percent.
-
-    Parameters
-    ----------
-    records : iterable of Record
-    which : "last" or "best"
-        The model after the last epoch, or the best on the validation split.
-    form : "markdown" or "csv"
-        Markdown gives `96.3 (95.0–97.3)`, with the 95 % interval; CSV has a line for each accuracy, with counts.
-    """
-    _checks.known("table form", form, ("markdown", "csv"))
-    _checks.known("model", which, ("last", "best"))
-    records = list(records)
-    return _csv(records, which) if form == "csv" else _markdown(records, which)
-
-
-def columns(records: Sequence[Record], which: str) -> list[str]:
-    """The columns that any of the records has, in order."""
-    return list(dict.fromkeys(name for record in records for name in record.accuracy.get(which, {})))
-
-
 def label(method: str) -> str:
     """The name of a method in tables and figures."""
     return METHODS[method].label if method in METHODS else method
-
-
-def _markdown(records: list[Record], which: str) -> str:
-    names = columns(records, which)
-    head = ["Method", "Seed", *(HEADINGS.get(name, name) for name in names)]
-    rows = [
-        [label(r.method), str(r.seed), *(_cell(r.accuracy.get(which, {}).get(name)) for name in names)] for r in records
-    ]
-    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows)) + "\n"
-
-
-def _cell(found: dict[str, float] | None) -> str:
-    if found is None:
-        return "not measured"
-    return f"{100 * found['accuracy']:.1f} ({100 * found['low']:.1f}–{100 * found['high']:.1f})"
-
-
-def _csv(records: list[Record], which: str) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ["data", "method", "seed", "tier", "model", "attack", "accuracy", "low", "high", "correct", "count"]
-    )
-    for r in records:
-        for name, found in r.accuracy.get(which, {}).items():
-            percent = [f"{100 * found[key]:.2f}" for key in ("accuracy", "low", "high")]
-            writer.writerow(
-                [
-                    r.data,
-                    r.method,
-                    r.seed,
-                    r.tier,
-                    which,
-                    name,
-                    *percent,
-                    int(found["correct"]),
-                    int(found["count"]),
-                ]
-            )
-    return text.getvalue()

@@ -4,18 +4,20 @@ Numbers come through the templates; here is what the words around them say. Shou
 from a sentence, a test here says so, and the sentence is rewritten. Claims of the chapters are held in tests/book.
 """
 
+from types import SimpleNamespace
+
 import pytest
 
 from aalp_lib.diagnosis import NOISE
 from aalp_lib.methods import METHODS, TABLE_2
-from aalp_lib.reproduction import claims, comparisons, paper, report, tables
+from aalp_lib.reproduction import archive, claims, comparisons, frames, paper, report, tables
 
 PUBLISHED = paper.TABLE_2["mnist"]
 
 
 @pytest.fixture(scope="module")
 def of():
-    return claims.source()
+    return SimpleNamespace(records=archive.records(), frame=frames.frame())
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ def measured(sample, tmp_path_factory):
 
 
 def kind_of(folder, kind):
-    return schema.load_measurements(folder / kind)
+    return [*archive.records(folder / kind).measurements.values()]
 
 
 def every(folder):

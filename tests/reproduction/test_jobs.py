@@ -8,7 +8,7 @@ from conftest import tiny
 import aalp_lib as aalp
 from aalp_lib import checkpoints
 from aalp_lib.cli import main
-from aalp_lib.reproduction import machine, measurements, schema
+from aalp_lib.reproduction import archive, machine, measurements, schema
 from aalp_lib.reproduction.jobs import Origin, finished, run_job
 from aalp_lib.zoo import fingerprint
 
@@ -110,7 +110,7 @@ def test_an_observed_job_gives_the_same_record_and_what_was_seen(tmp_path):
         run_job(tiny("alp", tmp_path / "seen", observe=True)),
     )
     assert (seen.accuracy, seen.outcomes) == (plain.accuracy, plain.outcomes)
-    (kept,) = schema.load_measurements(tmp_path / "seen" / "over_training")
+    (kept,) = archive.records(tmp_path / "seen" / "over_training").measurements.values()
     assert kept.subject == {"data": "mnist-sample", "method": "alp", "seed": 0}
     assert len(kept.values["epochs"]) == len(seen.history["epochs"])
     assert run_job(tiny("alp", tmp_path / "seen", observe=True)) == seen

@@ -15,7 +15,7 @@ from aalp_lib import checkpoints, resume
 from aalp_lib.checkpoints import load_model
 from aalp_lib.cli import main
 from aalp_lib.data import load
-from aalp_lib.reproduction import attack_measurements, machine, measurements, protocols, schema
+from aalp_lib.reproduction import archive, attack_measurements, machine, measurements, protocols, schema
 from aalp_lib.reproduction.jobs import run_job
 from aalp_lib.reproduction.settings import SETTINGS
 from aalp_lib.zoo import fingerprint, keep_beside_records, packaged
@@ -48,7 +48,9 @@ def test_measures_what_is_missing_and_draws_it(grid, capsys):
     said = capsys.readouterr().out
     assert "measurements" in said
     folder = grid / "mnist-sample"
-    (diagnosis,) = (m for m in schema.load_measurements(folder / "diagnosis") if m.subject["method"] == "aalp")
+    (diagnosis,) = (
+        m for m in archive.records(folder / "diagnosis").measurements.values() if m.subject["method"] == "aalp"
+    )
     assert diagnosis.config["images"] == 20
     assert diagnosis.config["precision"] == "bfloat16"
     assert diagnosis.config["source"]["method"] == "alp"

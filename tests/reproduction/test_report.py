@@ -19,7 +19,7 @@ LINK = re.compile(r"\]\(([^)#]+)\)")
 @pytest.fixture(scope="module")
 def made():
     """The pages and figures that the repository's records make."""
-    return report.files()
+    return report.files(archive.records())
 
 
 # --- the committed pages
@@ -27,14 +27,14 @@ def made():
 
 def test_results_md_is_what_the_records_make_and_fits_on_a_screen():
     text = (ROOT / "RESULTS.md").read_text()
-    assert text == report.page("results.md")
+    assert text == report.page("results.md", archive.records())
     assert len(text.encode()) <= 8_000
 
 
 def test_the_pages_of_results_are_what_the_records_make(made):
     pages = {name: page for name, page in made.items() if name.endswith(".md")}
     assert set(pages) == {f"{folder}/README.md" for folder in ("mnist", "cifar10", "mnist/ablations", "ablations")}
-    pages["README.md"] = report.page("records.md")
+    pages["README.md"] = report.page("records.md", archive.records())
     assert {name: (ROOT / "results" / name).read_text() for name in pages} == pages
 
 
