@@ -49,10 +49,10 @@ class Records:
     left_out: tuple[str, ...] = ()
     beside_checkpoints: int = 0
 
-    def kind(self, kind: str, model: Model = "last", tier: str = "full") -> list[Measurement]:
-        """Measurements of a kind on the models "last" or "best", in the order of the paper's tables."""
-        made = [m for m in self.measurements.values() if (m.kind, m.tier) == (kind, tier)]
-        return sorted((m for m in made if m.subject.get("model", model) == model), key=_place)
+    def kind(self, kind: str) -> list[Measurement]:
+        """Full-tier measurements of a kind on last models, in the order of the paper's tables."""
+        made = [m for m in self.measurements.values() if (m.kind, m.tier) == (kind, "full")]
+        return sorted((m for m in made if m.subject.get("model", "last") == "last"), key=_place)
 
     def of(self, record: Record, kind: str, model: Model = "last") -> Measurement | None:
         """The measurement of a kind on the model of a run; None where there is none."""

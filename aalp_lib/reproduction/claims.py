@@ -70,10 +70,9 @@ def _measured(kind: str, value: Callable[[Mapping[str, Any]], float], first: str
         made = {name: _by_seed(of, kind, name) for name in (first, second) if name}
         seeds = sorted(set.intersection(*(set(networks) for networks in made.values())))
         gains = [sum(value(made[name][s].values) * (1 if name == second else -1) for name in made) for s in seeds]
-        traits = {"data": "mnist", "protocol": "fast", "attack": kind, "suite": kind, "model": "last"}
-        counts = {"images": 0, "only_first": 0, "only_second": 0}
-        of_seeds = {"seeds": tuple(seeds), "gains": tuple(gains)}
-        return Comparison(first=first, second=second, **traits, **counts, **of_seeds) if seeds else None  # type: ignore[arg-type]
+        if not seeds:
+            return None
+        return Comparison("mnist", "fast", first, second, kind, tuple(seeds), tuple(gains), 0, 0, 0)
 
     return found
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from aalp_lib._checks import InputError
-from aalp_lib.reproduction.archive import Model
 from aalp_lib.reproduction.frames import SUITES
 from aalp_lib.reproduction.grids import HALF_WIDTH
 
@@ -55,7 +54,7 @@ class Comparison:
     data, protocol : str
     first, second : str
         Methods. `first_protocol` is the first's, where it is another.
-    attack, suite, model : str
+    attack : str
     seeds : tuple of int
     gains : tuple of float
         Points, one a seed.
@@ -74,8 +73,6 @@ class Comparison:
     first: str
     second: str
     attack: str
-    suite: str
-    model: str
     seeds: tuple[int, ...]
     gains: tuple[float, ...]
     images: int
@@ -119,12 +116,10 @@ def compare(
     *,
     data: str,
     protocol: str = "fast",
-    model: Model = "last",
     first_protocol: str | None = None,
     suite: str | None = None,
-    images: int | None = None,
 ) -> Comparison | None:
-    """Compare two methods under an attack on the same images, in pairs of runs of equal seed.
+    """Compare two methods' last models under an attack on the same images, in pairs of runs of equal seed.
 
     Parameters
     ----------
@@ -134,29 +129,27 @@ def compare(
         Methods; the gain is that of the second.
     attack : str
         Name in the suite: "clean", "pgd100", "square" for all of AutoAttack, "pgd100 start" and so on.
-    data, protocol, model : str
+    data, protocol : str
     first_protocol : str, optional
         That of `first`, where it is another than `protocol`.
     suite : "table2", "strong" or "attacks", optional
         By default the first of these that has the attack.
-    images : int, optional
-        Only so many from the front of the test split.
 
     Returns
     -------
     Comparison or None
         None where the two share no seed in which both have the attack on as many images.
     """
-    of = frame[(frame["data"] == data) & (frame["model"] == model) & (frame["attack"] == attack)]
+    of = frame[(frame["data"] == data) & (frame["model"] == "last") & (frame["attack"] == attack)]
     suite = suite or next((name for name in SUITES if (of["suite"] == name).any()), SUITES[0])
     of = of[of["suite"] == suite]
     theirs, ours = _right(of, first, first_protocol or protocol), _right(of, second, protocol)
-    pairs = {seed: (theirs[seed][:images], ours[seed][:images]) for seed in sorted(theirs.keys() & ours.keys())}
-    leads = {seed: b.astype(int) - a for seed, (a, b) in pairs.items() if len(a) == len(b) and len(a)}
+    pairs = {seed: (theirs[seed], ours[seed]) for seed in sorted(theirs.keys() & ours.keys())}
+    leads = {seed: b.astype(int) - a for seed, (a, b) in pairs.items() if len(a) == len(b)}
     if not leads:
         return None
     return Comparison(
-        data, protocol, first, second, attack, suite, model, tuple(leads),
+        data, protocol, first, second, attack, tuple(leads),
         gains=tuple(100 * int(lead.sum()) / len(lead) for lead in leads.values()),
         images=max(len(lead) for lead in leads.values()),
         only_first=sum(int((lead < 0).sum()) for lead in leads.values()),
@@ -171,21 +164,20 @@ def _right(of: "DataFrame", method: str, protocol: str) -> dict[int, np.ndarray]
     return {int(seed): right for seed, right in zip(rows["seed"], rows["right"], strict=True) if right is not None}
 
 
-def judged(family: Iterable[Comparison]) -> list[Comparison]:
+def judged(family: Iterable[Comparison | None]) -> list[Comparison]:
     """Each with its verdict, after Holm's correction within the family: the comparisons that a table shows.
 
     "ahead" or "behind" where the corrected p is below 0.05, else "unresolved". One seed speaks of two networks and not
-    of methods: it gets no verdict and does not count in the family.
+    of methods: it gets no verdict and does not count in the family. None, what was not measured, is left out.
     """
-    family = list(family)
-    several = [one for one in family if len(one.seeds) > 1]
-    corrected = iter(holm([one.p for one in several]))
-    return [
-        dataclasses.replace(one, p_holm=p, verdict=_word(one.mean, p))
-        if len(one.seeds) > 1 and (p := next(corrected)) is not None
-        else dataclasses.replace(one, verdict=TWO_NETWORKS)
-        for one in family
-    ]
+    made = [one for one in family if one]
+    corrected = iter(holm([one.p for one in made if len(one.seeds) > 1]))
+    found = []
+    for one in made:
+        p = next(corrected) if len(one.seeds) > 1 else None
+        word = TWO_NETWORKS if p is None else _word(one.mean, p)
+        found.append(dataclasses.replace(one, p_holm=p, verdict=word))
+    return found
 
 
 def _word(gain: float, p: float) -> str:
@@ -283,20 +275,14 @@ def exact_p(only_a: int, only_b: int) -> float:
 Family = list[Comparison]
 
 
-def lead(frame: "DataFrame", attacks: Sequence[str] = LEAD, protocol: str = "fast", model: Model = "last") -> Family:
+def lead(frame: "DataFrame", attacks: Sequence[str] = LEAD, protocol: str = "fast") -> Family:
     """AALP against ALP, over data sets × attacks, of the full tier; judged."""
     full = frame[(frame["tier"] == "full") & (frame["protocol"] == protocol)]
-    made = (
-        compare(full, "alp", "aalp", attack, data=data, protocol=protocol, model=model)
-        for data in full["data"].unique()
-        for attack in attacks
-    )
-    return judged(one for one in made if one)
+    pairs = itertools.product(full["data"].unique(), attacks)
+    return judged(compare(full, "alp", "aalp", attack, data=data, protocol=protocol) for data, attack in pairs)
 
 
-def order(
-    frame: "DataFrame", steps: Sequence[tuple[str, str]] = STEPS, model: Model = "last"
-) -> dict[tuple[str, str, str, str], Family]:
+def order(frame: "DataFrame", steps: Sequence[tuple[str, str]] = STEPS) -> dict[tuple[str, str, str, str], Family]:
     """Steps from a method to another, judged: a family for each data set, protocol, reading and attack of `ORDERED`.
 
     The reading, of the pairing loss, is "" for the paper's, or how ALP's and AALP's runs differ from it, in words.
@@ -307,8 +293,9 @@ def order(
         mine = [(names[a], names[b]) for a, b in steps if a in names and b in names]
         mine = [step for step in mine if not variant or {*step} & {names["alp"], names["aalp"]}]
         for attack in ORDERED:
-            found = (compare(frame, *step, attack, data=data, protocol=protocol, model=model) for step in mine)
-            made[data, protocol, variant, attack] = judged(one for one in found if one)
+            made[data, protocol, variant, attack] = judged(
+                compare(frame, *step, attack, data=data, protocol=protocol) for step in mine
+            )
     return {key: family for key, family in made.items() if family}
 
 
@@ -328,23 +315,21 @@ def readings(frame: "DataFrame") -> Iterator[tuple[str, str, str, Mapping[str, s
                 yield data, protocol, variant, rows | pair
 
 
-def controls(frame: "DataFrame", data: str = "mnist", model: Model = "last") -> dict[str, Family]:
+def controls(frame: "DataFrame", data: str = "mnist") -> dict[str, Family]:
     """`CONTROLLED`, judged: a family for each attack of `LEAD`."""
-    made = {}
-    for attack in LEAD:
-        found = (
-            compare(frame, first, second, attack, data=data, model=model, first_protocol=protocol)
+    return {
+        attack: judged(
+            compare(frame, first, second, attack, data=data, first_protocol=protocol)
             for first, protocol, second in CONTROLLED
         )
-        made[attack] = judged(one for one in found if one)
-    return made
+        for attack in LEAD
+    }
 
 
-def ablations(frame: "DataFrame", data: str, attack: str = DECIDING, model: Model = "last") -> Family:
-    """Each variant of a method against the row that it comes from, under one attack; judged."""
+def ablations(frame: "DataFrame", data: str) -> Family:
+    """Each variant of a method against the row that it comes from, at `DECIDING`; judged."""
     variants = frame[(frame["data"] == data) & (frame["variant"] != "")].drop_duplicates(["method", "protocol"])
-    made = (
-        compare(frame, str(of.base), str(of.method), attack, data=data, protocol=str(of.protocol), model=model)
+    return judged(
+        compare(frame, str(of.base), str(of.method), DECIDING, data=data, protocol=str(of.protocol))
         for of in variants.itertuples()
     )
-    return judged(one for one in made if one)

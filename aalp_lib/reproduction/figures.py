@@ -24,14 +24,13 @@ from aalp_lib.methods import METHODS, TABLE_2
 from aalp_lib.plots import COLOURS, MARKERS, RIGHT, WRONG
 from aalp_lib.reproduction.analyses import SETS, concentration, unpack
 from aalp_lib.reproduction.grids import ALPHAS
-from aalp_lib.reproduction.plots_of_records import diagnoses
+from aalp_lib.reproduction.plots_of_records import diagnoses, legend, whole
 from aalp_lib.reproduction.schema import Measurement, Record, label
 
 SET_COLOURS = dict(zip(SETS, (RIGHT, WRONG), strict=True))
 WORD_COLOURS = {"ahead": RIGHT, "behind": WRONG}  # what is neither is grey
 IMAGES = ("clean", "adversarial")
 EQUATIONS = {"loss_gradient": "Eq. 5, mean |∂L/∂A|", "scores": "Eq. 7, mean |∂L/∂A · A|"}
-MAP_TITLES = {"paper": "Eq. 6", "grad-cam": "Grad-CAM"}
 
 
 # --- comparisons -----------------------------------------------------------------------------------------------------
@@ -153,7 +152,7 @@ def contributions(found: Sequence[Measurement]) -> Figure:
         f"{label(_name(m))} {100 * m.values['adversarial']['loss_gradient']['half_share']:.0f} %" for m in found
     )
     figure.suptitle(f"Features that carry half of Eq. 5 on adversarial images: {shares}", fontsize=10)
-    _legend(figure, panels[0, 0])
+    legend(figure, panels[0, 0])
     return figure
 
 
@@ -212,56 +211,49 @@ def half_shares(found: Measurement, equation: str) -> list[float]:
 # --- Figures 2, 8, 10: activation maps -------------------------------------------------------------------------------
 
 
-def activation_maps(found: Sequence[Measurement], kind: str = "paper", count: int | None = None) -> Figure:
-    """Figures 2 and 8: adversarial images, and under them where the evidence lies, after Eq. 6 or Grad-CAM.
-
-    `count` images are shown, by default all that the measurements keep; the title is about all of the test set.
-    """
-    count = len(found[0].values["labels"][:count])
+def activation_maps(found: Sequence[Measurement]) -> Figure:
+    """Figures 2 and 8: adversarial images and, after Eq. 6, where the evidence lies; the title is about all of them."""
+    count = len(found[0].values["labels"])
     size = (0.9 * count + 0.6, 1.82 * len(found) + 0.6)
     figure, panels = plt.subplots(2 * len(found), count, figsize=size, layout="constrained", squeeze=False)
     for i, measured in enumerate(found):
-        pictures, maps = (unpack(kept).numpy() for kept in (measured.values["pictures"], measured.values[kind]["maps"]))
-        _picture_row(panels[2 * i], pictures[:count], f"{label(_name(measured))}\nattacked")
-        _map_row(panels[2 * i + 1], maps[:count], MAP_TITLES[kind])
-    figure.suptitle(_filled(_claim_of_maps(found, kind), size), fontsize=10)
+        _images(panels[2 * i], _pictures(measured.values["pictures"]), f"{label(_name(measured))}\nattacked")
+        _images(panels[2 * i + 1], unpack(measured.values["paper"]["maps"]).numpy(), "Eq. 6", "inferno")
+    figure.suptitle(_filled(_claim_of_maps(found), size), fontsize=10)
     return figure
 
 
-def mean_maps(found: Sequence[Measurement], kind: str = "paper") -> Figure:
+def mean_maps(found: Sequence[Measurement]) -> Figure:
     """Figures 2 and 8 where no image may be shown: the mean of the maps of all adversarial images, a panel a model."""
     size = (2.2 * len(found) + 2, 3.7)
     figure, panels = plt.subplots(1, len(found), figsize=size, layout="constrained", squeeze=False)
-    means = [unpack(m.values[kind]["mean"]).numpy() for m in found]
+    means = [unpack(m.values["paper"]["mean"]).numpy() for m in found]
     for panel, measured, mean in zip(panels[0], found, means, strict=True):
         shown = panel.imshow(mean, cmap="inferno", vmin=0, vmax=max(map(np.max, means)), interpolation="nearest")
         panel.set(title=label(_name(measured)), xticks=[], yticks=[])
     figure.colorbar(shown, ax=panels[0], label="mean of maps, each\nover its largest value", shrink=0.9)
-    figure.suptitle(_filled(_claim_of_maps(found, kind), size), fontsize=10)
+    figure.suptitle(_filled(_claim_of_maps(found), size), fontsize=10)
     return figure
 
 
-def _claim_of_maps(found: Sequence[Measurement], kind: str) -> str:
+def _claim_of_maps(found: Sequence[Measurement]) -> str:
     """How concentrated the maps are, in words."""
-    shares = ", ".join(f"{label(_name(m))} {100 * (m.values[kind]['top_tenth'] or 0):.0f} %" for m in found)
-    return f"{MAP_TITLES[kind]}: share of an attacked image's map on its strongest tenth of positions: {shares}"
+    shares = ", ".join(f"{label(_name(m))} {100 * (m.values['paper']['top_tenth'] or 0):.0f} %" for m in found)
+    return f"Eq. 6: share of an attacked image's map on its strongest tenth of positions: {shares}"
 
 
-def maps_over_training(found: Measurement, columns: int = 6, count: int | None = None) -> Figure:
-    """Figure 10: Eq. 6 on a few adversarial images as training goes on, a column an epoch, beside the images.
-
-    `count` images are shown, by default all that the measurement keeps; the title is about all that it keeps.
-    """
+def maps_over_training(found: Measurement) -> Figure:
+    """Figure 10: Eq. 6 on a few adversarial images as training goes on, a column an epoch, beside the images."""
     kept = found.values["activation"]
     maps = np.stack([unpack(m).numpy() for m in kept["maps"]])  # (epochs, images, h, w)
-    chosen = np.unique(np.linspace(0, len(maps) - 1, columns).round().astype(int))
-    count = len(kept["labels"][:count])
+    chosen = np.unique(np.linspace(0, len(maps) - 1, 6).round().astype(int))
+    count = len(kept["labels"])
     size = (0.9 * len(chosen) + 1.9, 0.95 * count + 0.6)
     figure, panels = plt.subplots(count, len(chosen) + 1, figsize=size, layout="constrained", squeeze=False)
     for column, epoch in zip(panels.T, chosen, strict=False):
-        _map_row(column, maps[epoch][:count])
+        _images(column, maps[epoch], cmap="inferno")
         column[0].set_title(f"epoch {epoch + 1}", fontsize=9)
-    _picture_row(panels[:, -1], unpack(kept["pictures"]).numpy()[:count])
+    _images(panels[:, -1], _pictures(kept["pictures"]))
     panels[0, -1].set_title("attacked at\nthe end", fontsize=9)
     ends = (torch.from_numpy(maps[epoch]) for epoch in (full_radius(found.values["epochs"]), -1))
     tenth = [concentration(end)["top_tenth"] or 0.0 for end in ends]
@@ -273,18 +265,16 @@ def maps_over_training(found: Measurement, columns: int = 6, count: int | None =
     return figure
 
 
-def _picture_row(panels: np.ndarray, pictures: np.ndarray, title: str = "") -> None:
-    """Images (N, C, H, W), one in each panel."""
-    for panel, picture in zip(panels, pictures, strict=True):
-        panel.imshow(picture.transpose(1, 2, 0).squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        panel.set(xticks=[], yticks=[])
-    panels[0].set_ylabel(title, fontsize=8)
+def _pictures(kept: dict[str, Any]) -> np.ndarray:
+    """Kept images (N, C, H, W) as matplotlib shows them, (N, H, W, C) or of one channel (N, H, W)."""
+    images = unpack(kept).numpy().transpose(0, 2, 3, 1)
+    return images[..., 0] if images.shape[-1] == 1 else images
 
 
-def _map_row(panels: np.ndarray, maps: np.ndarray, title: str = "") -> None:
-    """Maps (N, h, w), each over its largest value, one in each panel."""
-    for panel, layer in zip(panels, maps, strict=True):
-        panel.imshow(layer, cmap="inferno", vmin=0, vmax=1, interpolation="nearest")
+def _images(panels: np.ndarray, images: np.ndarray, title: str = "", cmap: str = "gray") -> None:
+    """Images or maps, one in each panel."""
+    for panel, image in zip(panels, images, strict=True):
+        panel.imshow(image, cmap=cmap, vmin=0, vmax=1, interpolation="nearest")
         panel.set(xticks=[], yticks=[])
     panels[0].set_ylabel(title, fontsize=8)
 
@@ -302,7 +292,7 @@ def examples(found: Measurement) -> Figure:
     for column, (name, i) in zip(panels.T, kept, strict=True):
         shown = found.values[name]
         for top, (key, state) in zip((0, 2), (("images", "clean"), ("adversarial_images", "adversarial")), strict=True):
-            column[top].imshow(unpack(shown[key])[i].permute(1, 2, 0).squeeze().numpy(), cmap="gray", vmin=0, vmax=1)
+            column[top].imshow(_pictures(shown[key])[i], cmap="gray", vmin=0, vmax=1)
             _bars(column[top + 1], shown, i, state)
         column[0].set_title(name, fontsize=8, color=SET_COLOURS[name])
     for row, title in zip(panels, ("clean", "%", "attacked", "%"), strict=True):
@@ -361,9 +351,8 @@ def pairing_by_set(found: Sequence[Measurement]) -> Figure:
                        markersize=4, label=text)  # fmt: skip
         panel.axvspan(0.5, lines[full_radius(measured.values["epochs"])]["epoch"] - 0.5, color="0.94", zorder=0)
         panel.set(title=label(_name(measured)), xlabel="epoch (grey: training's radius still grows)", yscale="log")
-        panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+        whole(panel)
         panel.legend(fontsize=8, frameon=False)
-        panel.grid(color="0.92")
     panels[0, 0].set_ylabel("ALP loss, mean over test images")
     figure.suptitle("\n".join(map(_claim_of_pairing, found)), fontsize=11)
     return figure
@@ -396,12 +385,11 @@ def convergence(found: Sequence[Measurement]) -> Figure:
         panel.set(xlabel="epoch", ylabel=title)
         if key != "loss_adversarial":
             panel.set_ylim(*_late(found, key, scale))
-        panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        panel.grid(color="0.92")
+        whole(panel)
         rate = found[0].values["epochs"][0]["gradients"] / 1e6
         top = panel.secondary_xaxis("top", functions=(lambda e, r=rate: e * r, lambda g, r=rate: g / r))
         top.set_xlabel("gradients of single images (million)", fontsize=8)
-    _legend(figure, panels[0])
+    legend(figure, panels[0])
     goal = min(m.values["epochs"][-1]["robust"] for m in found) - 0.01
     arrivals = ", ".join(f"{label(_name(m))} from epoch {settled(m, goal)}" for m in found)
     said = f"Robust accuracy stays above {100 * goal:.1f} %, a point below the lower end: {arrivals}"
@@ -480,13 +468,13 @@ def _arrow(panel: Axes, start: Text, end: Text) -> None:
     panel.annotate("", end.get_position(), start.get_position(), arrowprops=ends | style)
 
 
-def alpha(records: Sequence[Record], column: str = "pgd40") -> Figure:
-    """Figure 6: clean and robust accuracy against the weight of the pairing loss; lines join the means over seeds."""
+def alpha(records: Sequence[Record]) -> Figure:
+    """Figure 6: clean and PGD-40 accuracy against the weight of the pairing loss; lines join the means over seeds."""
     runs = sorted((float(r.config["method"]["weight"]), r.seed, r.accuracy["last"]) for r in records)
     weights = sorted({weight for weight, *_ in runs})
     figure, panel = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     claims = []
-    for name, colour, marker in zip(("clean", column), (RIGHT, WRONG), "os", strict=True):
+    for name, colour, marker in zip(("clean", "pgd40"), (RIGHT, WRONG), "os", strict=True):
         values = [[100 * cells[name]["accuracy"] for w, _, cells in runs if w == weight] for weight in weights]
         means = [np.mean(v) for v in values]
         panel.plot(means, color=colour, label=HEADINGS[name])
@@ -497,7 +485,7 @@ def alpha(records: Sequence[Record], column: str = "pgd40") -> Figure:
     panel.set_xticks(range(len(weights)), [f"{w:g}" for w in weights])
     panel.set(xlabel="weight α of the pairing loss (not to scale)", ylabel="correct test images (%)")
     panel.grid(color="0.92")
-    _legend(figure, panel)
+    legend(figure, panel)
     at = ", ".join(f"{w:g}" for w in weights if w in (weights[0], 1, weights[-1]))
     figure.suptitle(f"{'; '.join(claims)} at α = {at}", fontsize=11)
     return figure
@@ -637,8 +625,3 @@ def _filled(text: str, size: tuple[float, float]) -> str:
 
 def _name(found: Measurement) -> str:
     return str(found.subject["method"])
-
-
-def _legend(figure: Figure, axes: Axes) -> None:
-    handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 7), frameon=False)

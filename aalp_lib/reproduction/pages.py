@@ -55,7 +55,7 @@ def sections(records: Records, data: str) -> Iterator[Section]:
     frame = frame_of(records)
     frame = frame[(frame["data"] == data) & (frame["tier"] == "full")]
     yield from _compared(frame)
-    for number in tables.TABLES:
+    for number in tables.TABLES if data in tables.TITLES else ():  # what the paper has, or a copy of it
         made = tables.beside_paper(records, number, data, measured=True)
         if not made.empty:
             yield Section(f"Table {number}", tables.CAPTIONS[number], tables.shown(made))
@@ -124,15 +124,14 @@ def _guided(frame: pd.DataFrame) -> list[Family]:
         (compare(frame, without, name, column, data=data) for name, without in GUIDED.items())
         for column in (*paper.TABLE_3["raw"], AUTOATTACK)
     )
-    return [judged(filter(None, family)) for family in made]
+    return [judged(family) for family in made]
 
 
 def _settings(frame: pd.DataFrame) -> Family:
     """Rows of the paper trained in another setting, against the plain run of the same recipe at PGD-100."""
     rows = frame[frame["ablation"] & (frame["variant"] == "") & (frame["protocol"] != frame["recipe"])]
     keys = rows[["data", "method", "protocol", "recipe"]].drop_duplicates().astype(str).to_numpy().tolist()
-    made = (
+    return judged(
         compare(frame, method, method, comparisons.DECIDING, data=data, protocol=protocol, first_protocol=recipe)
         for data, method, protocol, recipe in keys
     )
-    return judged(filter(None, made))

@@ -1,7 +1,7 @@
 """Figures of records and measurements, each a function that returns a matplotlib figure."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -37,7 +37,11 @@ def robust_accuracy(records: Sequence[Record], which: str = "last") -> Figure:
     for panel, limits in zip(panels[:, 0], parts, strict=True):
         for index, (record, row) in enumerate(zip(records, found, strict=True)):
             offset = (index - (len(records) - 1) / 2) * 0.8 / len(records)
-            _interval_markers(panel, record, [(i + offset, f) for i, f in enumerate(row) if f])
+            places = [i + offset for i, cell in enumerate(row) if cell]
+            _with_spans(
+                panel, places, [_percents(cell) for cell in row if cell], fmt=MARKERS.get(record.method, "o"),
+                color=COLOURS.get(record.method), markersize=5, elinewidth=1, label=label(record.method),
+            )  # fmt: skip
         for boundary in range(1, len(names)):
             panel.axvline(boundary - 0.5, color="0.9", linewidth=0.8, zorder=0)
         panel.set(ylim=limits, xlim=(-0.5, len(names) - 0.5))
@@ -45,7 +49,7 @@ def robust_accuracy(records: Sequence[Record], which: str = "last") -> Figure:
     panels[-1, 0].set_xticks(range(len(names)), [HEADINGS.get(name, name) for name in names])
     figure.supylabel("correct test images (%)", fontsize=10)
     figure.suptitle(_claim(records, which), fontsize=11)
-    _legend(figure, panels[0, 0], len(records))
+    legend(figure, panels[0, 0])
     return figure
 
 
@@ -58,29 +62,29 @@ def _occupied(values: Sequence[float]) -> list[tuple[float, float]]:
     return [(upper - 3, ordered[-1] + 3), (ordered[0] - 3, lower + 3)]
 
 
-def _interval_markers(axes: Axes, record: Record, cells: Sequence[tuple[float, dict[str, float]]]) -> None:
-    """A marker with its interval for each (place, accuracy) of a record."""
-    values = 100 * np.array([[f["accuracy"], f["low"], f["high"]] for _, f in cells]).T
-    axes.errorbar(
-        [place for place, _ in cells],
-        values[0],
-        yerr=np.clip([values[0] - values[1], values[2] - values[0]], 0, None),
-        fmt=MARKERS.get(record.method, "o"),
-        color=COLOURS.get(record.method),
-        markersize=5,
-        elinewidth=1,
-        label=label(record.method),
-    )
+def _with_spans(panel: Axes, places: Sequence[float], rows: Sequence[Sequence[float]], **style: Any) -> None:
+    """Each value of (value, low, high) at its place, with the two ends."""
+    values = np.array(rows).T
+    spans = np.clip([values[0] - values[1], values[2] - values[0]], 0, None)
+    panel.errorbar(places, values[0], yerr=spans, **style)
+
+
+def _percents(cell: Mapping[str, float]) -> list[float]:
+    return [100 * cell[key] for key in ("accuracy", "low", "high")]
 
 
 def _claim(records: Sequence[Record], which: str) -> str:
     """What the figure shows at PGD-40, in words."""
     at = {r.method: 100 * r.accuracy[which]["pgd40"]["accuracy"] for r in records if "pgd40" in r.accuracy[which]}
-    trained = [value for method, value in at.items() if method in METHODS and METHODS[method].adversarial]
+    trained = [value for method, value in at.items() if _trained_on_attacks(method)]
     if "raw" not in at or not trained:
         return "Accuracy by method and attack, 95 % intervals"
-    span = f"{min(trained):.0f}" if len(trained) == 1 else f"{min(trained):.0f} to {max(trained):.0f}"
+    span = " to ".join(dict.fromkeys((f"{min(trained):.0f}", f"{max(trained):.0f}")))
     return f"Under PGD-40, adversarial training keeps {span} % correct; without it, {at['raw']:.0f} % are left"
+
+
+def _trained_on_attacks(method: str) -> bool:
+    return method in METHODS and METHODS[method].adversarial
 
 
 def training_curves(records: Sequence[Record]) -> Figure:
@@ -103,11 +107,10 @@ def training_curves(records: Sequence[Record]) -> Figure:
                 label=label(record.method),
             )
         panel.set(xlabel="epoch", ylabel=title, xlim=(0.5, longest + 0.5))
-        panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
-        panel.grid(color="0.92")
+        whole(panel)
     axes[0].set_yscale("log")
     figure.suptitle(_claim_of_curves(records), fontsize=11)
-    _legend(figure, axes[0], len(records))
+    legend(figure, axes[0])
     return figure
 
 
@@ -118,7 +121,7 @@ def _claim_of_curves(records: Sequence[Record]) -> str:
         lines = record.history["epochs"]
         full = max(line["eps"] for line in lines)
         at_full = next(line for line in lines if line["eps"] >= 0.999 * full)
-        if record.method in METHODS and METHODS[record.method].adversarial and at_full["robust"] is not None:
+        if _trained_on_attacks(record.method) and at_full["robust"] is not None:
             gains.append(100 * (lines[-1]["robust"] - at_full["robust"]))
     if not gains or min(gains) <= 0:
         return "Losses and accuracies on the validation split by epoch"
@@ -137,16 +140,14 @@ def diagnoses(measurements: Sequence[Measurement], title: str) -> Figure:
         method = found.subject.get("method", "")
         style = {"color": COLOURS.get(method), "marker": MARKERS.get(method, "o"), "markersize": 4, "linewidth": 1}
         rows, steps = found.values["eps"], found.values["steps"]
-        values = 100 * np.array([[row[key] for key in ("accuracy", "low", "high")] for row in rows]).T
-        spans = np.clip([values[0] - values[1], values[2] - values[0]], 0, None)
-        against_eps.errorbar([row["eps"] for row in rows], values[0], yerr=spans, label=label(method), **style)
+        _with_spans(against_eps, [row["eps"] for row in rows], [*map(_percents, rows)], label=label(method), **style)
         against_steps.plot([row["steps"] for row in steps], [row["cross_entropy"] for row in steps], **style)
     against_eps.set(xlabel="eps (of [0, 1])", ylabel="correct test images (%)", ylim=(-3, 103))
     against_steps.set(xlabel="steps of the attack", ylabel="mean cross-entropy (nats)", xscale="log")
     for panel in (against_eps, against_steps):
         panel.grid(color="0.92")
     figure.suptitle(title, fontsize=11)
-    _legend(figure, against_eps, len(measurements))
+    legend(figure, against_eps)
     return figure
 
 
@@ -157,18 +158,24 @@ def speed(bench: dict[str, Any]) -> Figure:
     for panel, (curve, title) in zip(axes, titles.items(), strict=True):
         points = bench["curves"][curve]
         for name, (colour, marker) in SPEED_STYLES.items():
-            times = 1e3 * np.array([[p["seconds"][name][key] for key in ("median", "low", "high")] for p in points]).T
-            spans = np.clip([times[0] - times[1], times[2] - times[0]], 0, None)
-            places = [p["at"] for p in points]
-            panel.errorbar(places, times[0], yerr=spans, color=colour, marker=marker, markersize=5, label=name)
+            times = [[1e3 * p["seconds"][name][key] for key in ("median", "low", "high")] for p in points]
+            style = {"color": colour, "marker": marker, "markersize": 5, "label": name}
+            _with_spans(panel, [p["at"] for p in points], times, **style)
         panel.set(xlabel=title, ylabel="milliseconds", ylim=(0, None))
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         panel.grid(color="0.92")
     figure.suptitle("The time of an attack grows in proportion to steps and images", fontsize=11)
-    _legend(figure, axes[0], len(SPEED_STYLES))
+    legend(figure, axes[0])
     return figure
 
 
-def _legend(figure: Figure, axes: Axes, count: int) -> None:
+def whole(panel: Axes) -> None:
+    """A grid, and whole numbers below."""
+    panel.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    panel.grid(color="0.92")
+
+
+def legend(figure: Figure, axes: Axes) -> None:
+    """One legend for all panels, of what `axes` names, below them."""
     handles, names = axes.get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(count, 7), frameon=False)
+    figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 7), frameon=False)

@@ -1,8 +1,9 @@
 """Tables as pandas frames: the paper's with ours beside them, accuracies and gains; and Markdown of any of them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import mean
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -48,9 +49,8 @@ CAPTIONS = {
     3: f"{SPANS} The paper's numbers are SVHN's.",
     4: f"{SPANS} Right both clean and under PGD-40 (MNIST) or PGD-10.",
 }
-HEADS = {"label": "Method", "protocol": "Protocol", "data": "Data"}  # of columns of the frame
+LISTED = ("clean", "pgd40", "pgd100", "cw100")
 LITTLE = 0.1  # points
-LONG = ("table", "data", "row", "source", "protocol", "column", "value", "low", "high", "seeds", "images")
 
 
 # --- words and Markdown ----------------------------------------------------------------------------------------------
@@ -163,15 +163,31 @@ def beside_paper(
     _checks.known("table", str(number), map(str, TABLES))
     _checks.known("model", model, ("last", "best"))
     sets = list(paper.TABLE_2) if data is None else [_checks.known("data set of the paper", data, TITLES)]
-    lines = []
+    lines: list[Line] = []
     for name in sets:
-        published = _published(number, name)
-        ours = _ours(source, number, name, model)
-        for row, columns in published.items():
-            mine = [line for line in ours if line["row"] == row]
+        ours = _samples(source, name, model) if number == 1 else _accuracies(source, number, name, model)
+        for row, columns in _published(number, name).items():
+            mine = [line for line in ours if line.row == row]
             if mine or not measured:
-                lines += [_line(name, row, "paper", "", column, value) for column, value in columns.items()] + mine
-    return pd.DataFrame(lines, columns=list(LONG)).assign(table=number)
+                lines += [Line(name, row, "paper", "", *cell) for cell in columns.items()] + mine
+    made = pd.DataFrame(lines, columns=Line._fields)
+    made.insert(0, "table", number)
+    return made
+
+
+class Line(NamedTuple):
+    """A number of `beside_paper`."""
+
+    data: str
+    row: str
+    source: str
+    protocol: str
+    column: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    seeds: int | None = None
+    images: int | None = None
 
 
 def _published(number: int, data: str) -> dict[str, dict[str, float]]:
@@ -181,17 +197,7 @@ def _published(number: int, data: str) -> dict[str, dict[str, float]]:
     return dict(tables[number])
 
 
-def _line(data: str, row: str, source: str, protocol: str, column: str, value: float, *rest: float) -> dict[str, Any]:
-    low, high, seeds, images = rest or (None, None, None, None)
-    return {
-        "data": data, "row": row, "source": source, "protocol": protocol, "column": column, "value": value,
-        "low": low, "high": high, "seeds": seeds, "images": images,
-    }  # fmt: skip
-
-
-def _ours(source: Records, number: int, data: str, model: Model) -> list[dict[str, Any]]:
-    if number == 1:
-        return _samples(source, data, model)
+def _accuracies(source: Records, number: int, data: str, model: Model) -> list[Line]:
     runs = frame_of(source)
     runs = runs[runs["data"].map(lambda name: data in (name, paper_name(name))) & (runs["variant"] == "")]
     runs = runs[(runs["tier"] == "full") & ~runs["ablation"] & (runs["model"] == model) & (runs["suite"] == "table2")]
@@ -199,7 +205,7 @@ def _ours(source: Records, number: int, data: str, model: Model) -> list[dict[st
         runs = runs[runs["attack"] == CONSISTENT[paper_name(data)]].assign(attack="consistent")
     runs = runs[runs["attack"].isin({column for row in _published(number, data).values() for column in row})]
     return [
-        _line(str(where), str(method), "ours", str(protocol), attack, *cell)
+        Line(str(where), str(method), "ours", str(protocol), attack, *cell)
         for (where, method, protocol), group in runs.groupby(["data", "method", "protocol"], sort=False)
         for attack, cell in _cells(group)
     ]
@@ -215,34 +221,28 @@ def _cells(group: pd.DataFrame) -> list[tuple[str, tuple[float, float, float, in
     return made
 
 
-def _samples(source: Records, data: str, model: Model) -> list[dict[str, Any]]:
+def _samples(source: Records, data: str, model: Model) -> list[Line]:
     """Table 1, of ALP's networks in the records; a cell is a mean over images and has no interval of its own."""
     found: dict[tuple[str, str, str], list[dict[str, float]]] = {}
     for name, run in source.runs.items():
-        m = (
-            source.of(run, "samples", model)
-            if run.method == "alp" and data in (run.data, paper_name(run.data))
-            else None
-        )
-        if m and m.tier == "full" and not is_ablation(name):
+        if run.method != "alp" or data not in (run.data, paper_name(run.data)) or is_ablation(name):
+            continue
+        if (m := source.of(run, "samples", model)) and m.tier == "full":
             for of in paper.TABLE_1[paper_name(data)]:
                 if m.values[of]["count"]:
-                    found.setdefault((run.data, protocols.protocol(run), of), []).append(m.values[of])
+                    found.setdefault((run.data, of, protocols.protocol(run)), []).append(m.values[of])
     return [
-        _line(where, name, "ours", protocol, column, *_mean_cell(cells, column))
-        for (where, protocol, name), cells in found.items()
+        Line(where, name, "ours", protocol, column, *_mean_cell(cells, column))
+        for (where, name, protocol), cells in found.items()
         for column in paper.SAMPLE_COLUMNS
     ]
 
 
 def _mean_cell(cells: Sequence[dict[str, float]], column: str) -> tuple[Any, ...]:
     scale = 1 if column.endswith("_loss") else 100
-    values = [scale * cell[_KEPT.get(column, column)] for cell in cells]
+    values = [scale * cell[column.removeprefix("mean_")] for cell in cells]
     span = (min(values), max(values)) if len(values) > 1 else (None, None)
     return mean(values), *span, len(values), round(mean(cell["count"] for cell in cells))
-
-
-_KEPT = {"mean_clean_confidence": "clean_confidence", "mean_adversarial_confidence": "adversarial_confidence"}
 
 
 def shown(table: pd.DataFrame, spans: bool = True) -> pd.DataFrame:
@@ -259,7 +259,7 @@ def shown(table: pd.DataFrame, spans: bool = True) -> pd.DataFrame:
     lines = []
     for keys, cells in table.groupby(["row", "data", "source", "protocol"], sort=False):
         row, data, source, protocol = map(str, keys)
-        by: dict[str, dict[str, Any]] = {cell["column"]: cell for cell in _dicts(cells)}
+        by: dict[Any, dict[Any, Any]] = cells.set_index("column").to_dict("index")
         who = "paper" if source == "paper" else f"ours, {protocol}" + f", {title(data)}" * (data != paper_name(data))
         lines.append(
             {
@@ -274,10 +274,6 @@ def shown(table: pd.DataFrame, spans: bool = True) -> pd.DataFrame:
     return made if spans and (table["table"] == 2).all() else made.drop(columns="Widest apart")
 
 
-def _dicts(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in line.items()} for line in table.to_dict("records")]
-
-
 def by_set(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """`beside_paper` by the paper's data set, in its order; what was run on a copy stands with its original."""
     return {str(data): rows for data, rows in table.groupby(table["data"].map(paper_name), sort=False)}
@@ -288,7 +284,7 @@ def _counts(column: "pd.Series[Any]") -> str:
     return "–".join(str(n) for n in dict.fromkeys((counts[0], counts[-1]))) if counts else ""
 
 
-def _shown(cell: dict[str, Any] | None, name: str, spans: bool) -> str:
+def _shown(cell: dict[Any, Any] | None, name: str, spans: bool) -> str:
     if cell is None:
         return "–"
     loss, ours = name.endswith("_loss"), cell["source"] == "ours"
@@ -297,7 +293,7 @@ def _shown(cell: dict[str, Any] | None, name: str, spans: bool) -> str:
     return spanned(cell["value"], low, high, cell["seeds"], digits)
 
 
-def _widest(table: pd.DataFrame, row: str, ours: dict[str, dict[str, Any]]) -> str:
+def _widest(table: pd.DataFrame, row: str, ours: dict[Any, dict[Any, Any]]) -> str:
     """How far our row lies from the paper's in the column where they are furthest apart."""
     theirs = table[(table["row"] == row) & (table["source"] == "paper")].set_index("column")["value"]
     apart = {name: cell["value"] - theirs[name] for name, cell in ours.items()}
@@ -308,8 +304,8 @@ def _widest(table: pd.DataFrame, row: str, ours: dict[str, dict[str, Any]]) -> s
 # --- other tables ----------------------------------------------------------------------------------------------------
 
 
-def accuracies(runs: pd.DataFrame, columns: Iterable[str], by: Sequence[str] = ("label", "protocol")) -> pd.DataFrame:
-    """Percent right by attack, a line for each value of `by`: mean over seeds with its span.
+def accuracies(runs: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+    """Percent right by attack, a line for each method and protocol: mean over seeds with its span.
 
     Parameters
     ----------
@@ -317,46 +313,26 @@ def accuracies(runs: pd.DataFrame, columns: Iterable[str], by: Sequence[str] = (
         Lines of `frame` of one model ("last" or "best") and, where attacks share a name, of one suite.
     columns : iterable of str
         Attacks, in order; one that nothing of `runs` has is left out.
-    by : sequence of str
-        Columns of `runs` that tell the lines apart.
     """
     lines = []
-    for keys, group in runs.groupby(list(by), sort=False):
+    for (method, protocol), group in runs.groupby(["label", "protocol"], sort=False):
         cells = {attack: spanned(*cell[:4]) for attack, cell in _cells(group)}
-        head = dict(zip((HEADS.get(name, name) for name in by), keys, strict=True))
-        lines.append(head | {"Seeds": group["seed"].nunique()} | {heading(a): cells.get(a, "–") for a in columns})
+        head = {"Method": method, "Protocol": protocol, "Seeds": group["seed"].nunique()}
+        lines.append(head | {heading(a): cells.get(a, "–") for a in columns})
     table = pd.DataFrame(lines)
     return table.loc[:, [name for name in table if not (table[name] == "–").all()]]
 
 
 def measurements(
-    source: Records,
-    kind: str,
-    *,
-    data: str | None = None,
-    method: str | None = None,
-    protocol: str = "fast",
-    model: Model = "last",
+    source: Records, kind: str, *, data: str | None = None, method: str | None = None
 ) -> list[Measurement]:
-    """Full-tier measurements of a kind, in the order of the paper's tables, then by seed.
-
-    Parameters
-    ----------
-    source : Records
-    kind : str
-        "samples", "contributions", "activation", "examples", "over_training", "diagnosis", "strong" or "attacks".
-    data, method : str, optional
-        Only those on this data set, on this method's networks.
-    protocol : str
-        As `protocols.measured_protocol` says it.
-    model : "last" or "best"
-    """  # fmt: skip
+    """`Records.kind`, of the recipe "fast" alone, and of one data set or method where they are named."""
     return [
         m
-        for m in source.kind(kind, model)
+        for m in source.kind(kind)
         if data in (None, m.subject["data"])
         and method in (None, m.subject["method"])
-        and protocols.measured_protocol(m) == protocol
+        and protocols.measured_protocol(m) == "fast"
     ]
 
 
@@ -382,65 +358,65 @@ def moved(runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+SIGNS = {  # column -> place in the values of a diagnosis, digits, factor
+    "1 start": ("restarts.1", 1, 100),
+    "20 starts": ("restarts.20", 1, 100),
+    "FGSM": ("fgsm.accuracy", 1, 100),
+    "CW": ("margin.accuracy", 1, 100),
+    "Transfer": ("black_box.transfer.accuracy", 1, 100),
+    "Square": ("black_box.square.accuracy", 1, 100),
+    "Square alone, images": ("black_box.square.only", 0, 1),
+    "Gradient 0": ("zero_gradients.attacked", 1, 100),
+    "Largest logit": ("logits.largest", 1, 1),
+}
+
+
 def signs(source: Records, data: str) -> pd.DataFrame:
     """What `diagnose` found on a data set's networks, recipe "fast": a line a row of the paper, means over seeds."""
-    found: dict[str, list[Mapping[str, Any]]] = {}
-    for m in measurements(source, "diagnosis", data=data):
-        found.setdefault(m.subject["method"], []).append(m.values)
-    return pd.DataFrame(_signs(name, of) for name, of in found.items() if name in METHODS)
-
-
-def _signs(method: str, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    def percent(of: Callable[[Mapping[str, Any]], float | None]) -> str:
-        values = [100 * value for v in found if (value := of(v)) is not None]
-        return f"{mean(values):.1f}" if values else "–"
-
-    def restarts(count: int) -> Callable[[Mapping[str, Any]], float | None]:
-        return lambda v: next((row["accuracy"] for row in v["restarts"] if row["restarts"] == count), None)
-
-    boxes = [v["black_box"] for v in found]
-    return {
-        "Method": label(method), "Networks": len(found), "1 start": percent(restarts(1)),
-        "20 starts": percent(restarts(20)), "FGSM": percent(lambda v: v["fgsm"]["accuracy"]),
-        "CW": percent(lambda v: v["margin"]["accuracy"]),
-        "Transfer": percent(lambda v: v["black_box"].get("transfer", {}).get("accuracy")),
-        "Square": percent(lambda v: v["black_box"].get("square", {}).get("accuracy")),
-        "Square alone, images": f"{mean(box['square']['only'] for box in boxes if 'square' in box):.0f}",
-        "Gradient 0": percent(lambda v: v["zero_gradients"]["attacked"]),
-        "Largest logit": f"{mean(v['logits']['largest'] for v in found):.1f}",
-        "With a sign": str(sum(bool(v["signs"]) for v in found)),
-    }  # fmt: skip
+    found = [m for m in measurements(source, "diagnosis", data=data) if m.subject["method"] in METHODS]
+    if not found:
+        return pd.DataFrame()
+    restarts = [{str(row["restarts"]): row["accuracy"] for row in m.values["restarts"]} for m in found]
+    flat = pd.json_normalize([m.values | {"restarts": of} for m, of in zip(found, restarts, strict=True)])
+    places = [place for place, *_ in SIGNS.values()]
+    lines = []
+    for method, of in flat.reindex(columns=["signs", *places]).groupby(
+        [m.subject["method"] for m in found], sort=False
+    ):
+        line = {"Method": label(str(method)), "Networks": len(of)}
+        for name, (place, digits, scale) in SIGNS.items():
+            values = scale * of[place].dropna()
+            line[name] = f"{mean(values):.{digits}f}" if len(values) else "–"
+        lines.append(line | {"With a sign": str(of["signs"].map(bool).sum())})
+    return pd.DataFrame(lines)
 
 
 def runs(source: Records, model: Model = "last") -> pd.DataFrame:
     """A line for each training run: what it was, four accuracies in percent, minutes and device."""
+    order = [*TITLES]
     lines: list[dict[str, Any]] = []
-    for run in source.runs.values():
+    for run in sorted(source.runs.values(), key=lambda run: order.index(run.data) if run.data in order else len(order)):
         cells = run.accuracy.get(model, {})
-        columns = ("clean", "pgd40", "pgd100", "cw100")
-        shares = {heading(c): 100 * cells[c]["accuracy"] if c in cells else float("nan") for c in columns}
+        shares = {c: 100 * cells[c]["accuracy"] if c in cells else float("nan") for c in LISTED}
         lines.append(
             {
                 "data": run.data, "method": str(run.config["method"].get("label", label(run.method))),
                 "seed": run.seed, "protocol": protocols.protocol(run), "tier": run.tier,
-                **{name: round(value, 1) for name, value in shares.items()},
-                "minutes": round(sum(run.seconds.values()) / 60, 1), "device": device(run),
+                **{heading(name): round(value, 1) for name, value in shares.items()},
+                "minutes": round(sum(run.seconds.values()) / 60, 1), "device": _device(run.environment),
             }
         )  # fmt: skip
-    order = {data: i for i, data in enumerate(dict.fromkeys((*TITLES, *(line["data"] for line in lines))))}
-    lines.sort(key=lambda line: order[line["data"]])
     return pd.DataFrame(lines)
 
 
 def counted(source: Records) -> str:
     """A line that counts the measurements of each kind."""
-    kinds = [m.kind for m in source.measurements.values()]
-    return "measurements: " + (", ".join(f"{kinds.count(kind)} {kind}" for kind in dict.fromkeys(kinds)) or "none")
+    kinds = Counter(m.kind for m in source.measurements.values())
+    return "measurements: " + (", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "none")
 
 
-def device(run: Record) -> str:
-    """What a run was trained on: the GPU, or the processor with its threads."""
-    found = run.environment
+def _device(found: Mapping[str, Any]) -> str:
+    """The GPU of an environment, or the processor with its threads."""
     if found.get("device") != "cpu":
         return str(found.get("device", "–"))
     return f"{found.get('processor', 'cpu')}, {found.get('threads', '?')} thread" + "s" * (found.get("threads") != 1)
@@ -490,9 +466,7 @@ def costs(source: Records) -> pd.DataFrame:
                     "Gradients, training (M)": training / 1e6, "Gradients, evaluation, at most (M)": evaluation / 1e6,
                 }
             )  # fmt: skip
-    order = [*TITLES.values()]
-    table = pd.DataFrame(lines).sort_values("Data", key=lambda names: names.map(order.index), kind="stable")
-    of = table.groupby(["Data", "Method", "Protocol"], sort=False)
+    of = pd.DataFrame(lines).groupby(["Data", "Method", "Protocol"], sort=False)
     return of.size().rename("Runs").to_frame().join(of.mean().round(1)).reset_index()
 
 
