@@ -2,7 +2,7 @@
 
 import functools
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -155,7 +155,7 @@ def records(folder: str | Path | None = None) -> Records:
     paths = {below + path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.json"))}
     kept = {name: path for name, path in paths.items() if _is_kept(name)}
     beside = sum("runs" in PurePosixPath(name).parts and _named_as_record(name) for name in paths)
-    return _gathered(((name, str(path), _bytes(path)) for name, path in kept.items()), beside)
+    return _gathered(((name, str(path), path.read_bytes) for name, path in kept.items()), beside)
 
 
 @functools.cache
@@ -166,7 +166,7 @@ def _own() -> Records:
 def unpacked(path: Path) -> Records:
     """Read all records and measurements of a pack."""
     with zipfile.ZipFile(path) as pack:
-        return _gathered((name, f"{path}/{name}", pack.read(name)) for name in pack.namelist())
+        return _gathered((name, f"{path}/{name}", functools.partial(pack.read, name)) for name in pack.namelist())
 
 
 def _named_as_record(name: str) -> bool:
@@ -177,24 +177,15 @@ def _is_kept(name: str) -> bool:
     return _named_as_record(name) and not {*APART} & {*PurePosixPath(name).parts}
 
 
-def _bytes(path: Path) -> bytes | OSError:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        return error
-
-
-def _gathered(files: Iterable[tuple[str, str, bytes | OSError]], beside_checkpoints: int = 0) -> Records:
+def _gathered(files: Iterable[tuple[str, str, Callable[[], bytes]]], beside_checkpoints: int = 0) -> Records:
     runs: dict[str, Record] = {}
     measurements: dict[str, Measurement] = {}
     left_out: list[str] = []
     seen: dict[tuple[Any, ...], str] = {}
-    for name, where, content in files:
+    for name, where, read in files:
         try:
-            if isinstance(content, OSError):
-                raise InputError(str(content))
-            kept = schema.parsed(content, where)
-        except InputError as error:
+            kept = schema.parsed(read(), where)
+        except (InputError, OSError) as error:
             left_out.append(str(error))
             continue
         name = name.removesuffix(".json")

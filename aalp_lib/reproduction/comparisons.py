@@ -230,25 +230,19 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def mcnemar(a: Tensor, b: Tensor) -> tuple[int, int, float]:
-    """Compare two models on the same images with McNemar's exact test.
+    """McNemar's exact test of two models on the same images.
 
     Parameters
     ----------
     a, b : bool tensor (N,)
-        Which images each model has right.
+        Which images each model has right; anything else raises InputError.
 
     Returns
     -------
     only_a, only_b : int
         Images that only one of them has right.
     p : float
-        Chance of a split at least as uneven if each of these images were as likely to fall to either model: two-sided
-        binomial test of `only_a` out of `only_a + only_b` against 1/2; 1 where no image tells them apart.
-
-    Raises
-    ------
-    InputError
-        If the two are not bool tensors of the same length.
+        As `exact_p` has it.
 
     Examples
     --------
@@ -264,7 +258,10 @@ def mcnemar(a: Tensor, b: Tensor) -> tuple[int, int, float]:
 
 
 def exact_p(only_a: int, only_b: int) -> float:
-    """The p of McNemar's exact test for two counts of images that only one of two models has right."""
+    """Two-sided p of McNemar's exact test, for counts of images that only one of two models has right.
+
+    The chance of a split at least as uneven if each were as likely to fall to either model; 1 where there are none.
+    """
     from scipy.stats import binomtest  # slow to import
 
     return float(binomtest(only_a, only_a + only_b).pvalue) if only_a + only_b else 1.0

@@ -1,7 +1,8 @@
 """The one frame: every accuracy of every run, a line each, from which tables, figures and chapters come."""
 
 import functools
-from collections.abc import Iterator, Mapping
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ COLUMNS = (
 )
 MODELS: tuple[Model, ...] = ("last", "best")
 SUITES = ("table2", "strong", "attacks")
+Cells = Mapping[str, Mapping[str, float]]
 
 
 def frame(source: str | Path | Records | None = None) -> "pandas.DataFrame":
@@ -65,29 +67,34 @@ def _made(found: Records) -> "pandas.DataFrame":
 
 
 def _lines(found: Records) -> Iterator[dict[str, Any]]:
-    rows: dict[str, set[str]] = {}  # of the paper, by data set
-    for record in found.runs.values():
-        if record.method in METHODS:
-            rows.setdefault(record.data, set()).add(record.method)
+    rows = {(run.data, run.method) for run in found.runs.values()}
     groups: dict[tuple[str, ...], int] = {}
     for name, record in found.runs.items():
         group = groups.setdefault(protocols.repetition(record), len(groups))
-        run = _traits(name, record, rows.get(record.data, set())) | {"group": group}
-        for model, cells in record.accuracy.items():
-            precision = dict.fromkeys(cells, protocols.evaluated_in(record))
-            yield from _cells(run, model, "table2", cells, record.outcomes.get(model, {}), precision)
-        for model in MODELS:
-            for suite in SUITES[1:]:
-                if m := found.of(record, suite, model):
-                    cells = m.values["accuracy"]
-                    precision = {attack: protocols.gradients(m, attack) for attack in cells}
-                    yield from _cells(run, model, suite, cells, m.values["outcomes"], precision)
+        near = [row for row in METHODS if (record.data, row) in rows] or [*METHODS]  # of the paper, on the same data
+        run = _traits(name, record, near) | {"group": group}
+        for model, suite, cells, outcomes, precision in _parts(found, record):
+            for attack, cell in cells.items():
+                count = int(cell["count"])
+                yield {
+                    **run, "model": model, "suite": suite, "attack": attack, "precision": precision(attack),
+                    **{key: float(cell[key]) for key in ("accuracy", "low", "high")},
+                    "correct": int(cell["correct"]), "count": count,
+                    "right": schema.unpack(outcomes[attack], count).numpy() if attack in outcomes else None,
+                }  # fmt: skip
 
 
-def _traits(name: str, record: Record, rows: set[str]) -> dict[str, Any]:
-    base = record.method
-    if base not in METHODS:
-        base = protocols.nearest(record, [row for row in METHODS if row in rows] or METHODS)
+def _parts(found: Records, record: Record) -> Iterator[tuple[str, str, Cells, Mapping[str, str], Callable[[str], str]]]:
+    """Model, suite, accuracies, outcomes and the precision of an attack, for each evaluation of a run."""
+    for model, cells in record.accuracy.items():
+        yield model, "table2", cells, record.outcomes.get(model, {}), lambda _: protocols.evaluated_in(record)
+    for name, suite in itertools.product(MODELS, SUITES[1:]):
+        if m := found.of(record, suite, name):
+            yield name, suite, m.values["accuracy"], m.values["outcomes"], functools.partial(protocols.gradients, m)
+
+
+def _traits(name: str, record: Record, near: Sequence[str]) -> dict[str, Any]:
+    base = record.method if record.method in METHODS else protocols.nearest(record, near)
     label = str(record.config["method"].get("label") or schema.label(record.method))
     return {
         "data": record.data,
@@ -102,21 +109,3 @@ def _traits(name: str, record: Record, rows: set[str]) -> dict[str, Any]:
         "ablation": is_ablation(name),
         "run": name,
     }
-
-
-def _cells(
-    run: Mapping[str, Any],
-    model: str,
-    suite: str,
-    cells: Mapping[str, Mapping[str, float]],
-    outcomes: Mapping[str, str],
-    precision: Mapping[str, str],
-) -> Iterator[dict[str, Any]]:
-    for attack, cell in cells.items():
-        count = int(cell["count"])
-        yield {
-            **run, "model": model, "suite": suite, "attack": attack, "precision": precision[attack],
-            **{key: float(cell[key]) for key in ("accuracy", "low", "high")},
-            "correct": int(cell["correct"]), "count": count,
-            "right": schema.unpack(outcomes[attack], count).numpy() if attack in outcomes else None,
-        }  # fmt: skip
