@@ -518,21 +518,6 @@ def diagnosis(found: Sequence[Measurement]) -> Figure:
 # --- all of a data set's ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """A figure of the paper's: its number and name, what draws it, and from what of which methods."""
-
-    name: str
-    draw: Callable[[Any], Figure]
-    kind: str
-    methods: tuple[str, ...]
-
-    @property
-    def heading(self) -> str:
-        """Such as "Figure 7"."""
-        return f"Figure {int(self.name[:2])}" if self.name[:2].isdigit() else "Beyond the paper: diagnosis"
-
-
 def _of_one(draw: Callable[[Measurement], Figure]) -> Callable[[Sequence[Measurement]], Figure]:
     return lambda kept: draw(kept[0])
 
@@ -541,19 +526,22 @@ def _maps(found: Sequence[Measurement]) -> Figure:
     return (activation_maps if all(m.values["pictures"] for m in found) else mean_maps)(found)
 
 
-DRAWINGS = (
-    Drawing("01-contributions", contributions, "contributions", ("raw", "adv", "alp")),
-    Drawing("02-activation", _maps, "activation", ("raw", "adv", "alp")),
-    Drawing("03-examples", _of_one(examples), "examples", ("alp",)),
-    Drawing("04-alp-loss-by-set", pairing_by_set, "over_training", ("alp", "aalp")),
-    Drawing("07-contributions", contributions, "contributions", ("raw", "adv", "alp", "aalp")),
-    Drawing("08-activation", _maps, "activation", ("raw", "adv", "alp", "aalp")),
-    Drawing("09-contributions-over-training", _of_one(contributions_over_training), "over_training", ("aalp",)),
-    Drawing("10-activation-over-training", _of_one(maps_over_training), "over_training", ("aalp",)),
-    Drawing("11-confidences", confidences, "samples", ("alp", "aalp")),
-    Drawing("12-convergence", convergence, "over_training", ("alp", "aalp")),
-    Drawing("beyond-diagnosis", diagnosis, "diagnosis", TABLE_2),
-)
+DRAWINGS: dict[str, tuple[Callable[[Any], Figure], str, tuple[str, ...]]] = {
+    "01-contributions": (contributions, "contributions", ("raw", "adv", "alp")),
+    "02-activation": (_maps, "activation", ("raw", "adv", "alp")),
+    "03-examples": (_of_one(examples), "examples", ("alp",)),
+    "04-alp-loss-by-set": (pairing_by_set, "over_training", ("alp", "aalp")),
+    "05-adaptive-pairing": (adaptive_pairing, "", ()),
+    "06-alpha": (alpha, "", ()),
+    "07-contributions": (contributions, "contributions", ("raw", "adv", "alp", "aalp")),
+    "08-activation": (_maps, "activation", ("raw", "adv", "alp", "aalp")),
+    "09-contributions-over-training": (_of_one(contributions_over_training), "over_training", ("aalp",)),
+    "10-activation-over-training": (_of_one(maps_over_training), "over_training", ("aalp",)),
+    "11-confidences": (confidences, "samples", ("alp", "aalp")),
+    "12-convergence": (convergence, "over_training", ("alp", "aalp")),
+    "beyond-diagnosis": (diagnosis, "diagnosis", TABLE_2),
+}
+"""Number and name -> what draws it, and from what kind of measurement of which methods; of runs where there is none."""
 
 
 @dataclass(frozen=True)
@@ -586,21 +574,22 @@ def every(found: Mapping[str, Sequence[Measurement]], runs: Sequence[Record] = (
     UserWarning
         Of measurements that cannot be drawn.
     """
-    made = {}
     plain = sorted((r for r in runs if r.method == "aalp"), key=lambda r: r.seed)
     weights = [r for r in runs if r.method in ("aalp", *ALPHAS)]
-    kept: list[tuple[Drawing, list[Any]]] = []
-    for drawing in DRAWINGS:
-        lowest = {_name(m): m for m in reversed(found.get(drawing.kind, ()))}
-        kept.append((drawing, [lowest[name] for name in drawing.methods if name in lowest]))
-    kept.append((Drawing("05-adaptive-pairing", adaptive_pairing, "", ()), plain[:1] if found else []))
-    kept.append((Drawing("06-alpha", alpha, "", ()), weights if len(weights) > len(plain) else []))
-    for drawing, of in sorted(kept, key=lambda pair: pair[0].name):
+    of_runs = {
+        "05-adaptive-pairing": plain[:1] if found else [],
+        "06-alpha": weights if len(weights) > len(plain) else [],
+    }
+    made = {}
+    for name, (draw, kind, methods) in DRAWINGS.items():
+        lowest = {_name(m): m for m in reversed(found.get(kind, ()))}
+        of: list[Any] = of_runs.get(name) or [lowest[method] for method in methods if method in lowest]
+        heading = f"Figure {int(name[:2])}" if name[0].isdigit() else "Beyond the paper: diagnosis"
         try:
             if of:
-                made[f"figure-{drawing.name}"] = Drawn(drawing.heading, closed(drawing.draw(of)), drawn_from(of))
+                made[f"figure-{name}"] = Drawn(heading, closed(draw(of)), drawn_from(of))
         except (LookupError, TypeError, ValueError, AttributeError) as error:
-            warnings.warn(f"left out: figure {drawing.name} ({type(error).__name__}: {error})", stacklevel=2)
+            warnings.warn(f"left out: figure {name} ({type(error).__name__}: {error})", stacklevel=2)
     return made
 
 
