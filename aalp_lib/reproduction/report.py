@@ -211,14 +211,16 @@ def files(records: Records) -> dict[str, str | Figure]:
 
 
 def _drawable(found: Records, folder: str) -> tuple[dict[str, list[Measurement]], list[Record]]:
-    """Measurements by kind and runs of a folder, recipe "fast"."""
+    """Measurements by kind and runs of a folder, of one protocol: "fast" where there is one."""
+    runs = [run for name, run in found.runs.items() if str(PurePosixPath(name).parent) == folder]
+    made = [m for name, m in found.measurements.items() if str(PurePosixPath(name).parents[1]) == folder]
+    words = [*map(protocols.measured_protocol, made), *map(protocols.protocol, runs)]
+    chosen = "fast" if "fast" in words else words[0]
     kinds: dict[str, list[Measurement]] = {}
-    for name, m in found.measurements.items():
-        if str(PurePosixPath(name).parents[1]) == folder and protocols.measured_protocol(m) == "fast":
+    for m in sorted(made, key=lambda m: int(m.subject["seed"])):
+        if protocols.measured_protocol(m) == chosen:
             kinds.setdefault(m.kind, []).append(m)
-    here = [run for name, run in found.runs.items() if str(PurePosixPath(name).parent) == folder]
-    kinds = {kind: sorted(of, key=lambda m: int(m.subject["seed"])) for kind, of in kinds.items()}
-    return kinds, [run for run in here if protocols.protocol(run) == "fast"]
+    return kinds, [run for run in runs if protocols.protocol(run) == chosen]
 
 
 def page(template: str, records: Records, **more: Any) -> str:
