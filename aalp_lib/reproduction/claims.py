@@ -12,7 +12,6 @@ from aalp_lib.reproduction.analyses import SETS
 from aalp_lib.reproduction.archive import Records, records
 from aalp_lib.reproduction.comparisons import Comparison, compare, judged
 from aalp_lib.reproduction.frames import frame
-from aalp_lib.reproduction.schema import Measurement
 
 WORDS = {"ahead": "held", "behind": "reversed"}  # of a claim, by the verdict on its difference; else unresolved
 UNTESTED = "untested"
@@ -67,20 +66,18 @@ def _measured(kind: str, value: Callable[[Mapping[str, Any]], float], first: str
     """How a value of measurements on MNIST is found: in `second`'s networks, less that in `first`'s of equal seed."""
 
     def found(of: Records) -> Comparison | None:
-        made = {name: _by_seed(of, kind, name) for name in (first, second) if name}
-        seeds = sorted(set.intersection(*(set(networks) for networks in made.values())))
-        gains = [sum(value(made[name][s].values) * (1 if name == second else -1) for name in made) for s in seeds]
+        made = {
+            name: {m.subject["seed"]: value(m.values) for m in tables.measurements(of, kind, data="mnist", method=name)}
+            for name in (first, second)
+            if name
+        }
+        seeds = sorted(set.intersection(*map(set, made.values())))
+        gains = [made[second][seed] - (made[first][seed] if first else 0) for seed in seeds]
         if not seeds:
             return None
         return Comparison("mnist", "fast", first, second, kind, tuple(seeds), tuple(gains), 0, 0, 0)
 
     return found
-
-
-def _by_seed(of: Records, kind: str, method: str) -> dict[int, Measurement]:
-    """The measurements of a kind on a method's networks of MNIST, recipe "fast", by seed."""
-    made = tables.measurements(of, kind, data="mnist", method=method)
-    return {m.subject["seed"]: m for m in made}
 
 
 def _surer(values: Mapping[str, Any]) -> float:
