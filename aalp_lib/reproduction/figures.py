@@ -365,7 +365,7 @@ def pairing_by_set(found: Sequence[Measurement]) -> Figure:
         panel.legend(fontsize=8, frameon=False)
         panel.grid(color="0.92")
     panels[0, 0].set_ylabel("ALP loss, mean over test images")
-    figure.suptitle("\n".join(map(_claim_of_pairing, found)), fontsize=11)
+    figure.suptitle("\n".join(_filled(_claim_of_pairing(measured), size) for measured in found), fontsize=10)
     return figure
 
 
