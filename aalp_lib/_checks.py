@@ -18,14 +18,14 @@ class UnknownName(InputError, KeyError):
     __str__ = ValueError.__str__  # KeyError would put quotes around the sentence
 
 
-def known(kind: str, name: str, names: Iterable[str]) -> str:
-    """Return `name` if it is among `names`; otherwise raise UnknownName, listing them and the nearest."""
+def known(kind: str, name: str, names: Iterable[str], besides: str = "") -> str:
+    """Return `name` if it is among `names`; else UnknownName lists them, the nearest, and what would do `besides`."""
     names = list(names)
     if name in names:
         return name
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise UnknownName(f"unknown {kind} '{name}'; known are {', '.join(names)}.{hint}")
+    raise UnknownName(f"unknown {kind} '{name}'; known are {', '.join(names)}.{hint} {besides}".rstrip())
 
 
 def known_or_function(kind: str, value: object, names: Iterable[str]) -> None:

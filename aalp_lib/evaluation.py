@@ -288,14 +288,7 @@ def gradient_count(suite: Suite) -> int:
 
 def _trajectories(suite: Suite) -> list[tuple[Attack, dict[str, int]]]:
     """The longest attack of every group that differs only in steps, with the steps at which each name is read off."""
-    groups: dict[tuple[object, ...], list[str]] = {}
+    groups: dict[Attack, dict[str, int]] = {}
     for name, attack in suite.items():
-        key = (attack.eps, attack.step, attack.loss, attack.start, attack.restarts)
-        groups.setdefault(key, []).append(name)
-    return [
-        (
-            max((suite[name] for name in names), key=lambda attack: attack.steps),
-            {n: suite[n].steps for n in names},
-        )
-        for names in groups.values()
-    ]
+        groups.setdefault(derived(attack, steps=0), {})[name] = attack.steps
+    return [(derived(alike, steps=max(steps.values())), steps) for alike, steps in groups.items()]

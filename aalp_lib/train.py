@@ -16,14 +16,14 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from aalp_lib import _checks, checkpoints, data, seeds
+from aalp_lib import _checks, checkpoints, data, methods, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import PGD, Attack, scaled
 from aalp_lib.checkpoints import BEST, LAST, Checkpoint, Network
 from aalp_lib.data import Dataset, Split
 from aalp_lib.engine import distributed
 from aalp_lib.engine.distributed import Shard
-from aalp_lib.methods import Method, Terms, attacked_view, method, training_loss
+from aalp_lib.methods import Method, Terms, attacked_view, training_loss
 from aalp_lib.models import Classifier, class_count, evaluating, require_classifier
 from aalp_lib.progress import Tell, shown
 
@@ -150,7 +150,7 @@ class History:
         return len(self.epochs)
 
 
-class Progress(Network):
+class State(Network):
     """What the description of a checkpoint of `fit` says: how far the run has come, `seconds` into the next epoch."""
 
     done: int
@@ -178,8 +178,8 @@ def fit(
 ) -> History:
     """Train `model` in place, where its weights are, and return the history.
 
-    On several processes, every one of which calls `fit` with the same arguments under torchrun (or in a group of
-    torch.distributed), one training is shared by all: see Notes.
+    Processes that call `fit` with the same arguments, under torchrun or in a group of torch.distributed, share one
+    training: see Notes.
 
     Parameters
     ----------
@@ -230,22 +230,19 @@ def fit(
     Notes
     -----
     `torchrun --nproc-per-node 4 script.py`, or for the command `torchrun --nproc-per-node 4 -m aalp_lib train ...`,
-    starts four processes on a machine. The model's device says how they talk: a GPU for each, which
-    `distributed.device("auto")` picks by LOCAL_RANK, over NCCL; else gloo.
+    starts four processes on a machine: on GPUs over NCCL, each with its own (`distributed.device("auto")`); else gloo.
 
     Every process holds the network (rank 0's weights are taken) and all data, draws order, augmentation and random
-    starts of the whole batch from the step's seed, and computes on every n-th row of it; gradients are averaged by
-    DistributedDataParallel, rows counted equally. Guided Dropout's mask is that of the whole batch. So the weights are,
-    up to rounding, those of one process, and the same bits on all. `batch_size` is that of the whole batch. A loader is
-    gone through in full on every process: give it no DistributedSampler. Layers that draw, dropout say, draw otherwise
-    than on one process. The validation split is divided too, since attacking it takes a good part of an epoch; counts
-    are summed.
+    starts of the whole batch of `batch_size`, and computes on every n-th row. Gradients are averaged, rows counted
+    equally; Guided Dropout's mask is that of the whole batch. So the weights are, up to rounding, those of one process,
+    and the same bits on all, except that layers which draw, dropout say, draw otherwise. A loader is gone through in
+    full on every process: give it no DistributedSampler. The validation split is divided, too.
 
     Batch norm becomes SyncBatchNorm while training lasts. That exists on CUDA alone: on several CPU processes such a
     network is refused, unless its batch norms are frozen in evaluation mode.
 
-    Rank 0 alone reads and writes `out`, so that a run may be resumed on another number of processes. A Ctrl-C on any
-    process stops all of them after the same step. A process that fails leaves the group, which ends the others.
+    Rank 0 alone reads and writes `out`: a run may be resumed on another number of processes. A Ctrl-C on any process
+    stops all of them after the same step. A process that fails leaves the group, which ends the others.
 
     Examples
     --------
@@ -260,16 +257,15 @@ def fit(
         recipe = dataclasses.replace(recipe, epochs=epochs)
     require_classifier(model)
     with distributed.joined(next(model.parameters()).device), distributed.synced_norms(model):
-        run = _Run(model, data, _method(method), attack, recipe, seed, val, Path(out) if out is not None else None)
+        run = _Run(
+            model, data, methods.method(method), attack, recipe, seed, val, Path(out) if out is not None else None
+        )
         try:
             run.open(resume)
             _train(run, progress if distributed.rank() == 0 else None)
         finally:
             del run.loss  # DistributedDataParallel would keep alive the group that is left here
     return run.history
-
-
-_method = method  # `fit` has an argument of this name
 
 
 def _train(run: "_Run", progress: bool | Tell | None) -> None:
@@ -586,11 +582,12 @@ class _Run:
             raise FileExistsError(f"{out} already holds a run; resume it, or name another folder")
         if found and RUN not in found:
             raise InputError(f"{out} holds {found[0]} but no {RUN}: what run that was cannot be told")
-        for key, was, now in _differences(checkpoints.read_json(path), self.settings()) if found else ():
-            raise InputError(
-                f"the run in {out} was started with another {key}: {was}, now {now}; "
-                "resume with the same settings, or name another folder"
-            )
+        if found:
+            for key, was, now in _differences(checkpoints.read_json(path), self.settings()):
+                raise InputError(
+                    f"the run in {out} was started with another {key}: {was}, now {now}; "
+                    "resume with the same settings, or name another folder"
+                )
         try:
             out.mkdir(parents=True, exist_ok=True)
             checkpoints.write_json(path, self.settings())
@@ -615,20 +612,20 @@ class _Run:
     def _write_to(self, path: Path, extra: dict[str, Tensor]) -> None:
         self._check_weights()
         weights = {f"model.{key}": value for key, value in self.model.state_dict().items()}
-        progress = Progress(self.model.config, self.done, self.seconds, self.history)
-        checkpoints.write(path, Checkpoint(weights | extra, msgspec.to_builtins(progress)))
+        state = State(self.model.config, self.done, self.seconds, self.history)
+        checkpoints.write(path, Checkpoint(weights | extra, msgspec.to_builtins(state)))
 
     def _take_up(self, saved: Checkpoint) -> None:
         if "sums" not in saved.tensors:
             raise InputError(f"{saved.path} holds weights alone; training cannot go on from it")
-        progress = saved.described_as(Progress)
+        state = saved.described_as(State)
         checkpoints.load_weights(self.model, saved)
         moments = saved.part("optimizer")
         for name, parameter in self.model.named_parameters():
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 if f"{name}.{key}" in moments:  # a frozen parameter has none
                     self.optimizer.state[parameter][key] = _laid_out(moments[f"{name}.{key}"], parameter)
-        self.done, self.seconds, self.history = progress.done, progress.seconds, progress.history
+        self.done, self.seconds, self.history = state.done, state.seconds, state.history
         self.sums = saved.tensors["sums"]
         self._save_best()
 

@@ -6,8 +6,8 @@
     python scripts/notebooks.py pack TEXT NOTEBOOK       make a notebook of such a file
 
 In a text file a cell begins with a line `%%%% md ID` or `%%%% code ID TAG ...`; ids are names, unique in a notebook.
-What a stamp writes is made of the address in `_config.yml`, of the run and of the records: nobody types it. A Markdown cell
-with `{{ ... }}` in it is a template, kept in the cell's metadata; the numbers come from `report.context`.
+What a stamp writes is made of the address in `_config.yml`, of the run and of the records: nobody types it. A Markdown
+cell with `{{ ... }}` in it is a template, kept in the cell's metadata; the numbers come from `report.context`.
 """
 
 import os
@@ -82,12 +82,12 @@ def stamp(notebook: NotebookNode, path: Path) -> None:
     kept |= {"language_info": {"name": "python"}, "aalp": dict(notebook.metadata.get("aalp", {}))}
     notebook.metadata = nbformat.from_dict(kept)
     for cell in notebook.cells:
-        tags, template = list(cell.metadata.get("tags", [])), cell.metadata.get("template")
+        template = cell.metadata.get("template")
         if template:
             cell.source = report.rendered(template)
-        kept = {"tags": tags, "template": template}
-        cell.metadata = nbformat.from_dict({key: value for key, value in kept.items() if value})
-        if HIDDEN & set(tags):
+        kept = {key: cell.metadata[key] for key in ("tags", "template") if cell.metadata.get(key)}
+        cell.metadata = nbformat.from_dict(kept)
+        if HIDDEN & set(kept.get("tags", ())):
             cell.metadata |= {"cellView": "form", "jupyter": {"source_hidden": True}}
 
 

@@ -10,7 +10,8 @@ from test_schema import drawn, record
 import aalp_lib as aalp
 from aalp_lib.checkpoints import load_model
 from aalp_lib.reproduction import analyses, collect, figures, per_epoch, report, schema
-from aalp_lib.reproduction.jobs import new_model
+from aalp_lib.reproduction.jobs import Job
+from aalp_lib.reproduction.settings import new_model
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 
@@ -23,15 +24,14 @@ def measured(sample, tmp_path_factory):
     setting = dataclasses.replace(SETTING, recipe=dataclasses.replace(SETTING.recipe, epochs=2))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(analyses, "paper_attack", lambda dataset: LOOK)
+        jobs = {name: Job(small.name, name, setting, out) for name in ("raw", "alp", "aalp")}
         for name in ("alp", "aalp"):
-            per_epoch.measure(
-                small, name, setting, out / "runs" / name, out / "over_training" / f"{name}.json", images=50
-            )
+            per_epoch.measure_training(jobs[name], small, images=50)
         model = new_model(setting, 0)
-        aalp.fit(model, small, "raw", setting.attack, recipe=setting.recipe, out=out / "runs" / "raw")
-        for name in ("raw", "alp", "aalp"):
+        aalp.fit(model, small, "raw", setting.attack, recipe=setting.recipe, out=jobs["raw"].run)
+        for name, job in jobs.items():
             subject = {"data": small.name, "method": name, "seed": 0, "model": "last"}
-            analyses.measure_model(load_model(out / "runs" / name), name, subject, small, out)
+            analyses.measure_model(load_model(job.run), name, subject, small, out, attack=LOOK, tier="quick")
     for name, weight, pgd in (("aalp_alpha_0", 0.0, 600), ("aalp", 1.0, 800), ("aalp_alpha_5", 5.0, 700)):
         for seed in (0, 1):
             for words in ({}, {"reduced": "one epoch"}):
