@@ -1,4 +1,4 @@
-"""What the book's chapters share: the tier and its data, numbers inside sentences, and the trained networks."""
+"""What the book's chapters share: the tier and its data, the trained networks, a terminal."""
 
 import os
 import shlex
@@ -96,10 +96,3 @@ def shell(command: str, folder: str | Path) -> None:
     if done.returncode:
         raise InputError(said)
     print(f"$ {command}\n{said}")
-
-
-def say(text: str) -> None:
-    """Show Markdown: how a sentence with numbers in it gets them from the run."""
-    from IPython.display import Markdown, display
-
-    display(Markdown(text))
