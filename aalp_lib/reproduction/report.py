@@ -12,7 +12,7 @@ from aalp_lib import checkpoints
 from aalp_lib._checks import InputError
 from aalp_lib.evaluation import paper_name
 from aalp_lib.plots import DPI
-from aalp_lib.reproduction import claims, comparisons, figures, pages, paper, protocols, tables
+from aalp_lib.reproduction import archive, claims, comparisons, figures, pages, paper, protocols, tables
 from aalp_lib.reproduction.archive import ABLATIONS, Model, Records
 from aalp_lib.reproduction.claims import Source, source
 from aalp_lib.reproduction.comparisons import Comparison, compare
@@ -20,8 +20,8 @@ from aalp_lib.reproduction.schema import Measurement, Record, label
 
 TEMPLATES = Path(__file__).parent / "templates"
 MADE = "<!-- made by `aalp results --write` -->"  # first line of a page that may be overwritten
-SHORT = ("clean", "pgd100", "cw100", comparisons.AUTOATTACK)  # columns of RESULTS.md
-LEAD_CLAIM = "AALP − ALP: clean digits of MNIST tell the two apart, and no attack does"  # a test holds it
+STEPS = (comparisons.STEPS, comparisons.HALVES, comparisons.OVER_MADRY)
+LEAD_CLAIM = "AALP − ALP: clean digits of MNIST tell the two apart, none of these attacks does"  # a test holds it
 
 
 # --- what templates may call -----------------------------------------------------------------------------------------
@@ -55,11 +55,11 @@ def context(records: Records | None = None) -> dict[str, Any]:
         "gain": lambda *names, data="mnist", **more: _there(compare(of.frame, *names, data=data, **more), names),
         "lead": lambda attack, data="mnist": _among(comparisons.lead(of.frame), data=data, attack=attack),
         "step": lambda first, second, attack, data="mnist", protocol="fast": _among(
-            [one for family in comparisons.order(of.frame).values() for one in family],
+            [one for steps in STEPS for family in comparisons.order(of.frame, steps).values() for one in family],
             first=first, second=second, attack=attack, data=data, protocol=protocol,
         ),
         "control": lambda first, second, attack: _among(
-            comparisons.controls(of.frame), first=first, second=second, attack=attack
+            comparisons.controls(of.frame)[attack], first=first, second=second, attack=attack
         ),
         "accuracy": lambda method, attack, **more: _accuracy(of, method, attack, **more),
         "published": lambda method, attack, data="mnist": paper.TABLE_2[data][method][attack],
@@ -145,7 +145,7 @@ def main_table(records: Records | None = None) -> pd.DataFrame:
             mine = runs[(runs["data"].map(paper_name) == data) & (runs["method"] == method)]
             ours = mine.sort_values("suite", ascending=False).groupby(["attack", "suite"])["accuracy"].mean()
             cells: dict[str, str] = {"": f"{tables.title(data)}, {label(method)}"}
-            for name in SHORT:
+            for name in comparisons.LEAD:
                 value = ours.get((name, "strong" if name == comparisons.AUTOATTACK else "table2"))
                 if name in published:
                     cells[tables.heading(name)] = f"{published[name]:.1f}"
@@ -157,13 +157,13 @@ def main_table(records: Records | None = None) -> pd.DataFrame:
 def lead(records: Records | None = None) -> Figure:
     """The forest plot of RESULTS.md: AALP against ALP on the paper's data sets, a line an attack."""
     family = comparisons.lead(source(records).frame)
-    rows: list[Any] = tables.gains([one for one in family if one.attack in SHORT]).to_dict("records")
+    rows: list[Any] = tables.gains(family).to_dict("records")
     for data in {*paper.TABLE_2} - {paper_name(one.data) for one in family}:
         traits = dict.fromkeys(("gain", "low", "high"), float("nan")) | {"panel": tables.title(data), "gains": ()}
-        for name in SHORT:
+        for name in comparisons.LEAD:
             traits |= {"attack": tables.heading(name), "paper": _theirs(data, name), "word": claims.UNTESTED}
             rows.append(dict(traits))
-    panels, lines = [*tables.TITLES.values()], [*map(tables.heading, SHORT)]
+    panels, lines = [*tables.TITLES.values()], [*map(tables.heading, comparisons.LEAD)]
     rows.sort(key=lambda row: (panels.index(row["panel"]), lines.index(row["attack"])))
     return figures.closed(figures.forest(pd.DataFrame(rows), LEAD_CLAIM))
 
@@ -214,7 +214,7 @@ def write(folder: str | Path, records: Records) -> list[Path]:
     """Remake the pages and figures of `folder`, and the RESULTS.md beside it; returns what was written.
 
     A page that is there and was not made by this function stays as it is. RESULTS.md and the folder's own README.md are
-    remade only where they are there.
+    remade only where they are there. With the repository's records the pack that travels in the wheel is remade, too.
 
     Raises
     ------
@@ -230,7 +230,8 @@ def write(folder: str | Path, records: Records) -> list[Path]:
         made[folder / "figures/aalp-alp.png"] = lead(records)
     if _ours(folder / "README.md"):
         made[folder / "README.md"] = page("records.md", records)
-    return [_written(path, content) for path, content in made.items() if _ours(path) or not path.exists()]
+    written = [_written(path, content) for path, content in made.items() if _ours(path) or not path.exists()]
+    return [*written, archive.pack()] if folder.resolve() == archive.RESULTS else written
 
 
 def _ours(path: Path) -> bool:
