@@ -6,8 +6,9 @@
     python scripts/notebooks.py pack TEXT NOTEBOOK       make a notebook of such a file
 
 In a text file a cell begins with a line `%%%% md ID` or `%%%% code ID TAG ...`; ids are names, unique in a notebook.
-What a stamp writes is made of the address in `_config.yml`, of the run and of the records: nobody types it. A Markdown cell
-with `{{ ... }}` in it is a template, kept in the cell's metadata; the numbers come from `report.context`.
+What a stamp writes is made of the address in `_config.yml`, of the run and of the records: nobody types it. A Markdown
+cell with `{{ ... }}` in it is a template, kept in the cell's metadata; the numbers come from `report.context`, and
+`link(path)` is the public address of a file of the repository.
 """
 
 import os
@@ -55,6 +56,11 @@ def setup_lines() -> list[str]:
     ]
 
 
+def link(path: str) -> str:
+    """The public address of a file of the repository; templates call it."""
+    return "{}/blob/{}/{}".format(*repository(), path)
+
+
 def badge(path: Path) -> str:
     """The Markdown of the Colab button."""
     address, branch = repository()
@@ -84,9 +90,9 @@ def stamp(notebook: NotebookNode, path: Path) -> None:
     for cell in notebook.cells:
         tags, template = list(cell.metadata.get("tags", [])), cell.metadata.get("template")
         if template:
-            cell.source = report.rendered(template)
-        kept = {"tags": tags, "template": template}
-        cell.metadata = nbformat.from_dict({key: value for key, value in kept.items() if value})
+            cell.source = report.rendered(template, link=link)
+        traits = {"tags": tags, "template": template}
+        cell.metadata = nbformat.from_dict({key: value for key, value in traits.items() if value})
         if HIDDEN & set(tags):
             cell.metadata |= {"cellView": "form", "jupyter": {"source_hidden": True}}
 
