@@ -18,14 +18,14 @@ class UnknownName(InputError, KeyError):
     __str__ = ValueError.__str__  # KeyError would put quotes around the sentence
 
 
-def known(kind: str, name: str, names: Iterable[str]) -> str:
-    """Return `name` if it is among `names`; otherwise raise UnknownName, listing them and the nearest."""
+def known(kind: str, name: str, names: Iterable[str], besides: str = "") -> str:
+    """Return `name` if it is among `names`; else UnknownName lists them, the nearest, and what would do `besides`."""
     names = list(names)
     if name in names:
         return name
     near = difflib.get_close_matches(str(name), names, n=1)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise UnknownName(f"unknown {kind} '{name}'; known are {', '.join(names)}.{hint}")
+    raise UnknownName(f"unknown {kind} '{name}'; known are {', '.join(names)}.{hint} {besides}".rstrip())
 
 
 def known_or_function(kind: str, value: object, names: Iterable[str]) -> None:
@@ -44,6 +44,12 @@ def images(x: Tensor) -> None:
         raise InputError(f"images must be a batch (N, C, H, W), got shape {tuple(x.shape)}")
     if x.numel() and not (x.min() >= 0 and x.max() <= 1):  # also false for NaN
         raise InputError(f"images must lie in [0, 1], got values in [{x.min():.4g}, {x.max():.4g}]")
+
+
+def no_nan(logits: Tensor) -> None:
+    """Raise if a logit is not a number."""
+    if bool(logits.isnan().any()):
+        raise InputError("the model gives NaN: such an image is of no class")
 
 
 def labels(y: Tensor, count: int, classes: int) -> None:

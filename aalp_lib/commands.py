@@ -20,7 +20,6 @@ from aalp_lib.methods import METHODS
 from aalp_lib.progress import shown
 from aalp_lib.reproduction import (
     archive,
-    bench,
     cluster,
     demo,
     display,
@@ -31,7 +30,8 @@ from aalp_lib.reproduction import (
 )
 from aalp_lib.reproduction.attack_measurements import diagnosis_of
 from aalp_lib.reproduction.display import say
-from aalp_lib.reproduction.jobs import Job, Origin, cores
+from aalp_lib.reproduction.jobs import Job, Origin
+from aalp_lib.reproduction.workers import cores
 from aalp_lib.train import Interrupted
 
 
@@ -111,32 +111,26 @@ def do_demo(options: Namespace) -> None:
 def do_train(options: Namespace) -> None:
     """Train a model, on all of torchrun's processes if it started this one."""
     device = distributed.device(options.device)
+    changes = {
+        "recipe": _given(options, "epochs", "batch_size", "lr", "precision"),
+        "attack": _given(options, "eps", "step", "steps"),
+    }
     with distributed.joined(device):
         display.console.quiet = distributed.rank() != 0
-        _train(options, device)
-
-
-def _train(options: Namespace, device: torch.device) -> None:
-    changes = _given(options, "epochs", "batch_size", "lr", "precision", "eps", "step", "steps")
-    training = single.training(
-        options.out, Origin(options.data, options.root, options.image_size), options.method, recipe=options.recipe,
-        model=options.model, changes=changes, seed=options.seed, resume=options.resume, device=device,
-    )  # fmt: skip
-    display.training(training)
-    with shown(True, "training", display.console) as tell:
-        history = training.run(options.resume, tell)
-    display.history(history)
-    _next("evaluate", options.out)
+        history = single.train(
+            options.out, Origin(options.data, options.root, options.image_size), options.method, changes=changes,
+            device=device, begun=display.training, progress=True,
+            **_given(options, "recipe", "model", "seed", "resume"),
+        )  # fmt: skip
+        display.history(history)
+        _next("evaluate", options.out)
 
 
 def do_evaluate(options: Namespace) -> None:
     """Attack a trained model with Table 2's attacks."""
     run, dataset = _run_and_data(options, "eps {eps}, step {step}")
-    with shown(True, "attacking", display.console) as tell:
-        record = single.evaluate(
-            run, dataset, progress=tell,
-            **_given(options, "images", "reading", "precision", "batch_size", "seed"),
-        )  # fmt: skip
+    how = _given(options, "images", "reading", "precision", "batch_size", "seed")
+    record = single.evaluate(run, dataset, progress=True, **how)
     display.accuracies(record.accuracy[options.which])
     display.wrote([run.keep(record)])
 
@@ -151,8 +145,7 @@ def do_diagnose(options: Namespace) -> None:
     source = single.Run.load(options.source, options.which, device) if options.source else None
     how = _given(options, "images", "queries", "batch_size", "seed", "precision")
     for kind in ("diagnosis", "strong") if options.strong else ("diagnosis",):
-        with shown(True, kind, display.console) as tell:
-            found = single.diagnose(run, dataset, kind, source=source, progress=tell, **how)
+        found = single.diagnose(run, dataset, kind, source=source, progress=True, **how)
         if kind == "diagnosis":
             display.diagnosis(diagnosis_of(found))
         else:
@@ -216,11 +209,9 @@ def do_measure(options: Namespace) -> None:
     origin = Origin(**given) if "data" in given else dataclasses.replace(measurements.origin(found), **given)
     dataset = single.loaded(origin, device)
     _name_what_is_missing()
+    how = _given(options, "kinds", "methods", "seeds", "images", "seed", "precision")
     with shown(True, "measuring", display.console) as tell:
-        paths = measurements.measure(
-            folder, dataset, progress=tell,
-            **_given(options, "kinds", "methods", "seeds", "images", "seed", "precision"),
-        )  # fmt: skip
+        paths = measurements.measure(folder, dataset, progress=tell, **how)
     say(display.plural(len(paths), "measurement"))
     _next("results", options.out, "--write")
 
@@ -296,6 +287,8 @@ def do_data(options: Namespace) -> None:
 
 def do_bench(options: Namespace) -> None:
     """Time this library beside its peers."""
+    from aalp_lib.reproduction import bench  # torch's benchmark looks for a compiler
+
     say("Timing this library, its peers and the limit in turns; the machine should be idle.")
     record = bench.run(options.out, options.quick, display.timed)
     display.wrote(bench.write(record, options.out))

@@ -2,9 +2,10 @@
 
 import hashlib
 import io
+import itertools
 import math
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -160,13 +161,11 @@ def load(
         if image_size is not None:
             raise InputError(f"image_size is for a folder of images, not for '{name}'")
         return SOURCES[str(name)](Path(root).expanduser() if root else None).to(target)
-    if Path(name).is_dir():
-        return load_folder(Path(name), image_size).to(target)
-    try:
-        _checks.known("data set", str(name), SOURCES)
-    except InputError as error:
-        raise InputError(f"{error} A folder with train/CLASS/*.png and test/CLASS/*.png will do too.") from None
-    raise AssertionError("unreachable")
+    if not Path(name).is_dir():
+        _checks.known(
+            "data set", str(name), SOURCES, "A folder with train/CLASS/*.png and test/CLASS/*.png will do too."
+        )
+    return load_folder(Path(name), image_size).to(target)
 
 
 def present(name: str | Path, root: str | Path | None = None) -> bool:
@@ -387,11 +386,8 @@ def load_folder(folder: Path, image_size: int | tuple[int, int] | None = None) -
     Images stay grey if all of them are, and are RGB otherwise. Without `val/`, a tenth of every class of `train/` is
     carved out. In the test split the classes take turns, so that images from its front are of all classes.
     """
-    parts = {
-        part: _list_images(folder / part)
-        for part in ("train", "val", "test")
-        if part != "val" or (folder / part).is_dir()
-    }
+    names = ("train", "val", "test") if (folder / "val").is_dir() else ("train", "test")
+    parts = {part: _list_images(folder / part) for part in names}
     classes = parts["train"].classes
     for part, listing in parts.items():
         if listing.classes != classes:
@@ -410,12 +406,8 @@ def load_folder(folder: Path, image_size: int | tuple[int, int] | None = None) -
 
 def _in_turn(samples: list[tuple[str, int]]) -> list[tuple[str, int]]:
     """The first of every class, then the second of every class, and so on."""
-    seen: Counter[int] = Counter()
-    ranks = []
-    for _, label in samples:
-        ranks.append(seen[label])
-        seen[label] += 1
-    return [sample for _, sample in sorted(zip(ranks, samples, strict=True), key=lambda of: (of[0], of[1][1]))]
+    turns: dict[int, Iterator[int]] = defaultdict(itertools.count)
+    return sorted(samples, key=lambda sample: (next(turns[sample[1]]), sample[1]))
 
 
 def _list_images(folder: Path) -> Any:

@@ -16,15 +16,15 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from aalp_lib import _checks, checkpoints, data, seeds
+from aalp_lib import _checks, checkpoints, data, engine, methods, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import PGD, Attack, scaled
 from aalp_lib.checkpoints import BEST, LAST, Checkpoint, Network
 from aalp_lib.data import Dataset, Split
-from aalp_lib.engine import distributed
+from aalp_lib.engine import Forward, distributed
 from aalp_lib.engine.distributed import Shard
-from aalp_lib.methods import Method, Terms, attacked_view, method, training_loss
-from aalp_lib.models import Classifier, class_count, evaluating, require_classifier
+from aalp_lib.methods import Method, Terms, attacked_view, training_loss
+from aalp_lib.models import Classifier, require_classifier
 from aalp_lib.progress import Tell, shown
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -150,7 +150,7 @@ class History:
         return len(self.epochs)
 
 
-class Progress(Network):
+class State(Network):
     """What the description of a checkpoint of `fit` says: how far the run has come, `seconds` into the next epoch."""
 
     done: int
@@ -178,8 +178,8 @@ def fit(
 ) -> History:
     """Train `model` in place, where its weights are, and return the history.
 
-    On several processes, every one of which calls `fit` with the same arguments under torchrun (or in a group of
-    torch.distributed), one training is shared by all: see Notes.
+    Processes that call `fit` with the same arguments, under torchrun or in a group of torch.distributed, share one
+    training: see Notes.
 
     Parameters
     ----------
@@ -230,22 +230,19 @@ def fit(
     Notes
     -----
     `torchrun --nproc-per-node 4 script.py`, or for the command `torchrun --nproc-per-node 4 -m aalp_lib train ...`,
-    starts four processes on a machine. The model's device says how they talk: a GPU for each, which
-    `distributed.device("auto")` picks by LOCAL_RANK, over NCCL; else gloo.
+    starts four processes on a machine: on GPUs over NCCL, each with its own (`distributed.device("auto")`); else gloo.
 
     Every process holds the network (rank 0's weights are taken) and all data, draws order, augmentation and random
-    starts of the whole batch from the step's seed, and computes on every n-th row of it; gradients are averaged by
-    DistributedDataParallel, rows counted equally. Guided Dropout's mask is that of the whole batch. So the weights are,
-    up to rounding, those of one process, and the same bits on all. `batch_size` is that of the whole batch. A loader is
-    gone through in full on every process: give it no DistributedSampler. Layers that draw, dropout say, draw otherwise
-    than on one process. The validation split is divided too, since attacking it takes a good part of an epoch; counts
-    are summed.
+    starts of the whole batch of `batch_size`, and computes on every n-th row. Gradients are averaged, rows counted
+    equally; Guided Dropout's mask is that of the whole batch. So the weights are, up to rounding, those of one process,
+    and the same bits on all, except that layers which draw, dropout say, draw otherwise. A loader is gone through in
+    full on every process: give it no DistributedSampler. The validation split is divided, too.
 
     Batch norm becomes SyncBatchNorm while training lasts. That exists on CUDA alone: on several CPU processes such a
     network is refused, unless its batch norms are frozen in evaluation mode.
 
-    Rank 0 alone reads and writes `out`, so that a run may be resumed on another number of processes. A Ctrl-C on any
-    process stops all of them after the same step. A process that fails leaves the group, which ends the others.
+    Rank 0 alone reads and writes `out`: a run may be resumed on another number of processes. A Ctrl-C on any process
+    stops all of them after the same step. A process that fails leaves the group, which ends the others.
 
     Examples
     --------
@@ -260,16 +257,15 @@ def fit(
         recipe = dataclasses.replace(recipe, epochs=epochs)
     require_classifier(model)
     with distributed.joined(next(model.parameters()).device), distributed.synced_norms(model):
-        run = _Run(model, data, _method(method), attack, recipe, seed, val, Path(out) if out is not None else None)
+        run = _Run(
+            model, data, methods.method(method), attack, recipe, seed, val, Path(out) if out is not None else None
+        )
         try:
             run.open(resume)
             _train(run, progress if distributed.rank() == 0 else None)
         finally:
             del run.loss  # DistributedDataParallel would keep alive the group that is left here
     return run.history
-
-
-_method = method  # `fit` has an argument of this name
 
 
 def _train(run: "_Run", progress: bool | Tell | None) -> None:
@@ -345,12 +341,12 @@ class _Run:
         self.val = val or (source.val if isinstance(source, Dataset) else None)
         self.attack = method.training_attack(attack) if attack is not None and method.adversarial else None
         self.watched = PGD(attack.eps, attack.eps / 4, VAL_STEPS) if attack is not None else None
+        self.format = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.check(attack)
         self.per_epoch = _batches_per_epoch(self.train, recipe.batch_size)
         self.total = self.per_epoch * recipe.epochs
         self.done = 0
         self.history = History()
-        self.format = torch.channels_last if recipe.channels_last else torch.contiguous_format
         model.to(memory_format=self.format)
         if not model.training:
             model.train()  # a model in training mode keeps the children that were put into evaluation mode
@@ -372,7 +368,7 @@ class _Run:
             raise InputError("a mask for each sample in the attack goes with one start only, got restarts > 1")
         for split in (self.train, self.val):
             if isinstance(split, Split):
-                self._check_batch(data.to_float(split.images[:1].to(self.device)), split.labels)
+                self.format = self._check_batch(data.to_float(split.images[:2].to(self.device)), split.labels)
 
     def _check_ranks(self) -> None:
         """On several processes, all must have been given the same, or they would wait for each other in vain."""
@@ -410,7 +406,7 @@ class _Run:
 
     def _prepared(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Shard]:
         if not isinstance(self.train, Split):
-            self._check_batch(images, labels)
+            self._lay_out(self._check_batch(images, labels))
             if len(set(distributed.gathered(_checksum(labels)))) > 1:
                 raise InputError(
                     "every process must be given the same batches, but they differ; use no DistributedSampler"
@@ -426,11 +422,19 @@ class _Run:
         shard = distributed.shard(len(labels))
         return images[shard.rows].contiguous(memory_format=self.format), labels[shard.rows], shard
 
-    def _check_batch(self, images: Tensor, labels: Tensor) -> None:
-        """The first image alone tells the number of classes."""
+    def _check_batch(self, images: Tensor, labels: Tensor) -> torch.memory_format:
+        """The first images alone tell the number of classes, and the memory format that the network can take."""
         _checks.images(images)
-        with evaluating(self.model):
-            _checks.labels(labels, len(labels), class_count(self.model, images))
+        with engine.prepared(self.model, images, self.format) as forward:
+            _checks.labels(labels, len(labels), forward.classes)
+            return forward.layout
+
+    def _lay_out(self, layout: torch.memory_format) -> None:
+        if layout != self.format:
+            self.format = layout
+            self.model.to(memory_format=layout)
+            for parameter, moments in self.optimizer.state.items():
+                moments.update({key: _laid_out(value, parameter) for key, value in moments.items()})
 
     def step(self, x: Tensor, y: Tensor, shard: Shard) -> None:
         """One step on this rank's rows of a batch; after an epoch's last, a line in the history and a checkpoint."""
@@ -460,8 +464,8 @@ class _Run:
         if self.attack is None:
             return None
         attack = scaled(self.attack, self.recipe.eps_fraction(progress))
-        with evaluating(self.model):
-            return attack.perturb(attacked_view(self.method, self.model, x, y), x, y, shard=shard)
+        with engine.prepared(self.model, x, self.format) as forward:
+            return attack.perturb(attacked_view(self.method, self.model, forward, x, y), x, y, shard=shard)
 
     @contextlib.contextmanager
     def _own_draws(self) -> Iterator[None]:
@@ -520,22 +524,22 @@ class _Run:
             return None, None
         split = self.val.to(self.device)
         counts = torch.zeros(2, device=self.device)
-        with evaluating(self.model):
+        with engine.prepared(self.model, data.to_float(split.images[:2]), self.format) as forward:
             for batch in split.batches(512):
                 x, y, shard = self._own(*batch)
                 with torch.no_grad():
-                    right = self.model(x).argmax(1) == y
-                alive = self._survivors(x, y, right, shard)
+                    right = forward(x).argmax(1) == y
+                alive = self._survivors(forward, x, y, right, shard)
                 fractions = torch.stack([right.float().mean(), alive.float().mean()])
                 counts += (distributed.mean(fractions, len(y)) * shard.of).round()  # small rows may be on every rank
         clean, robust = (counts.double() / len(split)).tolist()
         return clean, robust if self.watched else None
 
-    def _survivors(self, x: Tensor, y: Tensor, right: Tensor, shard: Shard) -> Tensor:
+    def _survivors(self, forward: Forward, x: Tensor, y: Tensor, right: Tensor, shard: Shard) -> Tensor:
         """Which images the watched attack leaves right, bool (N,)."""
         if self.watched is None:
             return right
-        return self.watched.survivors(self.model, x, y, [self.watched.steps], among=right, shard=shard)[0]
+        return self.watched.survivors(forward, x, y, [self.watched.steps], among=right, shard=shard)[0]
 
     def _is_best(self) -> bool:
         """Whether the last epoch is the best so far; ties go to the later one."""
@@ -586,11 +590,12 @@ class _Run:
             raise FileExistsError(f"{out} already holds a run; resume it, or name another folder")
         if found and RUN not in found:
             raise InputError(f"{out} holds {found[0]} but no {RUN}: what run that was cannot be told")
-        for key, was, now in _differences(checkpoints.read_json(path), self.settings()) if found else ():
-            raise InputError(
-                f"the run in {out} was started with another {key}: {was}, now {now}; "
-                "resume with the same settings, or name another folder"
-            )
+        if found:
+            for key, was, now in _differences(checkpoints.read_json(path), self.settings()):
+                raise InputError(
+                    f"the run in {out} was started with another {key}: {was}, now {now}; "
+                    "resume with the same settings, or name another folder"
+                )
         try:
             out.mkdir(parents=True, exist_ok=True)
             checkpoints.write_json(path, self.settings())
@@ -615,20 +620,20 @@ class _Run:
     def _write_to(self, path: Path, extra: dict[str, Tensor]) -> None:
         self._check_weights()
         weights = {f"model.{key}": value for key, value in self.model.state_dict().items()}
-        progress = Progress(self.model.config, self.done, self.seconds, self.history)
-        checkpoints.write(path, Checkpoint(weights | extra, msgspec.to_builtins(progress)))
+        state = State(self.model.config, self.done, self.seconds, self.history)
+        checkpoints.write(path, Checkpoint(weights | extra, msgspec.to_builtins(state)))
 
     def _take_up(self, saved: Checkpoint) -> None:
         if "sums" not in saved.tensors:
             raise InputError(f"{saved.path} holds weights alone; training cannot go on from it")
-        progress = saved.described_as(Progress)
+        state = saved.described_as(State)
         checkpoints.load_weights(self.model, saved)
         moments = saved.part("optimizer")
         for name, parameter in self.model.named_parameters():
             for key in ("step", "exp_avg", "exp_avg_sq"):
                 if f"{name}.{key}" in moments:  # a frozen parameter has none
                     self.optimizer.state[parameter][key] = _laid_out(moments[f"{name}.{key}"], parameter)
-        self.done, self.seconds, self.history = progress.done, progress.seconds, progress.history
+        self.done, self.seconds, self.history = state.done, state.seconds, state.history
         self.sums = saved.tensors["sums"]
         self._save_best()
 

@@ -12,7 +12,7 @@ from aalp_lib import _checks, checkpoints
 from aalp_lib._checks import InputError
 from aalp_lib.checkpoints import Checkpoint, Network
 from aalp_lib.models import Classifier
-from aalp_lib.train import Progress
+from aalp_lib.train import State
 
 INDEX = "index.json"
 
@@ -102,7 +102,7 @@ def pack(run: str | Path, name: str, folder: str | Path) -> dict[str, Entry]:
     found: dict[str, Entry] = {}
     for which, file in (("last", checkpoints.LAST), ("best", checkpoints.BEST)):
         checkpoint = checkpoints.read(Path(run) / file)
-        epoch = len(checkpoint.described_as(Progress).history)
+        epoch = len(checkpoint.described_as(State).history)
         if found and found["last"]["epoch"] == epoch:
             found[which] = found["last"]
             continue

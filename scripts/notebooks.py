@@ -88,12 +88,12 @@ def stamp(notebook: NotebookNode, path: Path) -> None:
     kept |= {"language_info": {"name": "python"}, "aalp": dict(notebook.metadata.get("aalp", {}))}
     notebook.metadata = nbformat.from_dict(kept)
     for cell in notebook.cells:
-        tags, template = list(cell.metadata.get("tags", [])), cell.metadata.get("template")
+        template = cell.metadata.get("template")
         if template:
             cell.source = report.rendered(template, link=link)
-        traits = {"tags": tags, "template": template}
-        cell.metadata = nbformat.from_dict({key: value for key, value in traits.items() if value})
-        if HIDDEN & set(tags):
+        kept = {key: cell.metadata[key] for key in ("tags", "template") if cell.metadata.get(key)}
+        cell.metadata = nbformat.from_dict(kept)
+        if HIDDEN & set(kept.get("tags", ())):
             cell.metadata |= {"cellView": "form", "jupyter": {"source_hidden": True}}
 
 

@@ -13,7 +13,7 @@ import torch
 from aalp_lib import models
 from aalp_lib.data import Dataset, Split
 from aalp_lib.engine import graphs
-from aalp_lib.reproduction.grids import SETTINGS
+from aalp_lib.reproduction.settings import SETTINGS
 from aalp_lib.train import fit
 
 BATCHES = 2000  # of an epoch, more than are reached

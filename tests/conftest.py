@@ -10,7 +10,8 @@ import scipy.io
 import torch
 
 import aalp_lib as aalp
-from aalp_lib.reproduction.jobs import Job, Setting
+from aalp_lib.reproduction.jobs import Job
+from aalp_lib.reproduction.settings import Setting
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 

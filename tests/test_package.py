@@ -85,7 +85,7 @@ def test_wheel_in_an_empty_environment_runs_the_demo(tmp_path):
 
 def test_lower_bounds_only_and_a_lock_with_exact_versions():
     for requirement in PROJECT["dependencies"]:
-        assert re.fullmatch(r"[a-z]+>=[\d.]+", requirement), requirement
+        assert re.fullmatch(r"[a-z-]+>=[\d.]+", requirement), requirement
     lock = [
         line
         for line in (ROOT / "requirements.lock").read_text().splitlines()

@@ -25,9 +25,11 @@ from . import (
     protocols as protocols,
     report as report,
     schema as schema,
+    settings as settings,
     single as single,
     tables as tables,
     throughput as throughput,
+    workers as workers,
 )
 from .archive import records as records
 from .frames import frame as frame

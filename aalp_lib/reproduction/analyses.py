@@ -6,10 +6,12 @@ an attacker keep whatever fooled.
 """
 
 import base64
+import contextlib
 import dataclasses
+import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,18 +20,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aalp_lib import contributions, losses
+from aalp_lib import contributions, engine, losses
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
 from aalp_lib.data import Dataset, Split, load, to_float
 from aalp_lib.engine.precision import without_tf32
 from aalp_lib.evaluation import BALLS, paper_name, starts
-from aalp_lib.models import Classifier, evaluating
-from aalp_lib.reproduction import jobs, machine
-from aalp_lib.reproduction.grids import setting_for
+from aalp_lib.models import Classifier
+from aalp_lib.reproduction import machine
 from aalp_lib.reproduction.schema import Measurement
+from aalp_lib.reproduction.settings import setting_for
 
-Values = dict[str, Any]
+Values = dict[str, Any]  # what a measurement holds
 SETS = ("consistent", "inconsistent")
 EQUATIONS = {"loss_gradient": contributions.loss_gradient, "scores": contributions.scores}
 MAP_KINDS: tuple[Literal["paper", "grad-cam"], ...] = ("paper", "grad-cam")
@@ -72,7 +74,8 @@ def attack_for(dataset: Dataset, trained_against: Attack) -> Attack:
 
 def logits(model: Classifier, x: Tensor) -> Tensor:
     """Logits (N, K) of images (N, C, H, W), in evaluation mode, some hundred at a time."""
-    with evaluating(model), torch.no_grad():
+    model = engine.private(model)
+    with torch.no_grad():
         return torch.cat([model(part) for part in x.split(BATCH)])
 
 
@@ -242,18 +245,18 @@ def unpack(packed: Values) -> Tensor:
 
 
 def feature_contributions(model: Classifier, found: Attacked) -> Values:
-    """Figures 1 and 7: how Eq. 5 and Eq. 7 are spread over the features, on clean and on adversarial images.
+    """Figures 1 and 7: how Eq. 5 and Eq. 7 are shared out among the features, on clean and on adversarial images.
 
     Returns
     -------
     dict
-        "features": F. "clean" and "adversarial": "loss_gradient" (Eq. 5) and "scores" (Eq. 7), each as `spread` gives
-        it.
+        "features": F. "clean" and "adversarial": "loss_gradient" (Eq. 5) and "scores" (Eq. 7), each as
+        `feature_shares` gives it.
     """
     vectors = contribution_vectors(model, found)
     nested: Values = {"features": len(next(iter(vectors.values())))}
     for (images, equation), vector in vectors.items():
-        nested.setdefault(images, {})[equation] = spread(vector)
+        nested.setdefault(images, {})[equation] = feature_shares(vector)
     return nested
 
 
@@ -274,8 +277,8 @@ def _over_batches(
     return torch.stack(parts).sum(0) / len(y)
 
 
-def spread(values: Tensor) -> Values:
-    """How non-negative values (F,) are spread over the features: evenly, or on a few.
+def feature_shares(values: Tensor) -> Values:
+    """How non-negative values (F,) are shared out among the features: evenly, or to a few.
 
     Returns
     -------
@@ -286,23 +289,22 @@ def spread(values: Tensor) -> Values:
 
     Examples
     --------
-    >>> found = spread(torch.tensor([0.0, 3.0, 1.0, 0.0]))
-    >>> found["half_share"], found["high_share"], found["dead_share"], found["gini"], found["sorted"]
+    >>> shares = feature_shares(torch.tensor([0.0, 3.0, 1.0, 0.0]))
+    >>> shares["half_share"], shares["high_share"], shares["dead_share"], shares["gini"], shares["sorted"]
     (0.25, 0.25, 0.5, 0.625, [3.0, 1.0, 0.0, 0.0])
     """
     ordered = values.detach().double().cpu().sort(descending=True).values
-    count, total = len(ordered), float(ordered.sum())
-    ranks = torch.linspace(0, count - 1, min(count, 512)).round().long()
+    total, mean_value = float(ordered.sum()), float(ordered.mean())
+    ranks = torch.linspace(0, len(ordered) - 1, min(len(ordered), 512)).round().long()
     carried = int((ordered.cumsum(0) < total / 2 * (1 - 1e-12)).sum()) + 1
-    rank = torch.arange(count, 0, -1, dtype=torch.float64)  # the smallest value has rank 1
-    gini = float((2 * rank * ordered).sum()) / (count * total) - (count + 1) / count if total else 0.0
+    difference = float((ordered[:, None] - ordered).abs().mean())  # of two features drawn at random
     return {
-        "mean": rounded(total / count),
+        "mean": rounded(mean_value),
         "largest": rounded(ordered[0]),
         "dead_share": rounded((ordered == 0).double().mean()),
-        "half_share": rounded(carried / count) if total else 0.0,
+        "half_share": rounded(carried / len(ordered)) if total else 0.0,
         "high_share": rounded((ordered > ordered[0] / 2).double().mean()),
-        "gini": rounded(gini),
+        "gini": rounded(difference / (2 * mean_value)) if total else 0.0,
         "sorted": [rounded(v, 4) for v in ordered[ranks].tolist()],
     }
 
@@ -396,14 +398,14 @@ def measure_model(
     dataset: Dataset,
     out: str | Path,
     *,
-    attack: Attack | None = None,
-    shown: Split | None = None,
+    attack: Attack,
+    tier: str,
     seed: int = 0,
-    tier: str | None = None,
 ) -> list[Path]:
     """Write `samples`, `contributions`, `activation` and `examples` of a trained model, unless they are there.
 
-    The whole test split is attacked once for all of them.
+    The whole test split is attacked once for all of them. Pictures are of `storable` images alone; without such there
+    are no `examples`, and no pictures in `activation`.
 
     Parameters
     ----------
@@ -416,15 +418,11 @@ def measure_model(
     dataset : Dataset
         The one that it was trained on; its test split is measured.
     out : path
-    attack : Attack, optional
-        By default the paper's.
-    shown : Split, optional
-        Images that may be stored in the measurements, as pictures: for MNIST by default the bundled sample's test
-        digits. Without any there are no `examples`, and no pictures in `activation`.
+    attack : Attack
+    tier : "full" or "quick"
+        Of the numbers.
     seed : int
         Of the attack's starts.
-    tier : "full" or "quick", optional
-        Of the numbers; by default the data set's.
 
     Returns
     -------
@@ -436,24 +434,22 @@ def measure_model(
     InputError
         A measurement that is there was made with other settings.
     """
-    attack, images = attack or paper_attack(dataset), storable(dataset) if shown is None else shown
-    make: dict[str, Callable[[Classifier, Attacked], Values]] = {
-        "samples": lambda model, found: samples(model, found, seed=seed),
-        "contributions": feature_contributions,
-        "activation": lambda model, found: activation(model, found, _few(model, images, attack, seed)),
+    shown = storable(dataset)
+    make: dict[str, Callable[[Attacked], Values]] = {
+        "samples": lambda found: samples(model, found, seed=seed),
+        "contributions": lambda found: feature_contributions(model, found),
+        "activation": lambda found: activation(model, found, _one_a_class(model, shown, attack, seed)),
     }
-    if images is not None:
-        make["examples"] = lambda model, _: examples(model, images, attack, seed=seed)
+    if shown is not None:
+        make["examples"] = lambda _: examples(model, shown, attack, seed=seed)
     paths = {kind: Path(out) / kind / f"{name}.json" for kind in make}
     config = {"attack": dataclasses.asdict(attack), "images": len(dataset.test), "seed": seed, "reading": "last"}
     missing = [kind for kind, path in paths.items() if not present(path, config)]
     if missing:
-        environment = machine.environment(dataset.test.labels.device)
         found = attacked(model, dataset.test, attack, seed=seed)
         for kind in missing:
-            began = time.perf_counter()
-            values = make[kind](model, found)
-            keep(kind, subject, config, values, time.perf_counter() - began, environment, paths[kind], tier)
+            with measurement(paths[kind], kind, subject, config, tier, dataset.test.labels.device) as values:
+                values |= make[kind](found)
     return list(paths.values())
 
 
@@ -464,27 +460,20 @@ def storable(dataset: Dataset) -> Split | None:
 
 def present(path: Path, config: Values) -> bool:
     """Whether a measurement is there; InputError if it is a damaged one, or one made with other settings."""
-    if not path.exists():
-        return False
-    if Measurement.load(path).config != config:
+    if path.exists() and Measurement.load(path).config != json.loads(json.dumps(config)):
         raise InputError(f"{path} was made with other settings; name another folder, or move it away")
-    return True
+    return path.exists()
 
 
-def _few(model: Classifier, shown: Split | None, attack: Attack, seed: int) -> Attacked | None:
+@contextlib.contextmanager
+def measurement(
+    path: Path, kind: str, subject: Values, config: Values, tier: str, device: torch.device
+) -> Iterator[Values]:
+    """Write what is put into the dict as a measurement, with the time that it took."""
+    began, environment, values = time.perf_counter(), machine.environment(device), Values()
+    yield values
+    Measurement(kind, subject, tier, config, environment, values, round(time.perf_counter() - began, 2)).save(path)
+
+
+def _one_a_class(model: Classifier, shown: Split | None, attack: Attack, seed: int) -> Attacked | None:
     return None if shown is None else attacked(model, first_of_each_class(shown), attack, seed=seed)
-
-
-def keep(
-    kind: str,
-    subject: Values,
-    config: Values,
-    values: Values,
-    seconds: float,
-    environment: Values,
-    path: Path,
-    tier: str | None = None,
-) -> None:
-    """Write a measurement; `seconds` is its own time, without the attack that several share."""
-    tier = tier or jobs.tier(subject["data"])
-    Measurement(kind, subject, tier, config, environment, values, round(seconds, 2)).save(path)

@@ -11,9 +11,9 @@ from aalp_lib import _checks, methods
 from aalp_lib._checks import InputError
 from aalp_lib.methods import METHODS, TABLE_2
 from aalp_lib.reproduction import schema
-from aalp_lib.reproduction.grids import SETTINGS
 from aalp_lib.reproduction.protocols import is_of, measured_protocol, recipe, repetition
 from aalp_lib.reproduction.schema import Measurement, Record
+from aalp_lib.reproduction.settings import SETTINGS
 from aalp_lib.train import RUN
 from aalp_lib.zoo import INDEX
 
@@ -24,10 +24,8 @@ PACK = Path(__file__).resolve().parents[1] / "assets" / "records.zip"
 ABLATIONS = "ablations"  # folder of the training records whose method or setting differs from a row of the paper
 APART = ("runs", "earlier")  # folders of what is beside checkpoints, and of runs that others have taken the place of
 _NO_RECORDS = (RUN, "data.json", "progress.json", INDEX)  # what else lies beside checkpoints and weights
-_SETS = {
-    name: place for place, name in enumerate(("mnist", "svhn", "svhn-part", "cifar10", "cifar10-jpeg", "mnist-sample"))
-}
-_METHODS = {name: place for place, name in enumerate(dict.fromkeys((*TABLE_2, *METHODS)))}
+_SETS = ("mnist", "svhn", "svhn-part", "cifar10", "cifar10-jpeg", "mnist-sample")
+_METHODS = (*TABLE_2, *(name for name in METHODS if name not in TABLE_2))
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
 
 
@@ -123,9 +121,10 @@ def _place_of(record: Record) -> tuple[Any, ...]:
     return *_row(record.data, record.method), record.seed, recipe(record) != "fast"
 
 
-def _row(data: str, method: str) -> tuple[int, int]:
+def _row(data: str, method: str) -> list[int]:
     """Where a data set and a method stand in the paper's tables; what is in none comes last."""
-    return _SETS.get(data, len(_SETS)), _METHODS.get(method, len(_METHODS))
+    known = ((_SETS, data), (_METHODS, method))
+    return [names.index(name) if name in names else len(names) for names, name in known]
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------

@@ -22,10 +22,10 @@ from aalp_lib.evaluation import paper_name, suite_in_ball
 from aalp_lib.methods import METHODS, Method
 from aalp_lib.reproduction import paper, schema
 from aalp_lib.reproduction.attack_measurements import diagnosis_of
-from aalp_lib.reproduction.grids import HALF_WIDTH, SETTINGS
-from aalp_lib.reproduction.jobs import Setting
+from aalp_lib.reproduction.grids import HALF_WIDTH
 from aalp_lib.reproduction.plots_of_records import in_table_order
 from aalp_lib.reproduction.schema import Measurement, Record, unpack
+from aalp_lib.reproduction.settings import SETTINGS, Setting
 from aalp_lib.train import RUN
 from aalp_lib.zoo import INDEX
 

@@ -1,6 +1,5 @@
 """The demo: Table 2's comparison on the bundled digits, as jobs, and what is made of their records."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,25 +10,17 @@ from matplotlib.figure import Figure
 from aalp_lib import checkpoints, plots
 from aalp_lib.attacks import PGD
 from aalp_lib.data import load
-from aalp_lib.methods import TABLE_2
 from aalp_lib.reproduction import plots_of_records, schema
-from aalp_lib.reproduction.grids import SETTINGS
+from aalp_lib.reproduction.grids import QUICK, Grid
 from aalp_lib.reproduction.jobs import Job
 from aalp_lib.reproduction.schema import Record
 
 DATA = "mnist-sample"
-BEST_COLUMNS = ("pgd40",)
 
 
 def jobs(out: Path, seed: int = 0, quick: bool = False) -> list[Job]:
     """One job for each method of Table 2; `quick` ones train for one epoch and attack 100 images."""
-    setting = SETTINGS[DATA]["fast"]
-    if quick:
-        setting = dataclasses.replace(setting, recipe=dataclasses.replace(setting.recipe, epochs=1))
-    return [
-        Job(DATA, name, setting, out, seed, best_columns=BEST_COLUMNS, test_images=100 if quick else None)
-        for name in TABLE_2
-    ]
+    return Grid(DATA, out, seeds=(seed,), best_columns=("pgd40",), **(QUICK if quick else {})).jobs()
 
 
 def write(records: Sequence[Record], jobs: Sequence[Job], out: Path) -> list[Path]:

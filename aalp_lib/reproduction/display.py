@@ -15,15 +15,19 @@ from aalp_lib.attacks import Attack
 from aalp_lib.data import Dataset
 from aalp_lib.diagnosis import Diagnosis
 from aalp_lib.evaluation import HEADINGS
+from aalp_lib.methods import Method
 from aalp_lib.progress import bars
-from aalp_lib.reproduction import archive, bench, plots_of_records, schema
-from aalp_lib.reproduction.jobs import Job, run_jobs
+from aalp_lib.reproduction import archive, plots_of_records, schema
+from aalp_lib.reproduction.jobs import Job
 from aalp_lib.reproduction.schema import Record
-from aalp_lib.reproduction.single import Training
+from aalp_lib.reproduction.settings import Setting
+from aalp_lib.reproduction.workers import run_jobs
 from aalp_lib.train import History
 
 if TYPE_CHECKING:
     import pandas
+
+    from aalp_lib.reproduction import bench
 
 console = Console(markup=False, highlight=False, emoji=False)  # what comes from a path or a record is no markup
 _PLAIN: dict[str, Any] = {"padding": (0, 1, 0, 0), "box": rich.box.SIMPLE_HEAD}
@@ -77,15 +81,14 @@ def _levels(value: float) -> str:
     return f"{levels:.0f}/255" if abs(levels - round(levels)) < 1e-6 else f"{value:g}"
 
 
-def training(begun: Training) -> None:
+def training(method: Method, dataset: Dataset, setting: Setting) -> None:
     """Say what is about to be trained, and how."""
-    recipe = begun.setting.recipe
+    recipe = setting.recipe
     say(
-        f"{begun.method.label} on {begun.dataset.name}, {begun.setting.model['name']}: "
-        f"{plural(recipe.epochs, 'epoch')}, batch {recipe.batch_size}, lr {recipe.lr:g} {recipe.schedule}, "
-        f"{recipe.precision}"
+        f"{method.label} on {dataset.name}, {setting.model['name']}: {plural(recipe.epochs, 'epoch')}, "
+        f"batch {recipe.batch_size}, lr {recipe.lr:g} {recipe.schedule}, {recipe.precision}"
     )
-    say(f"attack: {ball(begun.setting.attack)}")
+    say(f"attack: {ball(setting.attack)}")
 
 
 def history(made: History) -> None:
@@ -110,7 +113,7 @@ def plan(jobs: Sequence[Job], todo: Sequence[Job], recipe: str, download: bool) 
         say(f"{'under way' if job.run.exists() else 'to do':>9}  {job.name}{reduced}")
 
 
-def timed(row: bench.Row) -> None:
+def timed(row: "bench.Row") -> None:
     """Print a row of the bench."""
     console.print(f"{row.what}: {row.reached:.2f} ({row.goal})", style="" if row.met else "red")
     console.print(f"  {row.note}", style="dim")
@@ -122,7 +125,7 @@ def timed(row: bench.Row) -> None:
 def run_all(jobs: Sequence[Job], workers: int, executor: Executor | None = None) -> list[Record]:
     """Run jobs with a bar for each that is under way and one over all, and a line for each that is done.
 
-    Arguments, and what is raised, as for `jobs.run_jobs`; the records come in the order of the paper's tables.
+    Arguments, and what is raised, as for `workers.run_jobs`; the records come in the order of the paper's tables.
     """
     records: list[Record] = []
     with bars(console) as progress:
@@ -264,10 +267,14 @@ def _frame(made: "pandas.DataFrame", title: str, widest: Mapping[str, int] | Non
 
     table = Table(title=title, **_PLAIN)
     for name in made:
-        right = not tables.is_text(made[name])
-        word = re.sub("[ -]", "\n", str(name))
-        width = (widest or {}).get(str(name))
-        table.add_column(word, justify="right" if right else "left", no_wrap=right, max_width=width)
+        head = re.sub("[ -]", "\n", str(name))
+        words = " ".join([head, *made[name].dropna().astype(str)]).split()
+        table.add_column(
+            head,
+            justify="left" if tables.is_text(made[name]) else "right",
+            min_width=max(map(len, words), default=0),  # broken between words alone
+            max_width=(widest or {}).get(str(name)),
+        )
     for line in made.itertuples(index=False):
         table.add_row(*("" if cell != cell else re.sub(r" (?=[\[(])", "\n", str(cell)) for cell in line))
     console.print(table)

@@ -1,5 +1,6 @@
 """The one frame: every accuracy of every run, a line each, from which tables, figures and chapters come."""
 
+import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,13 +50,17 @@ def frame(source: str | Path | Records | None = None) -> "pandas.DataFrame":
     InputError
         If there is no such folder, or pandas, of the extra [reproduction], is not installed.
     """
+    return _made(source if isinstance(source, Records) else records(source)).copy(deep=False)
+
+
+@functools.lru_cache(maxsize=4)
+def _made(found: Records) -> "pandas.DataFrame":
     try:
         import pandas  # slow to import, and an extra
     except ImportError as error:
         raise InputError(
             f"the frame of records needs pandas ({error}): pip install 'aalp_lib[reproduction]'"
         ) from error
-    found = source if isinstance(source, Records) else records(source)
     return pandas.DataFrame(_lines(found), columns=list(COLUMNS))
 
 

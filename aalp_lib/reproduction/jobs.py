@@ -1,46 +1,28 @@
-"""One run as a job, from data to record, and many of them at once: on this machine's cores or on any executor."""
+"""One run as a job: from data to record."""
 
-import contextlib
 import dataclasses
 import json
-import multiprocessing
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from aalp_lib import _checks, checkpoints, models, seeds
+from aalp_lib import _checks, checkpoints
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
-from aalp_lib.data import SOURCES, Dataset, load, name_of, subset
+from aalp_lib.data import SOURCES, Dataset, Split, load, name_of, subset
 from aalp_lib.evaluation import Report, evaluate, gradient_count, suite_for
 from aalp_lib.methods import Method, method
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, stages
-from aalp_lib.reproduction import machine, schema
+from aalp_lib.reproduction import machine, per_epoch, schema
 from aalp_lib.reproduction.schema import Record
-from aalp_lib.train import RUN, Interrupted, Recipe, asked_to_stop, fit
+from aalp_lib.reproduction.settings import Setting, new_model, tier
+from aalp_lib.train import RUN, History, fit
 from aalp_lib.zoo import fingerprint
-
-NOTE = "progress.json"
-NOTE_EVERY = 0.5  # seconds
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Network, training attack and recipe for a data set."""
-
-    model: dict[str, Any]
-    attack: Attack
-    recipe: Recipe
 
 
 @dataclass(frozen=True)
@@ -72,11 +54,10 @@ class Job:
         Shows that it runs, no more: its numbers enter no table of the paper.
     variant : str
         Goes into the name, to keep runs apart that differ in settings alone.
+    observe : bool
+        Look at the network after every epoch too, into `over_training/NAME.json` (see `per_epoch`).
     device : str
         "cpu", "cuda", "cuda:1" and so on; "auto" takes CUDA where the job runs, if there is one.
-    observer : callable, optional
-        Trains in place of `fit` and measures the training as a whole into `observed`: `observe.job`, which looks at the
-        network after every epoch. The checkpoints must be those of `fit`.
     """
 
     data: str
@@ -92,8 +73,8 @@ class Job:
     reduced: str | None = None
     quick: bool = False
     variant: str = ""
+    observe: bool = False
     device: str = "cpu"
-    observer: "Callable[[Job, Dataset, Tell | None], object] | None" = None
 
     @property
     def row(self) -> Method:
@@ -121,20 +102,14 @@ class Job:
         return self.out / "runs" / self.name
 
     @property
-    def about(self) -> dict[str, str]:
-        """What a measurement's subject says of the run beyond data, method and seed."""
-        said = {"recipe": self.variant, "reduced": self.reduced}
-        return {key: words for key, words in said.items() if words}
+    def observed(self) -> Path:
+        """Where goes what was seen after every epoch."""
+        return self.out / "over_training" / f"{self.name}.json"
 
     @property
     def tier(self) -> str:
         """Which tier its numbers belong to."""
         return "quick" if self.quick else tier(name_of(self.data))
-
-    @property
-    def observed(self) -> Path:
-        """Where the measurement of the whole training goes, with an `observer`."""
-        return self.out / "over_training" / f"{self.name}.json"
 
     def config(self) -> dict[str, Any]:
         """What a record says of the settings; a record found with another config belongs to another experiment."""
@@ -156,13 +131,10 @@ class Job:
         Upper bounds where an attack lets go of images that it has fooled; a training step counts as one for each
         sample that goes through the network.
         """
-        suites = self.suites()
-        recipe, attack, row = self.setting.recipe, self.setting.attack, self.row
-        return {
-            "training": train_images * recipe.epochs * row.gradient_count(attack.steps * attack.restarts),
-            "last": test_images * gradient_count(suites["last"]),
-            "best": test_images * gradient_count(suites["best"]),
-        }
+        recipe, attack = self.setting.recipe, self.setting.attack
+        training = train_images * recipe.epochs * self.row.gradient_count(attack.steps * attack.restarts)
+        suites = {which: float(test_images * gradient_count(suite)) for which, suite in self.suites().items()}
+        return {"training": training} | suites
 
     def suites(self) -> dict[str, dict[str, Attack]]:
         """The attacks on the last and on the best model."""
@@ -185,26 +157,11 @@ def run_job(job: Job, progress: Tell | None = None) -> Record:
     if "tf32" in environment:  # that is training's; `evaluate` switches it off
         environment["evaluation_tf32"] = False
     dataset = _part(load(job.data, root=job.root, device=device), job.train_images)
-    model = new_model(job.setting, job.seed).to(device)
-    suites = job.suites()
     test = dataset.test[: job.test_images or len(dataset.test)]
     tells = stages(progress, **job.cost(len(dataset.train), len(test)))
-    Origin(job.data, job.root).save(job.run)
-    if job.observer:
-        job.observer(job, dataset, tells["training"])
-    history = fit(
-        model, dataset, job.row, job.setting.attack, seed=job.seed, recipe=job.setting.recipe, out=job.run,
-        resume=True, progress=tells["training"],
-    )  # fmt: skip
+    model, history = _train(job, dataset, device, tells["training"])
     began = time.perf_counter()
-    last = evaluate(model, test, suites["last"], seed=job.seed, progress=tells["last"])
-    if history.best == len(history):
-        best = Report({name: last[name] for name in ("clean", *suites["best"])})
-    else:
-        best_model = checkpoints.load_model(job.run, "best").to(device)
-        best = evaluate(best_model, test, suites["best"], seed=job.seed, progress=tells["best"])
-    reports = {"last": last, "best": best}
-    seconds = {"training": history.seconds, "evaluation": time.perf_counter() - began}
+    reports = _evaluate(job, model, history, test, tells)
     record = Record(
         data=dataset.name,
         method=job.row.name,
@@ -215,11 +172,35 @@ def run_job(job: Job, progress: Tell | None = None) -> Record:
         accuracy={which: schema.accuracies(report) for which, report in reports.items()},
         outcomes={which: schema.outcomes(report) for which, report in reports.items()},
         history={"epochs": [dataclasses.asdict(e) for e in history.epochs], "best": history.best},
-        seconds=seconds,
+        seconds={"training": history.seconds, "evaluation": time.perf_counter() - began},
         network=fingerprint(model),  # not of the file: another process may have written there
     )
     record.save(job.record)
     return record
+
+
+def _train(job: Job, dataset: Dataset, device: torch.device, tell: Tell | None) -> tuple[Classifier, History]:
+    Origin(job.data, job.root).save(job.run)
+    if job.observe:
+        per_epoch.measure_training(job, dataset, progress=tell)
+    model = new_model(job.setting, job.seed).to(device)
+    history = fit(
+        model, dataset, job.row, job.setting.attack, seed=job.seed, recipe=job.setting.recipe, out=job.run,
+        resume=True, progress=tell,
+    )  # fmt: skip
+    return model, history
+
+
+def _evaluate(
+    job: Job, model: Classifier, history: History, test: Split, tells: Mapping[str, Tell | None]
+) -> dict[str, Report]:
+    """The last model's report and the best one's."""
+    suites = job.suites()
+    last = evaluate(model, test, suites["last"], seed=job.seed, progress=tells["last"])
+    if history.best == len(history):
+        return {"last": last, "best": Report({name: last[name] for name in ("clean", *suites["best"])})}
+    best = checkpoints.load_model(job.run, "best").to(next(model.parameters()).device)
+    return {"last": last, "best": evaluate(best, test, suites["best"], seed=job.seed, progress=tells["best"])}
 
 
 def _part(dataset: Dataset, train_images: int | None) -> Dataset:
@@ -233,16 +214,23 @@ def _part(dataset: Dataset, train_images: int | None) -> Dataset:
     return dataclasses.replace(dataset, train=dataset.train[rows.to(dataset.train.labels.device)])
 
 
-def new_model(setting: Setting, seed: int) -> Classifier:
-    """The setting's network with weights drawn from `seed`; torch's global generators are left as they were."""
-    with seeds.restored():
-        torch.manual_seed(seed)
-        return models.build(setting.model)
+def finished(job: Job) -> Record | None:
+    """The record of a job that is done.
 
-
-def tier(data: str) -> str:
-    """Which tier a number measured on a data set belongs to."""
-    return "quick" if data == "mnist-sample" else "full"
+    InputError if the one there was made with other settings or of other data, was not observed, or lacks columns.
+    """
+    if not job.record.exists():
+        return None
+    if job.observe and not job.observed.exists():
+        raise InputError(f"{job.record} is of a run that was not observed; name another folder, or move it away")
+    Origin(job.data, job.root).check(job.run)
+    record = Record.load(job.record)
+    if record.config != json.loads(json.dumps(job.config())):
+        raise InputError(f"{job.record} was made with other settings; name another folder, or move it away")
+    for which, suite in job.suites().items():
+        if missing := suite.keys() - record.accuracy.get(which, {}).keys():
+            raise InputError(f"{job.record} lacks the columns {', '.join(sorted(missing))}; name another folder")
+    return record
 
 
 @dataclass(frozen=True)
@@ -285,213 +273,3 @@ class Origin:
             return cls(**checkpoints.read_json(run / "data.json"))
         except TypeError as error:
             raise InputError(f"{run / 'data.json'} does not say where the data came from ({error})") from error
-
-
-def finished(job: Job) -> Record | None:
-    """The record of a job that is done.
-
-    InputError if the one there was made with other settings or of other data, was not observed, or lacks columns.
-    """
-    if not job.record.exists():
-        return None
-    if job.observer and not job.observed.exists():
-        raise InputError(f"{job.record} is of a run that was not observed; name another folder, or move it away")
-    Origin(job.data, job.root).check(job.run)
-    record = Record.load(job.record)
-    if record.config != json.loads(json.dumps(job.config())):
-        raise InputError(f"{job.record} was made with other settings; name another folder, or move it away")
-    for which, suite in job.suites().items():
-        if missing := suite.keys() - record.accuracy.get(which, {}).keys():
-            raise InputError(f"{job.record} lacks the columns {', '.join(sorted(missing))}; name another folder")
-    return record
-
-
-# --- several jobs at once --------------------------------------------------------------------------------------------
-
-# a job, what of it is done, out of how much (the same once its record is there), and a word on it
-Watch = Callable[[Job, int, int, str], None]
-
-
-def cores() -> int:
-    """Number of processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def run_jobs(
-    jobs: Sequence[Job], workers: int = 1, watch: Watch | None = None, executor: Executor | None = None
-) -> Iterator[Record]:
-    """Run jobs in processes of their own and yield their records as they come.
-
-    A job that fails does not stop the others. When all are done the first one's error is raised; its notes name the
-    job, and those that failed too. A job whose process is killed
-    leaves its checkpoint: the same call goes on from there. On this machine those that run beside it end with it, and
-    those that have not begun go on in new processes.
-
-    Parameters
-    ----------
-    jobs : sequence of Job
-    workers : int
-        Processes on this machine, which share out its cores.
-    watch : callable, optional
-        Called in this process as jobs move on; what it is told comes from the jobs' folders.
-    executor : concurrent.futures.Executor, optional
-        Runs the jobs instead, on any machines that see the same folders. In threads of one process they take turns.
-
-    Raises
-    ------
-    InputError
-        If two of the jobs have one name.
-    Interrupted
-        After Ctrl-C, once the running jobs have saved their state; an `executor` of the caller's is told to begin
-        nothing more, and what it is running there runs to its end.
-    """
-    names = [job.name for job in jobs]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise InputError(f"two of the runs are {twice}; each method and seed can be there once")
-    failed: dict[str, BaseException] = {}
-    if executor is not None:
-        try:
-            yield from _collect(executor, jobs, watch, failed)
-        except Interrupted:
-            raise Interrupted("stopped; what is done is saved") from None
-    else:
-        _checks.count("the number of jobs at once", workers)
-        left = list(jobs)
-        while left:
-            yield from _collect_here(left, workers, watch, failed)
-            left = _not_begun(left, failed)
-    if failed:
-        (_, first), *others = failed.items()
-        for name, error in others:
-            first.add_note(f"{name} failed too: {error}")
-        raise first
-
-
-def _collect_here(
-    jobs: Sequence[Job], workers: int, watch: Watch | None, failed: dict[str, BaseException]
-) -> Iterator[Record]:
-    context = multiprocessing.get_context("spawn")
-    workers = max(1, min(workers, len(jobs)))
-    stop, threads = context.Event(), max(1, cores() // workers)
-    with ProcessPoolExecutor(workers, context, _enter_worker, (stop, threads)) as pool:
-        try:
-            yield from _collect(pool, jobs, watch, failed)
-        except BaseException:
-            stop.set()
-            raise
-
-
-def _not_begun(jobs: Sequence[Job], failed: dict[str, BaseException]) -> list[Job]:
-    """Take out of `failed`, and return, what was only waiting when a process was killed; nothing if all of it was."""
-    killed = [job for job in jobs if isinstance(failed.get(job.name), Killed)]
-    waiting = [job for job in killed if not (job.run / NOTE).exists()]
-    if len(waiting) == len(killed):
-        return []
-    for job in waiting:
-        del failed[job.name]
-    return waiting
-
-
-class Killed(OSError):
-    """A run's process was killed; what it saved is there to go on from."""
-
-
-def _collect(
-    executor: Executor, jobs: Sequence[Job], watch: Watch | None, failed: dict[str, BaseException]
-) -> Iterator[Record]:
-    for job in jobs:
-        (job.run / NOTE).unlink(missing_ok=True)
-    with _ctrl_c_ignored():  # processes inherit it: Ctrl-C reaches the whole group, but this process decides
-        waiting = {executor.submit(_work, job): job for job in jobs}
-    try:
-        while waiting:
-            with asked_to_stop() as asked:  # a KeyboardInterrupt inside `wait` may leave the futures locked for good
-                done, _ = wait(waiting, timeout=NOTE_EVERY, return_when=FIRST_COMPLETED)
-            if asked.is_set():
-                raise KeyboardInterrupt
-            for future in done:
-                job = waiting.pop(future)
-                record = _result(future, job, failed)
-                if record is not None:
-                    if watch:
-                        watch(job, 1, 1, "done")
-                    yield record
-            _tell(waiting.values(), watch)
-    except BaseException as error:
-        for future in waiting:
-            future.cancel()
-        if isinstance(error, KeyboardInterrupt):
-            raise Interrupted("stopped; what is done and what was under way is saved") from None
-        raise
-
-
-def _result(future: Future[Record], job: Job, failed: dict[str, BaseException]) -> Record | None:
-    try:
-        return future.result()
-    except BrokenProcessPool:
-        failed[job.name] = Killed("a run's process was killed; the same command goes on from its last checkpoint")
-    except Exception as error:
-        failed[job.name] = error
-    failed[job.name].add_note(f"in {job.name}")
-    return None
-
-
-@contextlib.contextmanager
-def _ctrl_c_ignored() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _tell(jobs: Iterable[Job], watch: Watch | None) -> None:
-    """Pass on what running jobs have noted in their folders."""
-    for job in jobs:
-        with contextlib.suppress(OSError, ValueError):  # not begun, or read in the middle of a write
-            note = json.loads((job.run / NOTE).read_text())
-            if watch:
-                watch(job, note["done"], note["total"], note["text"])
-
-
-_stop: Any = None
-_turn = threading.Lock()  # training seeds torch's global generators, of which a process has one set
-
-
-def _enter_worker(stop: Any, threads: int) -> None:
-    global _stop
-    _stop = stop
-    torch.set_num_threads(threads)
-
-
-def _work(job: Job) -> Record:
-    noted = 0.0
-    if _stop is not None and _stop.is_set():
-        raise KeyboardInterrupt
-    job.run.mkdir(parents=True, exist_ok=True)
-
-    def progress(done: int, total: int, text: str) -> None:
-        nonlocal noted
-        if _stop is not None and _stop.is_set():
-            raise KeyboardInterrupt
-        if done == total or time.monotonic() - noted > NOTE_EVERY:
-            noted = time.monotonic()
-            if _orphaned():
-                raise KeyboardInterrupt
-            (job.run / NOTE).write_text(json.dumps({"done": done, "total": total, "text": text}))
-
-    try:
-        with _turn:
-            return run_job(job, progress)
-    finally:
-        if _orphaned():
-            os._exit(1)  # what is under way is saved; there is nobody to tell, and to wait for more would be for ever
-
-
-def _orphaned() -> bool:
-    """Whether the process that began this one is gone: the same call may be on its way to begin this run again."""
-    parent = multiprocessing.parent_process()
-    return parent is not None and not parent.is_alive()

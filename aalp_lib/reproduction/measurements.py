@@ -141,40 +141,44 @@ def measure(
         If no run on that data set is finished, or none of a method or a seed; a kind is unknown, or a measurement that
         is there was made with other settings, or on another network of that name.
     """
-    folder, runs = Path(folder), trained(folder)
-    runs = [one for one in runs if one.record.data == dataset.name]
+    folder = Path(folder)
+    runs = [one for one in trained(folder) if one.record.data == dataset.name]
     if not runs:
         raise InputError(
             f"{folder} holds no finished run on {dataset.name} with its checkpoints; aalp reproduce makes them"
         )
-    wanted = _named(methods, runs)
+    for kind in kinds:
+        _checks.known("kind of measurement", kind, KINDS)
+    work = {f"{one.run.name} {kind}": (one, kind) for one in _chosen(runs, methods, seeds) for kind in kinds}
+    tells = stages(progress, **dict.fromkeys(work, 1000.0))  # thousandths
+    paths: list[Path] = []
+    for name, (one, kind) in work.items():
+        for part in PARTS.get(kind, (kind,)):
+            _of_this_network(folder / part / f"{one.run.name}.json", one)
+        if kind == "samples":
+            attack = analyses.attack_for(dataset, one.attack)
+            paths += analyses.measure_model(
+                _model(one, dataset.test.images.device), one.run.name, one.subject, dataset, folder, attack=attack,
+                seed=seed, tier=one.record.tier,
+            )  # fmt: skip
+        else:
+            paths.append(_measure_attacks(one, runs, dataset, folder, kind, images, seed, precision, tells[name]))
+        if tell := tells[name]:
+            tell(1, 1, f"{one.run.name}, {kind} done")
+    return paths
+
+
+def _chosen(runs: Sequence[Trained], methods: Sequence[str] | None, seeds: Sequence[int] | None) -> list[Trained]:
+    """Runs of these methods, those of the paper named in code or as in its tables, and of these training seeds."""
+    known = sorted({one.record.method for one in runs})
+    wanted = known if methods is None else [named(name, known) for name in methods]
     chosen = [one for one in runs if one.record.method in wanted]
     if not chosen:
         raise InputError("name at least one method, or leave them out for all")
     there = sorted({one.record.seed for one in chosen})
-    for trained_with in seeds or ():
-        _checks.known("training seed", str(trained_with), map(str, there))
-    chosen = [one for one in chosen if seeds is None or one.record.seed in seeds]
-    for kind in kinds:
-        _checks.known("kind of measurement", kind, KINDS)
-    tells = stages(progress, **{f"{one.run.name} {kind}": 1000.0 for one in chosen for kind in kinds})  # thousandths
-    paths = []
-    for one in chosen:
-        for kind in kinds:
-            tell = tells[f"{one.run.name} {kind}"]
-            for path in (folder / part / f"{one.run.name}.json" for part in PARTS.get(kind, (kind,))):
-                _of_this_network(path, one)
-            if kind == "samples":
-                model = _model(one, dataset.test.images.device)
-                paths += analyses.measure_model(
-                    model, one.run.name, one.subject, dataset, folder,
-                    attack=analyses.attack_for(dataset, one.attack), seed=seed, tier=one.record.tier,
-                )  # fmt: skip
-            else:
-                paths.append(_measure(one, runs, dataset, folder, kind, images, seed, precision, tell))
-            if tell:
-                tell(1, 1, f"{one.run.name}, {kind} done")
-    return paths
+    for asked in seeds or ():
+        _checks.known("training seed", str(asked), map(str, there))
+    return [one for one in chosen if seeds is None or one.record.seed in seeds]
 
 
 def _of_this_network(path: Path, one: Trained) -> None:
@@ -185,15 +189,7 @@ def _of_this_network(path: Path, one: Trained) -> None:
             raise InputError(f"{path} is of another network than {one.weights}; move it away to measure this one")
 
 
-def _named(methods: Sequence[str] | None, runs: Sequence[Trained]) -> set[str]:
-    """Names in code of the methods that are asked for; those of the paper may be named as in its tables."""
-    known = sorted({one.record.method for one in runs})
-    if methods is None:
-        return set(known)
-    return {named(name, known) for name in methods}
-
-
-def _measure(
+def _measure_attacks(
     one: Trained,
     runs: Sequence[Trained],
     dataset: Dataset,
@@ -205,7 +201,7 @@ def _measure(
     tell: Tell | None,
 ) -> Path:
     path, parts = folder / kind / f"{one.run.name}.json", folder / "runs" / f"{one.run.name}-{kind}"
-    if path.exists() and _settings(Measurement.load(path)) == (min(images, len(dataset.test)), seed):
+    if path.exists() and _images_and_seed(path) == (min(images, len(dataset.test)), seed):
         shutil.rmtree(parts, ignore_errors=True)  # of an attempt that was killed once it had written the measurement
         return path
     if path.exists():
@@ -223,8 +219,9 @@ def _measure(
     return path
 
 
-def _settings(found: Measurement) -> tuple[int, int]:
-    return found.config["images"], found.config["seed"]
+def _images_and_seed(path: Path) -> tuple[int, int]:
+    config = Measurement.load(path).config
+    return config["images"], config["seed"]
 
 
 def _model(one: Trained, device: torch.device) -> Classifier:

@@ -4,7 +4,7 @@ Wu et al., *Adaptive Adversarial Logits Pairing* (2020). Methods, columns and da
 `table2_suite` and `load`. Accuracies are in percent, as printed; this library's own records keep fractions.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 COLUMNS = ("clean", "fgsm", "pgd10", "pgd20", "pgd40", "pgd100", "cw10", "cw20", "cw40", "cw100")
 SAMPLE_COLUMNS = ("mean_clean_confidence", "mean_adversarial_confidence", "classification_loss", "alp_loss")
@@ -16,10 +16,6 @@ def _row(*values: float) -> dict[str, float]:
 
 def _set(*values: float) -> dict[str, float]:
     return dict(zip(SAMPLE_COLUMNS, values, strict=True))
-
-
-def _short_row(clean: float, pgd10: float, cw10: float) -> dict[str, float]:
-    return {"clean": clean, "pgd10": pgd10, "cw10": cw10}
 
 
 TABLE_1: dict[str, dict[str, dict[str, float]]] = {
@@ -73,12 +69,15 @@ TABLE_2: dict[str, dict[str, dict[str, float]]] = {
 """Data set -> method -> column of `COLUMNS`: correct test images in percent."""
 
 TABLE_3: dict[str, dict[str, float]] = {
-    "raw": _short_row(95.57, 2.23, 0.0),
-    "raw_gd": _short_row(94.36, 3.17, 0.04),
-    "adv": _short_row(86.41, 31.51, 24.03),
-    "adv_gd": _short_row(95.07, 35.34, 34.51),
-    "alp": _short_row(85.28, 40.05, 31.17),
-    "aalp_gd": _short_row(86.23, 44.05, 37.57),
+    method: dict(zip(("clean", "pgd10", "cw10"), values, strict=True))
+    for method, values in {
+        "raw": (95.57, 2.23, 0.0),
+        "raw_gd": (94.36, 3.17, 0.04),
+        "adv": (86.41, 31.51, 24.03),
+        "adv_gd": (95.07, 35.34, 34.51),
+        "alp": (85.28, 40.05, 31.17),
+        "aalp_gd": (86.23, 44.05, 37.57),
+    }.items()
 }
 """Method -> "clean", "pgd10" or "cw10": correct test images in percent, on SVHN with ResNet9."""
 
@@ -90,21 +89,9 @@ TABLE_4: dict[str, dict[str, float]] = {
 """Data set -> method -> share of the test images in percent that are right both clean and attacked."""
 
 
-@dataclass(frozen=True)
-class PaperSetting:
-    """What section 4.1 says of training on one data set.
-
-    Attributes
-    ----------
-    model, optimizer : str
-    lr : float
-        Learning rate.
-    eps, step : float
-        Radius and step of the training attack, PGD, in units of [0, 1].
-    steps : int
-    alpha : float, optional
-        Weight of the pairing loss, where the paper gives it.
-    """
+class PaperSetting(NamedTuple):
+    """What section 4.1 says of training on one data set: radius and step of the attack, PGD, in units of [0, 1], and
+    the weight of the pairing loss where the paper gives it."""
 
     model: str
     optimizer: str
@@ -123,18 +110,9 @@ SETTINGS: dict[str, PaperSetting] = {
 """Data set -> the paper's training; it gives no batch size, epochs, weight decay, augmentation or schedule."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A network's accuracy in percent under the attack that it looked good under, and under a stronger one.
-
-    Attributes
-    ----------
-    source : tuple of str
-        Keys of the book's bibliography.
-    data, network : str
-    weak_attack, strong_attack : str
-    weak, strong : float
-    """
+class Finding(NamedTuple):
+    """A network's accuracy in percent under the attack that it looked good under, and under a stronger one; `source`
+    are keys of the book's bibliography."""
 
     source: tuple[str, ...]
     data: str
@@ -145,26 +123,23 @@ class Finding:
     strong: float
 
 
-def _mosbach(data: str, network: str, weak: float, strong: float) -> Finding:
-    return Finding(("mosbach2018",), data, network, "PGD, default settings", weak, "strongest of theirs", strong)
-
-
-_ALP_CLAIM = "targeted PGD, as published"
+_CLAIM = (("kannan2018", "engstrom2018"), "ImageNet", "ALP", "targeted PGD, as published", 27.9)
 AFTERWARDS: tuple[Finding, ...] = (
-    Finding(
-        ("kannan2018", "engstrom2018"), "ImageNet", "ALP", _ALP_CLAIM, 27.9, "targeted PGD, up to 1,000 steps", 0.6
+    Finding(*_CLAIM, "targeted PGD, up to 1,000 steps", 0.6),
+    Finding(*_CLAIM, "untargeted PGD, up to 1,000 steps", 0.1),
+    *(
+        Finding(("mosbach2018",), data, network, "PGD, default settings", weak, "strongest of theirs", strong)
+        for data, network, weak, strong in (
+            ("MNIST", "half AT", 92.7, 88.2),
+            ("MNIST", "half AT + ALP", 97.2, 89.9),
+            ("MNIST", "AT", 95.2, 88.0),
+            ("MNIST", "AT + ALP", 96.6, 85.7),
+            ("CIFAR-10", "half AT", 18.6, 7.3),
+            ("CIFAR-10", "half AT + ALP", 21.8, 10.5),
+            ("CIFAR-10", "AT", 16.0, 6.7),
+            ("CIFAR-10", "AT + ALP", 19.0, 6.4),
+        )
     ),
-    Finding(
-        ("kannan2018", "engstrom2018"), "ImageNet", "ALP", _ALP_CLAIM, 27.9, "untargeted PGD, up to 1,000 steps", 0.1
-    ),
-    _mosbach("MNIST", "half AT", 92.7, 88.2),
-    _mosbach("MNIST", "half AT + ALP", 97.2, 89.9),
-    _mosbach("MNIST", "AT", 95.2, 88.0),
-    _mosbach("MNIST", "AT + ALP", 96.6, 85.7),
-    _mosbach("CIFAR-10", "half AT", 18.6, 7.3),
-    _mosbach("CIFAR-10", "half AT + ALP", 21.8, 10.5),
-    _mosbach("CIFAR-10", "AT", 16.0, 6.7),
-    _mosbach("CIFAR-10", "AT + ALP", 19.0, 6.4),
 )
 """What became of ALP. "half AT" (published as 50% AT) trains on clean and adversarial images alike, as Eq. 10 does,
 "AT" (100% AT) on adversarial ones.

@@ -1,13 +1,9 @@
 """One training looked at after every epoch: the paper's figures of how losses, features and maps change."""
 
 import dataclasses
-import json
 import math
-import time
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,10 +17,13 @@ from aalp_lib.data import Dataset, Split
 from aalp_lib.methods import Method, method
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell
-from aalp_lib.reproduction import analyses, machine
+from aalp_lib.reproduction import analyses
 from aalp_lib.reproduction.analyses import EQUATIONS, Values, attacked, maps, mean, pack, rounded
-from aalp_lib.reproduction.jobs import Job, Setting, new_model
+from aalp_lib.reproduction.settings import Setting, new_model
 from aalp_lib.train import History, fit
+
+if TYPE_CHECKING:
+    from aalp_lib.reproduction.jobs import Job
 
 BINS = 30  # of the histograms of Figure 9
 
@@ -189,7 +188,7 @@ def _summary(
 def _spreads(seen: dict[str, Tensor]) -> Values:
     return {
         images: {
-            name: {key: analyses.spread(seen[f"{images}.{name}"])[key] for key in ("half_share", "gini")}
+            name: {key: analyses.feature_shares(seen[f"{images}.{name}"])[key] for key in ("half_share", "gini")}
             for name in EQUATIONS
         }
         for images in ("clean", "adversarial")
@@ -204,47 +203,29 @@ def _histograms(vectors: list[Tensor]) -> Values:
     return {"edges": [rounded(e) for e in edges], "counts": counts}
 
 
-def job(found: Job, dataset: Dataset, progress: Tell | None = None) -> Path:
-    """Train a job and write its `over_training` to `found.observed`: a `Job`'s `observer`."""
-    return measure(
-        dataset, found.row, found.setting, found.run, found.observed, seed=found.seed, about=found.about,
-        tier=found.tier, progress=progress,
-    )  # fmt: skip
+def measure_training(job: "Job", dataset: Dataset, *, images: int = 2000, progress: Tell | None = None) -> Path:
+    """Train a job, write its `over_training` to `job.observed`, unless it is there, and return where that is.
 
-
-def measure(
-    dataset: Dataset,
-    name: str | Method,
-    setting: Setting,
-    run: Path,
-    path: Path,
-    *,
-    seed: int = 0,
-    images: int = 2000,
-    about: Mapping[str, str] = MappingProxyType({}),
-    tier: str | None = None,
-    progress: Tell | None = None,
-) -> Path:
-    """Write `over_training` of one run to `path`, unless it is there.
-
-    Arguments are those of `over_training`, `about`, what else the subject says, and `tier`, by default the data set's;
-    the pictures are of the first four classes of `storable`.
+    The pictures are of the first four classes of `analyses.storable`.
     """
-    chosen, shown, attack = method(name), analyses.storable(dataset), analyses.attack_for(dataset, setting.attack)
-    subject = {"data": dataset.name, "method": chosen.name, "seed": seed, **about}
+    setting, shown = job.setting, analyses.storable(dataset)
+    attack = analyses.attack_for(dataset, setting.attack)
+    words = {"recipe": job.variant, "reduced": job.reduced}
+    subject = {"data": dataset.name, "method": job.row.name, "seed": job.seed} | {k: w for k, w in words.items() if w}
     config = {
         "model": setting.model,
         "training_attack": dataclasses.asdict(setting.attack),
         "recipe": dataclasses.asdict(setting.recipe),
-        "method": chosen.described(),
+        "method": job.row.described(),
         "attack": dataclasses.asdict(attack),
         "images": min(images, len(dataset.test)),
         "reading": "last",
     }
-    if analyses.present(path, json.loads(json.dumps(config))):  # as it comes back from disk: tuples are lists
-        return path
-    few = analyses.first_of_each_class(shown)[:4] if shown else None
-    began, environment = time.perf_counter(), machine.environment(dataset.test.labels.device)
-    values = over_training(dataset, chosen, setting, Path(run), seed=seed, images=images, shown=few, progress=progress)
-    analyses.keep("over_training", subject, config, values, time.perf_counter() - began, environment, path, tier)
-    return path
+    if not analyses.present(job.observed, config):
+        few, device = analyses.first_of_each_class(shown)[:4] if shown else None, dataset.test.labels.device
+        with analyses.measurement(job.observed, "over_training", subject, config, job.tier, device) as values:
+            values |= over_training(
+                dataset, job.row, setting, job.run, seed=job.seed, images=images, attack=attack, shown=few,
+                progress=progress,
+            )  # fmt: skip
+    return job.observed

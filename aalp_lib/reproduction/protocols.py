@@ -14,9 +14,9 @@ from aalp_lib.autoattack import VERSIONS
 from aalp_lib.evaluation import paper_name
 from aalp_lib.methods import METHODS
 from aalp_lib.reproduction import paper
-from aalp_lib.reproduction.grids import HALF_WIDTH, SETTINGS
-from aalp_lib.reproduction.jobs import Setting
+from aalp_lib.reproduction.grids import HALF_WIDTH
 from aalp_lib.reproduction.schema import Measurement, Record
+from aalp_lib.reproduction.settings import SETTINGS, Setting
 
 _FITTED = ("in_channels", "classes", "image_size", "mean", "std")  # of a network, follow from the data
 
@@ -152,7 +152,7 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def half_features(record: Record) -> bool:
-    """Whether a run is one of the controls with half the features (`grids.controls`)."""
+    """Whether a run is one of the controls with half the features (`grids.GRIDS`)."""
     return (record.config.get("model") or {}).get("width") in (HALF_WIDTH, [*HALF_WIDTH])
 
 

@@ -225,7 +225,11 @@ class _Subject(msgspec.Struct):
     model: str = "last"
 
 
-class _Measured(msgspec.Struct):
+class _MaybeCounted(msgspec.Struct):
+    images: _Count | None = None
+
+
+class _Counted(msgspec.Struct):
     images: _Count
 
 
@@ -290,6 +294,19 @@ class _Diagnosis(msgspec.Struct, forbid_unknown_fields=True):
     signs: list[str]
 
 
+class _Attacked(msgspec.Struct, forbid_unknown_fields=True):
+    accuracy: dict[str, dict[str, Any]]
+    outcomes: dict[str, str]
+
+
+_PARTS: dict[str, dict[str, type]] = {  # of measurements, by kind
+    "samples": {"config": _MaybeCounted, "values": _Samples},
+    "strong": {"config": _MaybeCounted, "values": _Attacked},
+    "attacks": {"config": _Counted, "values": _Attacked},
+    "diagnosis": {"config": _Counted, "values": _Diagnosis},
+}
+
+
 def _check(kept: Record | Measurement) -> None:
     """Raise ValueError unless what lists and tables use of it is there and of its type."""
     if isinstance(kept, Record):
@@ -298,17 +315,11 @@ def _check(kept: Record | Measurement) -> None:
             _columns(f"accuracy.{model}", kept.accuracy.get(model, {}), kept.outcomes.get(model, {}))
         return
     _of("subject", kept.subject, _Subject)
-    if kept.kind == "samples":
-        _of("values", kept.values, _Samples)
-    if kept.kind in ("attacks", "diagnosis"):
-        _of("config", kept.config, _Measured)
-    if kept.kind in ("strong", "attacks"):
-        outcomes = _of("values.outcomes", kept.values.get("outcomes"), dict[str, str])
-        _columns(
-            "values.accuracy", _of("values.accuracy", kept.values.get("accuracy"), dict[str, dict[str, Any]]), outcomes
-        )
-    if kept.kind == "diagnosis":
-        _of("values", kept.values, _Diagnosis)
+    parts = _PARTS.get(kept.kind, {})
+    for part, kind in parts.items():
+        _of(part, getattr(kept, part), kind)
+    if parts.get("values") is _Attacked:
+        _columns("values.accuracy", kept.values["accuracy"], kept.values["outcomes"])
 
 
 def _columns(where: str, cells: Mapping[str, Mapping[str, Any]], outcomes: Mapping[str, str]) -> None:

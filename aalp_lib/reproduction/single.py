@@ -2,10 +2,10 @@
 
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 
@@ -21,94 +21,66 @@ from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell
 from aalp_lib.reproduction import machine, schema
 from aalp_lib.reproduction.attack_measurements import measure_attacks
-from aalp_lib.reproduction.grids import setting_for
-from aalp_lib.reproduction.jobs import Origin, Setting, new_model, tier
+from aalp_lib.reproduction.jobs import Origin
 from aalp_lib.reproduction.schema import Measurement, Record
-from aalp_lib.train import RUN, History, Recipe, fit
-
-_Part = TypeVar("_Part", Recipe, Attack)
+from aalp_lib.reproduction.settings import Setting, new_model, setting_for, tier
+from aalp_lib.train import RUN, History, fit
 
 # --- training --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Training:
-    """A training that is to write into a folder."""
-
-    out: Path
-    dataset: Dataset
-    method: Method
-    setting: Setting
-    model: Classifier
-    seed: int
-
-    def run(self, resume: bool, progress: Tell | None = None) -> History:
-        """Train, or go on; what is raised is what `fit` raises."""
-        return fit(
-            self.model, self.dataset, self.method, self.setting.attack, seed=self.seed, recipe=self.setting.recipe,
-            out=self.out, resume=resume, progress=progress,
-        )  # fmt: skip
-
-
-def training(
+def train(
     out: Path,
     origin: Origin,
     method: str,
     *,
     recipe: str = "fast",
     model: str | None = None,
-    changes: Mapping[str, Any] | None = None,
+    changes: Mapping[str, dict[str, Any]] | None = None,
     seed: int = 0,
     resume: bool = False,
     device: torch.device,
-) -> Training:
-    """Load the data, make the network, and note in the folder where the data came from.
+    begun: Callable[[Method, Dataset, Setting], None] | None = None,
+    progress: bool | Tell | None = None,
+) -> History:
+    """Train one network into a folder, which also keeps where its data came from.
 
     Parameters
     ----------
     out : path
     origin : Origin
     method, recipe, model : str
-        Names, as in `methods.method` and `grids.setting_for`.
+        Names, as in `methods.method` and `settings.setting_for`.
     changes : mapping, optional
-        Fields of the recipe and of the training attack with other values than the setting's.
+        As `settings.Setting.changed` takes them: {"attack": {"steps": 10}} say.
     seed : int
         Of the network's weights, of the order of samples and of all that `fit` draws.
     resume : bool
-        Whether the folder may hold a run already.
+        Go on with the run that the folder holds; without it, the folder must not hold one.
     device : torch.device
         As `distributed.device` gives it; several processes load the data in turn, and one of them writes.
+    begun : callable, optional
+        Told what is about to be trained, once all of it is found good.
+    progress
+        As in `fit`.
 
     Raises
     ------
-    InputError, OSError
-        If a name is unknown, the folder holds a run, or of other data, or cannot be written.
+    InputError, OSError, Interrupted
+        If a name is unknown, the folder holds a run, or one of other data, or cannot be written; and what `fit` raises.
     """
     if not resume and (out / RUN).exists():
         raise InputError(f"{out} already holds a run; --resume goes on with it")
     dataset = distributed.in_turn(lambda: loaded(origin, device))
-    setting = changed(setting_for(dataset, recipe, model), changes or {})
+    setting = setting_for(dataset, recipe, model).changed(**changes or {})
     row, network = methods.method(method), new_model(setting, seed).to(device)
     distributed.once(lambda: origin.save(out))
-    return Training(out, dataset, row, setting, network, seed)
-
-
-def changed(setting: Setting, changes: Mapping[str, Any]) -> Setting:
-    """The setting with other values of fields of its recipe and of its attack.
-
-    Examples
-    --------
-    >>> from aalp_lib.reproduction.grids import SETTINGS
-    >>> changed(SETTINGS["mnist"]["fast"], {"epochs": 2, "steps": 7}).attack.steps
-    7
-    """
-    recipe, attack = _replaced(setting.recipe, changes), _replaced(setting.attack, changes)
-    return dataclasses.replace(setting, recipe=recipe, attack=attack)
-
-
-def _replaced(part: _Part, changes: Mapping[str, Any]) -> _Part:
-    names = {field.name for field in dataclasses.fields(part)} & changes.keys()
-    return dataclasses.replace(part, **{name: changes[name] for name in names})
+    if begun:
+        begun(row, dataset, setting)
+    return fit(
+        network, dataset, row, setting.attack, seed=seed, recipe=setting.recipe, out=out, resume=resume,
+        progress=progress,
+    )  # fmt: skip
 
 
 def loaded(origin: Origin, device: torch.device) -> Dataset:
@@ -196,7 +168,7 @@ def evaluate(
     precision: Precision = "float32",
     batch_size: int = 500,
     seed: int = 0,
-    progress: Tell | None = None,
+    progress: bool | Tell | None = None,
 ) -> Record:
     """Attack a network's test images with Table 2's attacks.
 

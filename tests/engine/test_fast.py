@@ -1,16 +1,10 @@
-import json
-import warnings
-
-import matplotlib.pyplot as plt
 import pytest
 import torch
 from conftest import linear
 
 import aalp_lib as aalp
-from aalp_lib import models
-from aalp_lib.cli import main
+from aalp_lib import engine, models
 from aalp_lib.engine import precision
-from aalp_lib.reproduction import bench, plots_of_records, throughput
 
 
 @pytest.fixture(scope="module")
@@ -21,28 +15,16 @@ def trained(sample):
     return model
 
 
-def test_layout_is_lent_and_given_back():
-    model = models.resnet9(4)
-    before = {name: (p.data_ptr(), p.stride(), p.clone()) for name, p in model.named_parameters()}
-    with models.channels_last(model):
-        assert model.body[1][0].weight.is_contiguous(memory_format=torch.channels_last)
-        assert not model.body[1][0].weight.is_contiguous()
-    for name, p in model.named_parameters():
-        assert (p.data_ptr(), p.stride()) == before[name][:2]
-        assert torch.equal(p, before[name][2])
-
-
 @pytest.mark.parametrize(
     "make", [lambda: models.lenet((4, 8, 32)), lambda: models.resnet9(4, in_channels=1, mean=(0.1,), std=(0.3,))]
 )
 def test_fast_and_plain_layout_give_the_same_images(make, digits):
-    torch.manual_seed(0)
     """On noise: over a digit's constant background max-pooling meets ties, which the layouts break differently."""
+    torch.manual_seed(0)
     model, y = make().double().eval(), digits[1]
     attack, x = aalp.PGD(0.2, 0.05, 8), torch.rand(digits[0].shape, dtype=torch.float64)
     plain = attack.perturb(model, x, y, start=x)
-    with models.evaluating(model):
-        found = attack(model, x, y, start=x)
+    found = attack(model, x, y, start=x)
     torch.testing.assert_close(found, plain, rtol=0, atol=1e-9)
     assert found.is_contiguous()
 
@@ -86,90 +68,15 @@ def test_precision_is_measured_once(trained, digits, monkeypatch):
         return times[precision]
 
     monkeypatch.setattr(precision, "_gradient_seconds", seconds)
-    assert precision.faster(trained, *digits) == "bfloat16"
-    count = len(calls)
-    assert precision.faster(trained, *digits) == "bfloat16"
-    assert len(calls) == count
-    times["bfloat16"] = 1.95  # not worth it
-    assert precision.faster(trained, digits[0][:16], digits[1][:16]) == "float32"
+    with engine.prepared(trained, digits[0]) as forward:
+        assert precision.faster(forward, *digits) == "bfloat16"
+        count = len(calls)
+        assert precision.faster(forward, *digits) == "bfloat16"
+        assert len(calls) == count
+        times["bfloat16"] = 1.95  # not worth it
+        assert precision.faster(forward, digits[0][:16], digits[1][:16]) == "float32"
 
 
 def test_measuring_for_real_names_one_of_the_two(trained, digits):
-    assert precision.faster(trained, *digits) in ("float32", "bfloat16")
-
-
-def test_attack_memory_is_flat_in_the_steps():
-    row = bench.memory_row((2, 12))
-    assert row.met, row
-
-
-@pytest.mark.slow
-def test_bench_measures_every_row(tmp_path, capsys):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        assert main(["bench", "--quick", "--out", str(tmp_path)]) == 0
-    record = json.loads((tmp_path / "bench.json").read_text())
-    said = [row["what"] for row in record["rows"]]
-    for part in (
-        "PGD, float32",
-        "PGD, bfloat16",
-        "a row of Table 2",
-        "TRADES step",
-        "AALP step",
-        "peak memory",
-        "two jobs",
-    ):
-        assert any(part.removeprefix("two ") in what for what in said), part
-    assert all(row["reached"] > 0 for row in record["rows"])
-    assert record["environment"]["foolbox"]
-    assert "| What | Goal | Reached |" in (tmp_path / "bench.md").read_text()
-
-
-def test_missing_peers_are_named_before_anything_is_timed(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(bench, "PEERS", ["torchattacks", "no-such-peer"])
-    assert main(["bench", "--out", str(tmp_path)]) == 2
-    said = capsys.readouterr().err
-    assert "no-such-peer" in said
-    assert "pip install 'aalp_lib[bench]'" in said
-
-
-def test_peers_find_the_same_images(trained, digits):
-    """What is timed side by side does the same: every peer's images are ours, up to rounding."""
-    x, y = digits
-    trained.eval()
-    ours = aalp.PGD(0.1, 0.025, 10)(trained, x, y, start=x)
-    for name, case in bench.peers(trained, x, y, 10, 0.1, 0.025).items():
-        found = case()
-        found = found[1] if isinstance(found, tuple | list) else found
-        theirs = torch.as_tensor(found)
-        assert (theirs - ours).abs().gt(1e-4).float().mean() < 0.01, name
-    limit = bench.bare(trained, x, y, 10, "float32", 0.1, 0.025)
-    torch.testing.assert_close(limit, ours, rtol=0, atol=1e-6)
-
-
-def test_speed_figure_draws_medians():
-    point = {"seconds": {n: {"median": 0.2, "low": 0.1, "high": 0.3} for n in plots_of_records.SPEED_STYLES}}
-    figure = plots_of_records.speed(
-        {"curves": {c: [{"at": k, **point} for k in (1, 2)] for c in ("steps", "batch", "threads")}}
-    )
-    assert list(figure.axes[1].lines[0].get_ydata()) == [200, 200]
-    plt.close(figure)
-
-
-def test_throughput_is_measured_on_any_device_beside_its_floors():
-    found = throughput.measure(torch.device("cpu"), quick=True)
-    assert set(found["networks"]) == {"mnist", "svhn", "cifar10"}
-    for (row,) in found["networks"].values():
-        assert row["training"] > 0
-        assert row["of_arithmetic"] > 0
-        assert row["of_memory"] > 0
-    assert "would take" in throughput.markdown(found)
-    assert "not measured yet" in throughput.markdown(throughput.MISSING)
-
-
-def test_work_of_a_step_is_what_its_layers_cost():
-    model, x = models.lenet((4, 8, 32)), torch.rand(8, 1, 28, 28)
-    flops, traffic = throughput.work(model, aalp.PGD(0.3, 0.3, 2), x)
-    assert throughput.work(model, aalp.PGD(0.3, 0.3, 6), x)[1] == 2 * traffic  # 4 passes, 8 passes
-    forward = 2 * (28 * 28 * 4 * 25 + 14 * 14 * 8 * 4 * 25 + 8 * 49 * 32 + 32 * 10)
-    assert flops == 10 * forward
+    with engine.prepared(trained, digits[0]) as forward:
+        assert precision.faster(forward, *digits) in ("float32", "bfloat16")

@@ -9,9 +9,8 @@ from hypothesis import given, strategies as st
 import aalp_lib as aalp
 from aalp_lib import contributions
 from aalp_lib.reproduction import analyses, schema
-from aalp_lib.reproduction.analyses import Attacked, attacked, examples, pack, samples, sets, spread, unpack
-from aalp_lib.reproduction.grids import SETTINGS
-from aalp_lib.reproduction.jobs import new_model
+from aalp_lib.reproduction.analyses import Attacked, attacked, examples, feature_shares, pack, samples, sets, unpack
+from aalp_lib.reproduction.settings import SETTINGS, new_model
 
 ATTACK = aalp.PGD(0.3, 0.15, 3)
 NAME = "mnist-sample-raw-seed3"
@@ -157,8 +156,8 @@ def test_packed_pictures_come_back_to_within_half_a_level():
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=60).filter(lambda v: sum(v) > 1e-3))
-def test_spread_is_what_its_names_say(values):
-    found = spread(torch.tensor(values, dtype=torch.float64))
+def test_feature_shares_are_what_their_names_say(values):
+    found = feature_shares(torch.tensor(values, dtype=torch.float64))
     ordered = sorted(values, reverse=True)
     carried = round(found["half_share"] * len(values))
     assert sum(ordered[:carried]) >= sum(values) / 2 * (1 - 1e-6)
@@ -170,7 +169,7 @@ def test_spread_is_what_its_names_say(values):
 
 
 def test_the_fewer_features_carry_the_sum_the_smaller_the_half_and_the_larger_gini():
-    even, few = spread(torch.ones(100)), spread(torch.cat([torch.ones(5), torch.zeros(95)]))
+    even, few = feature_shares(torch.ones(100)), feature_shares(torch.cat([torch.ones(5), torch.zeros(95)]))
     assert (even["half_share"], even["gini"]) == (0.5, 0)
     assert (few["half_share"], few["gini"], few["dead_share"]) == (0.03, 0.95, 0.95)
 
@@ -187,7 +186,7 @@ def test_contributions_are_eq_5_and_7_of_all_images_at_once(model, sample, monke
 
 
 def test_of_many_features_evenly_spaced_ranks_are_kept():
-    found = spread(torch.arange(2000.0))["sorted"]
+    found = feature_shares(torch.arange(2000.0))["sorted"]
     assert len(found) == 512
     assert (found[0], found[-1]) == (1999, 0)
 
@@ -233,7 +232,7 @@ def test_colour_has_no_strokes(sample):
 
 def test_measure_model_writes_what_is_missing_and_leaves_the_rest(fitted, sample, tmp_path):
     small = dataclasses.replace(sample, test=sample.test[:150])
-    paths = analyses.measure_model(fitted, NAME, SUBJECT, small, tmp_path, attack=ATTACK)
+    paths = analyses.measure_model(fitted, NAME, SUBJECT, small, tmp_path, attack=ATTACK, tier="quick")
     assert [p.relative_to(tmp_path).as_posix() for p in paths] == [
         f"{kind}/mnist-sample-raw-seed3.json" for kind in ("samples", "contributions", "activation", "examples")
     ]
@@ -243,7 +242,7 @@ def test_measure_model_writes_what_is_missing_and_leaves_the_rest(fitted, sample
     assert found.config["attack"] == dataclasses.asdict(ATTACK)
     paths[1].unlink()
     before = {path: path.stat().st_mtime_ns for path in paths if path.exists()}
-    assert analyses.measure_model(fitted, NAME, SUBJECT, small, tmp_path, attack=ATTACK) == paths
+    assert analyses.measure_model(fitted, NAME, SUBJECT, small, tmp_path, attack=ATTACK, tier="quick") == paths
     assert all(path.stat().st_mtime_ns == at for path, at in before.items())
     assert schema.Measurement.load(paths[1]).kind == "contributions"
     assert all(path.stat().st_size < 60_000 for path in paths)
@@ -251,9 +250,9 @@ def test_measure_model_writes_what_is_missing_and_leaves_the_rest(fitted, sample
 
 def test_a_measurement_with_other_settings_is_refused(fitted, sample, tmp_path):
     small = dataclasses.replace(sample, test=sample.test[:20])
-    analyses.measure_model(fitted, NAME, SUBJECT, small, tmp_path, attack=ATTACK)
+    analyses.measure_model(fitted, NAME, SUBJECT, small, tmp_path, attack=ATTACK, tier="quick")
     with pytest.raises(aalp.InputError, match="made with other settings"):
-        analyses.measure_model(fitted, NAME, SUBJECT, small, tmp_path, attack=ATTACK, seed=1)
+        analyses.measure_model(fitted, NAME, SUBJECT, small, tmp_path, attack=ATTACK, tier="quick", seed=1)
 
 
 def test_the_papers_attack(sample):

@@ -47,3 +47,9 @@ def test_a_variant_is_told_by_where_it_differs_from_the_row_it_comes_from(everyt
     assert ("aalp_sw_mean", "aalp_sw", "pairing mean_weight_alp") in told
     changed = runs[(runs["method"] == "alp") & (runs["data"] == "mnist")]["protocol"]
     assert {"fast", "paper", "fast, recipe epochs 32", "fast, attack start clean"} <= {*changed}
+
+
+def test_the_frame_is_ones_own_to_change(everything):
+    mine = frame()
+    mine["accuracy"] = 0.0
+    assert frame()["accuracy"].equals(everything["accuracy"])

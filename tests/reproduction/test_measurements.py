@@ -15,9 +15,9 @@ from aalp_lib import checkpoints, resume
 from aalp_lib.checkpoints import load_model
 from aalp_lib.cli import main
 from aalp_lib.data import load
-from aalp_lib.reproduction import attack_measurements, collect, machine, measurements, schema
-from aalp_lib.reproduction.grids import SETTINGS
+from aalp_lib.reproduction import attack_measurements, machine, measurements, protocols, schema
 from aalp_lib.reproduction.jobs import run_job
+from aalp_lib.reproduction.settings import SETTINGS
 from aalp_lib.zoo import fingerprint, keep_beside_records, packaged
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -181,7 +181,7 @@ def test_what_is_measured_on_a_reduced_run_says_so(tmp_path):
     (path,) = measurements.measure(tmp_path, load("mnist-sample"), kinds=["diagnosis"], images=10)
     found = schema.Measurement.load(path)
     assert found.subject["reduced"] == one.subject["reduced"] == "360 training images"
-    assert collect.measured_protocol(found) == collect.protocol(one.record) == "fast, reduced: 360 training images"
+    assert protocols.measured_protocol(found) == protocols.protocol(one.record) == "fast, reduced: 360 training images"
 
 
 def test_a_measurement_belongs_to_the_weights_that_it_was_made_on(tmp_path):
@@ -228,7 +228,7 @@ def test_a_run_of_the_papers_recipe_keeps_apart_from_the_fast_one(grid, sample, 
     made = {path.relative_to(tmp_path).as_posix(): schema.Measurement.load(path) for path in paths}
     assert len(made) == 10
     for name, found in made.items():
-        assert collect.measured_protocol(found).startswith("paper" if "paper" in name else "fast, model width")
+        assert protocols.measured_protocol(found).startswith("paper" if "paper" in name else "fast, model width")
     source = made["diagnosis/mnist-sample-alp-seed0.json"].config["source"]
     assert source["method"] == "aalp"
     assert source["recipe"].startswith("fast")

@@ -10,7 +10,7 @@ from conftest import SHARED
 
 from aalp_lib.evaluation import table2_suite
 from aalp_lib.methods import METHODS, TABLE_2
-from aalp_lib.reproduction import grids, paper
+from aalp_lib.reproduction import paper
 
 ROOT = Path(__file__).resolve().parents[2]
 SETS = ("mnist", "svhn", "cifar10")
@@ -53,14 +53,6 @@ def test_other_contradictions_that_the_notes_name():
     for method, share in paper.TABLE_4["cifar10"].items():
         assert share < min(paper.TABLE_2["cifar10"][method].values())
     assert paper.TABLE_2["mnist"]["raw"]["pgd40"] > paper.TABLE_2["mnist"]["raw"]["pgd10"]
-
-
-def test_our_paper_recipe_is_section_4_1s():
-    for name, said in paper.SETTINGS.items():
-        ours = grids.SETTINGS[name]["paper"]
-        assert ours.model["name"] == said.model
-        assert ours.recipe.lr == said.lr
-        assert (ours.attack.eps, ours.attack.step, ours.attack.steps) == (said.eps, said.step, said.steps)
 
 
 def test_numbers_are_those_of_the_shared_copy():

@@ -3,12 +3,13 @@ import shutil
 
 import pytest
 import torch
+from conftest import tiny
 
 import aalp_lib as aalp
 from aalp_lib import checkpoints
 from aalp_lib.reproduction import analyses, per_epoch, schema
-from aalp_lib.reproduction.jobs import Setting, new_model
 from aalp_lib.reproduction.per_epoch import over_training
+from aalp_lib.reproduction.settings import Setting, new_model
 
 SETTING = Setting({"name": "lenet", "width": [4, 8, 16]}, aalp.PGD(0.1, 0.05, 2), aalp.Recipe(3, 50, 3e-3, ramp=0.5))
 LOOK = aalp.PGD(0.1, 0.05, 2)
@@ -131,16 +132,16 @@ def test_a_run_that_was_stopped_without_having_been_looked_at_is_refused_before_
         over_training(small, "aalp", SETTING, tmp_path, seed=1, attack=LOOK, progress=lambda *_: pytest.fail("trained"))
 
 
-def test_measure_writes_once(small, tmp_path, monkeypatch):
+def test_a_training_is_measured_once(small, tmp_path, monkeypatch):
     monkeypatch.setattr(analyses, "paper_attack", lambda dataset: LOOK)
-    setting = dataclasses.replace(SETTING, recipe=dataclasses.replace(SETTING.recipe, epochs=1))
-    path = per_epoch.measure(small, "alp", setting, tmp_path / "run", tmp_path / "kept" / "alp.json", images=20)
-    assert path == tmp_path / "kept" / "alp.json"
+    job = tiny("alp", tmp_path, setting=SETTING.changed(recipe={"epochs": 1}), reduced="one epoch")
+    path = per_epoch.measure_training(job, small, images=20)
     found = schema.Measurement.load(path)
-    assert (found.kind, found.subject["method"], found.config["images"]) == ("over_training", "alp", 20)
+    assert (path, found.kind, found.config["images"]) == (job.observed, "over_training", 20)
+    assert found.subject == {"data": "mnist-sample", "method": "alp", "seed": 0, "reduced": "one epoch"}
     assert found.values["activation"]["labels"] == [0, 1, 2, 3]
     at = path.stat().st_mtime_ns
-    assert per_epoch.measure(small, "alp", setting, tmp_path / "run", path, images=20) == path
+    assert per_epoch.measure_training(job, small, images=20) == path
     assert path.stat().st_mtime_ns == at
     with pytest.raises(aalp.InputError, match="made with other settings"):
-        per_epoch.measure(small, "alp", SETTING, tmp_path / "run", path, images=20)
+        per_epoch.measure_training(dataclasses.replace(job, setting=SETTING), small, images=20)
