@@ -31,7 +31,7 @@ def networks(frame: "DataFrame", attack: str = "pgd100") -> Figure:
     """
     frame = frame[frame["attack"] == attack].assign(percent=lambda of: 100 * of["accuracy"])
     names = [name for name in TABLE_2 if name != "raw"]
-    figure, axes = plt.subplots(figsize=(7, 3.4))
+    figure, axes = plt.subplots(figsize=(7, 3.2))
     for place, name in enumerate(names):
         values = frame["percent"][frame["method"] == name]
         axes.plot(values, [place] * len(values), MARKERS[name], color=COLOURS[name], alpha=0.7)
@@ -61,7 +61,7 @@ def waterfall(left: Mapping[str, Sequence[float]], stages: Sequence[str], title:
     title : str
         The data set; what the last stage takes is said behind it.
     """
-    figure, panels = plt.subplots(1, len(left), figsize=(7.6, 3.2), sharey=True)
+    figure, panels = plt.subplots(1, len(left), figsize=(7.6, 2.9), sharey=True)
     for panel, (name, of) in zip(panels, left.items(), strict=True):
         colours = ["0.85", *[COLOURS[name]] * (len(stages) - 1)]
         panel.bar(range(len(stages)), -np.diff(of, prepend=100), bottom=of, color=colours)
@@ -84,7 +84,7 @@ def starts(frame: "DataFrame") -> Figure:
         Lines of `reproduction.frame` on MNIST, of one protocol and model, of the suites "strong" and "attacks".
     """
     cells = 100 * frame.pivot_table(index=["method", "seed"], columns="attack", values="accuracy")
-    figure, axes = plt.subplots(figsize=(7, 2.9))
+    figure, axes = plt.subplots(figsize=(7, 2.7))
     for shift, marker, filled, (words, attack) in zip((-0.12, 0.12), "os", (True, False), STARTS.items(), strict=True):
         fill = None if filled else "none"
         for place, name in enumerate(ROWS):

@@ -4,6 +4,8 @@ Numbers come through the templates. Should further records take the ground away 
 says so, and the sentence is rewritten.
 """
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -49,6 +51,18 @@ def test_a_seed_moves_as_much_as_a_row_of_the_table(mnist):
     steps = [PAPER[b]["pgd100"] - PAPER[a]["pgd100"] for a, b in (("alp", "trades"), ("trades", "aalp"))]
     assert all(apart[name] > max(steps) for name in ROBUST if name != "trades")
     assert apart["trades"] < 0.5
+
+
+def test_with_the_papers_step_the_last_iterate_hardly_ever_differs(cells):
+    for attack in ("pgd10", "pgd40", "pgd100", "cw100"):
+        assert (cells[f"{attack} last"] - cells[attack]).abs().max() < 0.5
+
+
+def test_the_papers_table_rises_with_more_steps_in_9_of_126_places():
+    rows = [row for table in paper.TABLE_2.values() for row in table.values()]
+    columns = [[row[f"{kind}{k}"] for k in (10, 20, 40, 100)] for row in rows for kind in ("pgd", "cw")]
+    rises = [later > sooner for of in columns for sooner, later in itertools.pairwise(of)]
+    assert (sum(rises), len(rises)) == (9, 126)
 
 
 def test_madrys_row_reaches_the_paper_and_rows_with_pairing_fall_short(say):
