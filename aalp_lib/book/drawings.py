@@ -97,7 +97,7 @@ def starts(frame: "DataFrame") -> Figure:
     taken = cells["pgd100"] - cells["pgd100 start"]
     others = taken[["adv", "trades"]].max()
     span = f"{taken['alp'].min():.1f} to {taken['alp'].max():.1f} points of ALP"
-    axes.set_title(f"One run from the image takes {span}, at most {others:.1f} of Madry and TRADES", fontsize=10)
+    figure.suptitle(f"One run from the image takes {span}, at most {others:.1f} of Madry and TRADES", fontsize=10)
     return figure
 
 
@@ -105,7 +105,7 @@ def afterwards() -> Figure:
     """What adding ALP gained in others' hands, under a weaker and under a stronger attack, as published."""
     found = {(of.data, of.network): of for of in reversed(paper.AFTERWARDS)}  # of ImageNet the first, targeted one
     bases = [(data, base) for data in ("MNIST", "CIFAR-10") for base in ("half AT", "AT")]
-    figure, axes = plt.subplots(figsize=(7, 2.4))
+    figure, axes = plt.subplots(figsize=(7, 2.3))
     for attack, fill in (("weak", "none"), ("strong", COLOURS["alp"])):
         gains = [getattr(found[d, f"{b} + ALP"], attack) - getattr(found[d, b], attack) for d, b in bases]
         axes.plot(gains, range(len(bases)), "o", color=COLOURS["alp"], mfc=fill, ms=9, label=f"{attack}er attack")
@@ -115,5 +115,5 @@ def afterwards() -> Figure:
     axes.legend(fontsize=8)
     claim = found["ImageNet", "ALP"]
     said = f"On ImageNet {claim.weak} % became {claim.strong} %"
-    axes.set_title(f"{said}; elsewhere three of ALP's four gains shrink or turn over", fontsize=10)
+    figure.suptitle(f"{said}; elsewhere three of ALP's four gains shrink or turn over", fontsize=10)
     return figure
