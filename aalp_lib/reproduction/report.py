@@ -19,6 +19,7 @@ from aalp_lib.reproduction import archive, claims, comparisons, figures, pages, 
 from aalp_lib.reproduction.archive import ABLATIONS, Model, Records
 from aalp_lib.reproduction.claims import Source, source
 from aalp_lib.reproduction.comparisons import Comparison, compare
+from aalp_lib.reproduction.frames import SUITES
 from aalp_lib.reproduction.schema import Measurement, Record, label
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -110,7 +111,8 @@ def _accuracy(
 ) -> Accuracy:  # fmt: skip
     wanted = {"method": method, "attack": attack, "data": data, "protocol": protocol, "model": model}
     rows = of.frame[(of.frame[[*wanted]] == pd.Series(wanted)).all(axis=1)]
-    rows = rows[rows["suite"] == (suite or rows["suite"].min() if "table2" not in {*rows["suite"]} else "table2")]
+    suite = suite or next((name for name in SUITES if (rows["suite"] == name).any()), "")
+    rows = rows[rows["suite"] == suite]
     if rows.empty:
         raise InputError(f"nothing was measured of {method} on {data}, {protocol}, under {attack}")
     percents = 100 * rows["accuracy"]

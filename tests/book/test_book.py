@@ -312,7 +312,7 @@ def test_the_address_stands_in_one_place():
     assert (ROOT / "_config.yml").read_text().count(owner) == 1
     for path in CHAPTERS:
         chapter = nbformat.read(path, as_version=4)
-        places = [cell.id for cell in chapter.cells if owner in cell.source]
+        places = [cell.id for cell in chapter.cells if owner in cell.metadata.get("template", cell.source)]
         assert places == ["title", "setup"]
         assert f"git+{address}@v{aalp.__version__}\n" in chapter.cells[1].source
 
