@@ -8,6 +8,7 @@ import sys
 import warnings
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,17 +21,17 @@ from aalp_lib.methods import METHODS
 from aalp_lib.progress import shown
 from aalp_lib.reproduction import (
     archive,
-    cluster,
     demo,
     display,
+    grids,
     machine,
     measurements,
-    plans,
     single,
+    workers,
 )
 from aalp_lib.reproduction.attack_measurements import diagnosis_of
 from aalp_lib.reproduction.display import say
-from aalp_lib.reproduction.jobs import Job, Origin
+from aalp_lib.reproduction.jobs import Job, Origin, finished
 from aalp_lib.reproduction.workers import cores
 from aalp_lib.train import Interrupted
 
@@ -98,12 +99,12 @@ def do_demo(options: Namespace) -> None:
     """Compare the methods of Table 2 on the bundled digits."""
     _checks.count("--seed", options.seed, least=0)
     jobs = demo.jobs(options.out, options.seed, options.quick)
-    workers = cores() if options.jobs is None else options.jobs
+    at_once = cores() if options.jobs is None else options.jobs
     say(
-        f"Training and attacking {len(jobs)} methods on the bundled digits, {workers} at a time on {cores()} cores; "
-        f"{len(jobs) - len(plans.left(jobs))} are done already."
+        f"Training and attacking {len(jobs)} methods on the bundled digits, {at_once} at a time on {cores()} cores; "
+        f"{len(jobs) - len(_left(jobs))} are done already."
     )
-    records = display.run_all(jobs, workers)
+    records = display.run_all(jobs, at_once)
     display.table_2(records)
     display.wrote(demo.write(records, jobs, options.out))
 
@@ -119,8 +120,7 @@ def do_train(options: Namespace) -> None:
         display.console.quiet = distributed.rank() != 0
         history = single.train(
             options.out, Origin(options.data, options.root, options.image_size), options.method, changes=changes,
-            device=device, begun=display.training, progress=True,
-            **_given(options, "recipe", "model", "seed", "resume"),
+            device=device, begun=display.training, **_given(options, "recipe", "model", "seed", "resume"),
         )  # fmt: skip
         display.history(history)
         _next("evaluate", options.out)
@@ -130,7 +130,7 @@ def do_evaluate(options: Namespace) -> None:
     """Attack a trained model with Table 2's attacks."""
     run, dataset = _run_and_data(options, "eps {eps}, step {step}")
     how = _given(options, "images", "reading", "precision", "batch_size", "seed")
-    record = single.evaluate(run, dataset, progress=True, **how)
+    record = single.evaluate(run, dataset, **how)
     display.accuracies(record.accuracy[options.which])
     display.wrote([run.keep(record)])
 
@@ -145,7 +145,7 @@ def do_diagnose(options: Namespace) -> None:
     source = single.Run.load(options.source, options.which, device) if options.source else None
     how = _given(options, "images", "queries", "batch_size", "seed", "precision")
     for kind in ("diagnosis", "strong") if options.strong else ("diagnosis",):
-        found = single.diagnose(run, dataset, kind, source=source, progress=True, **how)
+        found = single.diagnose(run, dataset, kind=kind, source=source, **how)
         if kind == "diagnosis":
             display.diagnosis(diagnosis_of(found))
         else:
@@ -159,9 +159,9 @@ def _run_and_data(options: Namespace, words: str) -> tuple[single.Run, data.Data
     if options.images is not None:
         _checks.count("--images", options.images)
     run = single.Run.load(options.run_folder, options.which, device)
-    dataset = single.loaded(run.origin(_given(options, "data", "root", "image_size")), device)
+    dataset = run.origin(_given(options, "data", "root", "image_size")).load(device)
     attack = display.ball(run.suite(dataset)["pgd100"], words)
-    say(f"{run.label} on {dataset.name}, {options.which} epoch, {attack}")
+    say(f"{run.config['method']['label']} on {dataset.name}, {options.which} epoch, {attack}")
     return run, dataset
 
 
@@ -173,19 +173,17 @@ def _name_what_is_missing() -> None:
 def do_reproduce(options: Namespace) -> None:
     """Run what is not done yet of a grid."""
     jobs = _grid(options)
-    todo = plans.left(jobs)
-    missing = bool(todo) and not options.scheduler and plans.needs_download(jobs)  # a cluster's workers see their own
+    todo = _left(jobs)
+    # a cluster's workers see their own; InputError if a folder that was named is not there
+    missing = bool(todo) and not options.scheduler and not data.present(jobs[0].data, jobs[0].root)
     say(f"{display.plural(len(jobs), 'run')} into {jobs[0].out}, {len(jobs) - len(todo)} of them done already")
-    if todo and (copies := plans.copies(jobs)):
-        copy = f"{jobs[0].data}-jpeg"
-        say(f"{len(copies)} of {copy} lie there too; --folder PATH/{copy} goes on with them")
     if options.dry_run:
         display.plan(jobs, todo, options.recipe or "fast", missing)
         return
-    workers = plans.workers(jobs) if options.jobs is None else options.jobs
+    at_once = (cores() if jobs[0].device == "cpu" else 1) if options.jobs is None else options.jobs
     try:
-        with cluster.executor(options.scheduler) as executor:
-            display.run_all(jobs, workers, executor)
+        with workers.cluster(options.scheduler) as executor:
+            display.run_all(jobs, at_once, executor)
     except Interrupted as error:
         if options.scheduler:
             error.add_note("what is under way on the cluster runs to its end there; wait for that")
@@ -194,9 +192,17 @@ def do_reproduce(options: Namespace) -> None:
 
 
 def _grid(options: Namespace) -> list[Job]:
-    protocol = ("methods", "seeds", "recipe", "epochs", "train_images", "test_images", "quick", "observe")
-    asked, elsewhere = _given(options, *protocol, "folder", "root"), options.scheduler is not None
-    return plans.jobs(options.grid, options.out, device=options.device, elsewhere=elsewhere, **asked)
+    protocol = ("methods", "seeds", "recipe", "epochs", "test_images", "quick", "observe")
+    asked = _given(options, *protocol, "folder", "root", "out", "device")
+    if options.scheduler:  # the workers see the same folders, from elsewhere, and each finds its device itself
+        asked = {key: value.resolve() if isinstance(value, Path) else value for key, value in asked.items()}
+    else:
+        asked["device"] = str(_checks.device(options.device))
+    return grids.jobs_of(options.grid, **asked)
+
+
+def _left(jobs: Sequence[Job]) -> list[Job]:
+    return [job for job in jobs if finished(job) is None]
 
 
 def do_measure(options: Namespace) -> None:
@@ -207,7 +213,7 @@ def do_measure(options: Namespace) -> None:
         raise InputError(f"{folder} holds no finished run with its weights; aalp reproduce makes them")
     given = _given(options, "data", "root", "image_size")
     origin = Origin(**given) if "data" in given else dataclasses.replace(measurements.origin(found), **given)
-    dataset = single.loaded(origin, device)
+    dataset = origin.load(device)
     _name_what_is_missing()
     how = _given(options, "kinds", "methods", "seeds", "images", "seed", "precision")
     with shown(True, "measuring", display.console) as tell:

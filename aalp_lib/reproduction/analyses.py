@@ -403,35 +403,9 @@ def measure_model(
 ) -> list[Path]:
     """Write `samples`, `contributions`, `activation` and `examples` of a trained model, unless they are there.
 
-    The whole test split is attacked once for all of them. Pictures are of `storable` images alone; without such there
-    are no `examples`, and no pictures in `activation`.
-
-    Parameters
-    ----------
-    model : Classifier
-        On the device of `dataset`.
-    name : str
-        Of the run that it comes from: measurements go to `out/KIND/NAME.json`.
-    subject : dict
-        What the measurements say that they were made on: data, method, seed, and where the run departs from "fast".
-    dataset : Dataset
-        The one that it was trained on; its test split is measured.
-    out : path
-    attack : Attack
-    tier : "full" or "quick"
-        Of the numbers.
-    seed : int
-        Of the attack's starts.
-
-    Returns
-    -------
-    list of Path
-        Of all measurements, old and new.
-
-    Raises
-    ------
-    InputError
-        A measurement that is there was made with other settings.
+    They go to `out/KIND/NAME.json`. The whole test split is attacked once for all of them, with starts drawn from
+    `seed`. Pictures are of `storable` images alone; without such there are no `examples`, and no pictures in
+    `activation`. Returns all paths, old and new; InputError if one that is there was made with other settings.
     """
     shown = storable(dataset)
     make: dict[str, Callable[[Attacked], Values]] = {
@@ -458,10 +432,13 @@ def storable(dataset: Dataset) -> Split | None:
 
 
 def present(path: Path, config: Values) -> bool:
-    """Whether a measurement is there; InputError if it is a damaged one, or one made with other settings."""
-    if path.exists() and Measurement.load(path).config != json.loads(json.dumps(config)):
+    """Whether a measurement is there; InputError if it is damaged, or was made with another value of one of these."""
+    if not path.exists():
+        return False
+    there = Measurement.load(path).config
+    if there | json.loads(json.dumps(config)) != there:
         raise InputError(f"{path} was made with other settings; name another folder, or move it away")
-    return path.exists()
+    return True
 
 
 @contextlib.contextmanager

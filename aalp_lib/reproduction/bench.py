@@ -382,17 +382,16 @@ def threads_limit(steps: int) -> float:
     return statistics.median(2 * _in_processes(alone)[0] / max(_in_processes(beside, 2)) for _ in range(3))
 
 
-def jobs_rows(epochs: int, train_images: int | None, steps: int) -> Iterator[Row]:
+def jobs_rows(network: dict[str, Any], epochs: int, steps: int) -> Iterator[Row]:
     """Two trainings side by side, a core each, against one after the other, both cores each.
 
-    `train_images` of the bundled digits, by default all; `steps` are those of the bare loops that set the limit.
+    `steps` are those of the bare loops that set the limit.
     """
-    setting = Setting({"name": "lenet"}, PGD(EPS, 0.1, 5), Recipe(epochs, 64, 2e-3))
+    setting = Setting(network, PGD(EPS, 0.1, 5), Recipe(epochs, 64, 2e-3))
     seconds, inside = {}, {}
     for workers, name in ((1, "one after the other"), (2, "side by side")):
         with tempfile.TemporaryDirectory() as folder:
-            job = Job("mnist-sample", "alp", setting, Path(folder), test_images=100, train_images=train_images)
-            job = dataclasses.replace(job, reduced=f"{train_images} images" if train_images else None)
+            job = Job("mnist-sample", "alp", setting, Path(folder), test_images=100)
             began = time.perf_counter()
             records = list(run_jobs([job, dataclasses.replace(job, method="aalp")], workers))
             seconds[name] = [time.perf_counter() - began]
@@ -412,7 +411,7 @@ ROWS: tuple[tuple[Callable[..., Iterator[Row]], tuple[Any, ...], tuple[Any, ...]
     (trades_rows, (1,), (12,)),
     (aalp_rows, (10,), (30,)),
     (memory_rows, (2, 16), (5, 40)),
-    (jobs_rows, (1, 500, 20), (3, None, 300)),
+    (jobs_rows, ({"name": "lenet", "width": (4, 8, 32)}, 1, 20), ({"name": "lenet"}, 3, 300)),
 )
 
 

@@ -104,7 +104,7 @@ def plan(jobs: Sequence[Job], todo: Sequence[Job], recipe: str, download: bool) 
     first, epochs = jobs[0], sorted({job.setting.recipe.epochs for job in jobs})
     say(
         f"recipe {recipe}, {' or '.join(map(str, epochs))} epoch{'s' * (epochs != [1])}; {first.data}, "
-        f"{first.train_images or 'all'} training and {first.test_images or 'all'} test images"
+        f"all training and {first.test_images or 'all'} test images"
     )
     if download:
         say(f"the data of {first.data} is not there yet; the first run downloads it")
@@ -141,30 +141,25 @@ def run_all(jobs: Sequence[Job], workers: int, executor: Executor | None = None)
 
 
 class _JobBars:
-    """A bar for each job under way, and one for all, which counts a job not yet heard of as the largest so far.
+    """A bar for each job under way, and one for all.
 
     `over` names the job that was over last: that of the record which `run_jobs` yields next.
     """
 
     def __init__(self, progress: Progress, jobs: Sequence[Job]) -> None:
-        self.progress, self.count, self.called = progress, len(jobs), called(jobs)
-        self.over = ""
-        self.done: dict[str, int] = {}
-        self.total: dict[str, int] = {}
+        self.progress, self.called, self.over = progress, called(jobs), ""
+        self.share: dict[str, float] = {}
         self.tasks: dict[str, TaskID] = {}
-        self.overall = progress.add_task("all", total=None, text="")
+        self.overall = progress.add_task("all", total=len(jobs), text="")
 
     def watch(self, job: Job, done: int, total: int, text: str) -> None:
-        name, over = job.name, done == total
-        if over:
-            self.over = self.called[name]
+        name, self.share[job.name] = self.called[job.name], done / total
+        if done == total:
+            self.over = name
         if name not in self.tasks:
-            self.tasks[name] = self.progress.add_task(self.called[name], total=total, text="")
-        self.total[name] = self.total.get(name, 0) if over else total
-        self.done[name] = self.total[name] if over else done
-        self.progress.update(self.tasks[name], completed=done, text=text, visible=not over)
-        unheard = (self.count - len(self.total)) * max(self.total.values(), default=0)
-        self.progress.update(self.overall, completed=sum(self.done.values()), total=sum(self.total.values()) + unheard)
+            self.tasks[name] = self.progress.add_task(name, total=total, text="")
+        self.progress.update(self.tasks[name], completed=done, total=total, text=text, visible=done < total)
+        self.progress.update(self.overall, completed=sum(self.share.values()))
 
 
 def called(jobs: Sequence[Job]) -> dict[str, str]:
