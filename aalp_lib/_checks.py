@@ -46,6 +46,12 @@ def images(x: Tensor) -> None:
         raise InputError(f"images must lie in [0, 1], got values in [{x.min():.4g}, {x.max():.4g}]")
 
 
+def no_nan(logits: Tensor) -> None:
+    """Raise if a logit is not a number."""
+    if bool(logits.isnan().any()):
+        raise InputError("the model gives NaN: such an image is of no class")
+
+
 def labels(y: Tensor, count: int, classes: int) -> None:
     """Raise unless `y` holds `count` integer labels in [0, classes)."""
     if y.dtype != torch.int64 or y.shape != (count,):

@@ -1,6 +1,8 @@
 """One loop that ascends a loss inside an L∞ ball; FGSM, PGD-k, CW-k and the inner loop of TRADES are settings of it."""
 
 import copy
+import functools
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,16 +11,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from aalp_lib import _checks, losses
+from aalp_lib import _checks, engine, losses
 from aalp_lib._checks import InputError
-from aalp_lib.engine import folding, graphs
+from aalp_lib.engine import Forward
 from aalp_lib.engine.distributed import Shard
-from aalp_lib.models import channels_last, class_count, evaluating
 
 Reading = Literal["any", "last"]
-Forward = Callable[[Tensor], Tensor]
-# Called with an iterate's number k, its images, logits and labels; returns which rows to go on with, or None for all.
-Visit = Callable[[int, Tensor, Tensor, Tensor], Tensor | None]
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross_entropy": losses.cross_entropy,
@@ -61,7 +59,8 @@ class Attack:
     Warns
     -----
     UserWarning
-        If `steps * step < eps`: the attack cannot reach the ball's surface from its centre.
+        If `steps * step < eps`: the attack cannot reach the ball's surface from its centre. On a call, if it moves no
+        pixel, since all gradients are 0.
 
     Examples
     --------
@@ -115,16 +114,21 @@ class Attack:
         Raises
         ------
         InputError
-            If images leave [0, 1] or are not floating point, labels are out of range, the model cannot take them, or
-            `start` has another shape.
+            If images leave [0, 1] or are not floating point, labels are out of range, the model cannot take them or
+            gives NaN, no gradient reaches the images, or `start` has another shape.
         """
         _checks.images(x)
         if start is not None and start.shape != x.shape:
             raise InputError(f"the start must have the images' shape {tuple(x.shape)}, got {tuple(start.shape)}")
-        with evaluating(model), channels_last(model):
-            if len(x):
-                _checks.labels(y, len(x), class_count(model, x))
-            return self.perturb(model, laid_out(x), y, generator=generator, start=start).contiguous()
+        if not len(x):
+            return x.detach().clone()
+        with engine.prepared(model, x) as forward:
+            _checks.labels(y, len(x), forward.classes)
+            _checks.no_nan(forward(x[:1]))
+            x_adv = self.perturb(forward, x, y, generator=generator, start=start).contiguous()
+        if torch.equal(x_adv, x):
+            warnings.warn("the attack moved no pixel: the loss has a gradient of 0 at every image", stacklevel=2)
+        return x_adv
 
     def perturb(
         self,
@@ -136,20 +140,19 @@ class Attack:
         start: Tensor | None = None,
         shard: Shard | None = None,
     ) -> Tensor:
-        """Do what a call does, unchecked, on any function from images to logits; modes are the caller's affair.
+        """Do what a call does, unchecked, on any function from images to logits; `engine.prepared` makes the fastest.
 
         With `shard`, `x` and `y` are those rows of a larger batch, and start where they would start in all of it.
         """
-        x = x.detach()
+        x, y = engine.laid_out(forward, x), engine.usual(y)
         result, rows = x.clone(), torch.arange(len(x), device=x.device)
         for run in range(self.restarts):
             first, start = (self._first(x, generator, shard) if start is None else start), None
-            for part in folding.parts(forward, rows):
-                result[part] = self._ascend(forward, x[part], y[part], first[part])
-            if run == self.restarts - 1:
-                break
-            with torch.no_grad():
-                rows = rows[forward(result[rows]).argmax(1) == y[rows]]
+            for part in engine.parts(forward, rows):
+                result[part] = self._ascend(forward, x[part], y[part], first[part], self.steps)
+            if run < self.restarts - 1:
+                with torch.no_grad():
+                    rows = rows[~engine.misread(forward(result[rows]), y[rows])]
             if not len(rows):
                 break
         return result
@@ -177,119 +180,88 @@ class Attack:
         Under bfloat16 autocast, gradients are bfloat16's and decisions are float32's: an image that bfloat16 calls
         fooled is asked again, and at each k of `at` all are.
         """
+        x, y = engine.laid_out(forward, x), engine.usual(y)
         alive = torch.ones(len(at), len(x), dtype=torch.bool, device=x.device)
         if among is not None:
             alive &= among
-        read = self._read_any if reading == "any" else self._read_last
+        read = self._right_up_to if reading == "any" else self._right_at
         for run in range(self.restarts):
             start = self._first(x, generators[run] if generators else None, shard)
-            for rows in folding.parts(forward, alive.any(0).nonzero()[:, 0]):
+            for rows in engine.parts(forward, alive.any(0).nonzero()[:, 0]):
                 alive[:, rows] &= read(forward, x[rows], y[rows], at, start[rows])
         return alive
 
-    def _read_any(self, forward: Forward, x: Tensor, y: Tensor, at: Sequence[int], start: Tensor) -> Tensor:
-        fooled = self._first_fooled_recorded(forward, x, y, at, start)
-        if fooled is None:
-            fooled = self._first_fooled(forward, x, y, at, start)
-        return fooled > torch.tensor(at, device=x.device)[:, None]
+    # --- the loop
+
+    def _ascend(self, forward: Forward, x: Tensor, y: Tensor, start: Tensor, steps: int) -> Tensor:
+        """The iterate after so many steps, (N, C, H, W)."""
+        x_adv, *fixed = self._begin(forward, x, y, start)
+        step = engine.stepper(forward, self.loss, functools.partial(self._step, forward), (x_adv,), (*fixed,), steps)
+        for _ in range(steps):
+            (x_adv,) = step(x_adv)
+        return x_adv
+
+    def _begin(self, forward: Forward, x: Tensor, y: Tensor, start: Tensor) -> tuple[Tensor, ...]:
+        """The first iterate, the ball's lowest and highest images, what the loss compares with, and a step's length."""
+        low, high = (x - self.eps).clamp_(min=0), (x + self.eps).clamp_(max=1)
+        first = start.detach().clamp(low, high)
+        return first, low, high, self._target(forward, x, y), x.new_full((), self.step)
+
+    def _step(
+        self, forward: Forward, x_adv: Tensor, low: Tensor, high: Tensor, target: Tensor, step: Tensor
+    ) -> tuple[Tensor]:
+        _, gradient = self._gradient(forward, x_adv, target)
+        return (_moved(x_adv, gradient, low, high, step),)
+
+    # --- what was fooled on the way
+
+    def _right_at(self, forward: Forward, x: Tensor, y: Tensor, at: Sequence[int], start: Tensor) -> Tensor:
+        """Which images iterate k leaves right, for each k: bool (len(at), N)."""
+        x_adv, found = start, {}
+        for made, k in itertools.pairwise((0, *sorted(set(at)))):
+            x_adv = self._ascend(forward, x, y, x_adv, k - made)
+            found[k] = ~engine.wrong(forward, x_adv, y)
+        return torch.stack([found[k] for k in at])
+
+    def _right_up_to(self, forward: Forward, x: Tensor, y: Tensor, at: Sequence[int], start: Tensor) -> Tensor:
+        """Which images all iterates up to k leave right, for each k: bool (len(at), N)."""
+        return self._first_fooled(forward, x, y, at, start) > torch.tensor(at, device=x.device)[:, None]
 
     def _first_fooled(self, forward: Forward, x: Tensor, y: Tensor, at: Sequence[int], start: Tensor) -> Tensor:
-        """Number of the first iterate that fools, above `steps` for none: int64 (N,)."""
+        """Number of the first iterate that fools, above `steps` for none: int64 (N,).
+
+        What is fooled leaves the batch, after each step or, from a recorded loop, at each k of `at`.
+        """
         rows = torch.arange(len(x), device=x.device)  # of the images still in the batch
-        fooled = torch.full((len(x),), self.steps + 1, device=x.device)  # number of the first iterate that fools
-
-        def visit(k: int, x_adv: Tensor, logits: Tensor, labels: Tensor) -> Tensor | None:
-            nonlocal rows
-            right = logits.argmax(1) == labels
-            if logits.dtype != x.dtype:
-                asked = torch.ones_like(right) if k in at else ~right
-                right[asked] = _right(forward, x_adv[asked], labels[asked])
-            if bool(right.all()):
-                return None
-            fooled[rows[~right]] = k
-            rows = rows[right]
-            return right
-
-        self._ascend(forward, x, y, start, visit)
-        return fooled
-
-    def _first_fooled_recorded(
-        self, forward: Forward, x: Tensor, y: Tensor, at: Sequence[int], start: Tensor
-    ) -> Tensor | None:
-        """The same from a recorded loop, if there is one; what was fooled leaves the batch at each k of `at`."""
-        if not graphs.wanted(forward, x.device):
-            return None
-        low, high = (x - self.eps).clamp_(min=0), (x + self.eps).clamp_(max=1)
-        x_adv, target = start.clamp(low, high), self._target(forward, x, y)
-        fooled = torch.full((len(x),), self.steps + 1, device=x.device)
-        rows, reached = torch.arange(len(x), device=x.device), 0
-        for k in sorted({*at, self.steps}):
+        first = torch.full_like(rows, self.steps + 1)
+        x_adv, *fixed = self._begin(forward, x, y, start)
+        batch = [x_adv, first, *fixed[:3], y]
+        recorded = engine.wanted(forward, x.device)
+        for made, stop in itertools.pairwise(sorted({0, *at, self.steps} if recorded else range(self.steps + 1))):
+            sure = recorded or made in at
+            state, rest = (*batch[:2], rows.new_full((), made)), (*batch[2:], fixed[3])
+            look = functools.partial(self._look_and_step, forward, sure)
+            step = engine.stepper(forward, f"{self.loss}, looking", look, state, rest, self.steps, few=True)
+            for _ in range(made, stop):
+                state = step(*state)
+            batch[:2] = state[:2]
+            first[rows] = batch[1]
+            kept = batch[1] > self.steps
+            if not bool(kept.all()):
+                rows, batch = rows[kept], [t[kept] for t in batch]
             if not len(rows):
-                break
-            padded = rows[torch.arange(_few_sizes(len(rows)), device=x.device) % len(rows)]
-            at_hand, its_y, its_target = laid_out(x_adv[padded]), y[padded], target[padded]
-            loop = self._recorded(forward, at_hand, its_y, its_target, decides=True)
-            if loop is None:
-                return None
-            loop.begin(at_hand, low[padded], high[padded], its_y, its_target, self.step)
-            loop.k.fill_(reached)
-            loop.fooled.fill_(self.steps + 1)
-            for _ in range(k - reached):
-                loop.advance()
-            right = _right(forward, loop.x_adv, loop.y)  # iterate k itself
-            found = torch.where(right, loop.fooled, loop.fooled.clamp(max=k))[: len(rows)]
-            fooled[rows], x_adv[rows] = found, loop.x_adv[: len(rows)]
-            rows, reached = rows[found > self.steps], k
-        return fooled
+                return first
+        first[rows[engine.wrong(forward, batch[0], batch[-1])]] = self.steps
+        return first
 
-    def _recorded(
-        self, forward: Forward, x: Tensor, y: Tensor, target: Tensor, decides: bool = False
-    ) -> graphs.Loop | None:
-        def decide(x_adv: Tensor, logits: Tensor) -> Tensor:
-            return logits if logits.dtype == x_adv.dtype else _plain(forward, x_adv)
-
-        def gradient(x_adv: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-            return self._gradient(forward, x_adv, target)
-
-        if not (isinstance(forward, nn.Module) and graphs.wanted(forward, x.device)):
-            return None
-        return graphs.loop_for(forward, self.loss, gradient, decide if decides else None, (x, y, target), self.steps)
-
-    def _read_last(self, forward: Forward, x: Tensor, y: Tensor, at: Sequence[int], start: Tensor) -> Tensor:
-        right = torch.empty(len(at), len(x), dtype=torch.bool, device=x.device)
-
-        def visit(k: int, x_adv: Tensor, logits: Tensor, labels: Tensor) -> None:
-            if k in at:
-                found = logits.argmax(1) == labels if logits.dtype == x.dtype else _right(forward, x_adv, labels)
-                right[[row for row, steps in enumerate(at) if steps == k]] = found
-
-        self._ascend(forward, x, y, start, visit)
-        return right
-
-    def _ascend(self, forward: Forward, x: Tensor, y: Tensor, start: Tensor, visit: Visit | None = None) -> Tensor:
-        """The loop. `visit` sees every iterate, the first and the last too, and may drop rows from the batch."""
-        x = x.detach()
-        low, high = (x - self.eps).clamp_(min=0), (x + self.eps).clamp_(max=1)
-        x_adv = start.detach().clamp(low, high)
-        target = self._target(forward, x, y)
-        if visit is None and (loop := self._recorded(forward, x_adv, y, target)) is not None:
-            loop.begin(x_adv, low, high, y, target, self.step)
-            for _ in range(self.steps):
-                loop.advance()
-            return loop.x_adv.clone()
-        with folding.network(forward):
-            for k in range(self.steps):
-                if not len(x_adv):
-                    return x_adv
-                logits, gradient = self._gradient(forward, x_adv, target)
-                kept = visit(k, x_adv, logits, y) if visit else None
-                if kept is not None:
-                    x_adv, gradient, low, high, y, target = (t[kept] for t in (x_adv, gradient, low, high, y, target))
-                x_adv = x_adv.add(gradient.sign(), alpha=self.step).clamp_(low, high)
-        if visit and len(x_adv):
-            with torch.no_grad():
-                visit(self.steps, x_adv, forward(x_adv), y)
-        return x_adv
+    def _look_and_step(
+        self, forward: Forward, sure: bool, x_adv: Tensor, first: Tensor, k: Tensor, low: Tensor, high: Tensor,
+        target: Tensor, y: Tensor, step: Tensor,
+    ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+        """A step from iterate k, which is the first that fools an image where none before it did."""
+        logits, gradient = self._gradient(forward, x_adv, target)
+        fooled = engine.wrong(forward, x_adv, y, logits, sure=sure)
+        return _moved(x_adv, gradient, low, high, step), first.where(~fooled, first.minimum(k)), k + 1
 
     def _gradient(self, forward: Forward, x_adv: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (N, K), detached, and the loss's gradient (N, C, H, W); the weights get none."""
@@ -297,8 +269,7 @@ class Attack:
             x_adv = x_adv.detach().requires_grad_()
             logits = forward(x_adv)
             loss = LOSSES[self.loss](*((target, logits) if self.loss == "trades_kl" else (logits, target)))
-            (gradient,) = torch.autograd.grad(loss.sum(), x_adv)
-        return logits.detach(), gradient
+            return logits.detach(), _slope(loss, x_adv)
 
     def _target(self, forward: Forward, x: Tensor, y: Tensor) -> Tensor:
         """What the loss compares with: the label, or for TRADES the clean image's logits, computed once."""
@@ -314,31 +285,33 @@ class Attack:
         draw = torch.rand if self.start == "uniform" else torch.randn
         device = generator.device if generator else x.device
         shape = (shard.of, *x.shape[1:]) if shard else x.shape
-        noise = draw(shape, generator=generator, device=device, dtype=x.dtype).to(x.device)
+        one = functools.partial(draw, generator=generator, device=device, dtype=x.dtype)
+        if generator and self.start == "gaussian":  # normal numbers come in blocks: each image draws for itself
+            noise = torch.stack([one(shape[1:]) for _ in range(shape[0])]).to(x.device) if shape[0] else x
+        else:
+            noise = one(shape).to(x.device)
         noise = noise[shard.rows] if shard else noise
         return x + (self.eps * (2 * noise - 1) if self.start == "uniform" else GAUSSIAN_SCALE * noise)
 
 
-def laid_out(x: Tensor) -> Tensor:
-    """Images (N, C, H, W) in channels-last memory, any other tensor as it is."""
-    return x.to(memory_format=torch.channels_last) if x.ndim == 4 else x
+def _slope(loss: Tensor, x: Tensor) -> Tensor:
+    """Gradient of the summed loss; InputError where none comes to the images."""
+    gradient, reason = None, "is the network quantised, or does it round or detach what it is given?"
+    try:
+        if loss.requires_grad:
+            (gradient,) = torch.autograd.grad(loss.sum(), x, allow_unused=True)
+    except RuntimeError as error:
+        if "checkpoint" not in str(error):
+            raise
+        reason = str(error).splitlines()[0]
+    if gradient is None:
+        raise InputError(f"no gradient reaches the images: {reason}")
+    return gradient
 
 
-def _right(forward: Forward, x: Tensor, y: Tensor) -> Tensor:
-    """Whether images are classified correctly, bool (N,), decided without autocast, in the precision of the weights."""
-    return _plain(forward, x).argmax(1) == y if len(x) else torch.ones_like(y, dtype=torch.bool)
-
-
-def _plain(forward: Forward, x: Tensor) -> Tensor:
-    """Logits (N, K) without autocast."""
-    with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-        return forward(x)
-
-
-def _few_sizes(needed: int) -> int:
-    """`needed`, rounded up to one of at most eight sizes an octave: each size is recorded once."""
-    unit = max(32, (1 << (needed - 1).bit_length()) >> 4)
-    return -(-needed // unit) * unit
+def _moved(x_adv: Tensor, gradient: Tensor, low: Tensor, high: Tensor, step: Tensor) -> Tensor:
+    """`clip(x + step * sign(gradient))`, into the ball from `low` to `high`."""
+    return x_adv.add(gradient.sign().mul_(step)).clamp_(low, high)
 
 
 def FGSM(eps: float) -> Attack:

@@ -13,14 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aalp_lib import _checks, resume, seeds
+from aalp_lib import _checks, engine, resume, seeds
 from aalp_lib._checks import InputError
-from aalp_lib.attacks import laid_out
-from aalp_lib.data import Split
-from aalp_lib.engine import folding
+from aalp_lib.data import Split, to_float
+from aalp_lib.engine import Prepared
 from aalp_lib.engine.precision import without_tf32
 from aalp_lib.evaluation import HEADINGS, Outcome, Report
-from aalp_lib.models import Classifier, channels_last, class_count, evaluating
+from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, shown
 
 QUERIES = 5000  # of the Square attack, as AutoAttack has it
@@ -88,15 +87,15 @@ def auto_attack(
     _checks.radius(eps)
     _checks.count("the number of queries", queries)
     _checks.count("the batch size", batch_size)
-    split = split.to(next(model.parameters()).device)
+    split = split.to(engine.device_of(model))
     cost = {"apgd-ce": 100, "apgd-t": 900, "fab-t": 900, "square": queries // 2}
     total, done = -(-len(split) // batch_size) * sum(cost[name] for name in names), 0
     parts: dict[str, list[Tensor]] = {name: [] for name in ("clean", *names)}
-    with shown(progress, "AutoAttack") as tell, _lent(model):
+    with shown(progress, "AutoAttack") as tell, _lent(model, split) as forward:
         for index, (x, y) in enumerate(split.batches(batch_size)):
-            attacker = _attacker(model, x, y, eps, seeds.derive(seed, "autoattack", index), names, queries)
+            attacker = _attacker(forward, x, y, eps, seeds.derive(seed, "autoattack", index), names, queries)
             with torch.no_grad():
-                right = model(x).argmax(1) == y
+                right = forward(x).argmax(1) == y
             parts["clean"].append(right)
             for name in names:
                 stage = functools.partial(_stage, attacker, name, x, y, right)
@@ -109,7 +108,7 @@ def auto_attack(
 
 
 def _attacker(
-    model: Classifier, x: Tensor, y: Tensor, eps: float, seed: int, names: Sequence[str], queries: int
+    forward: Prepared, x: Tensor, y: Tensor, eps: float, seed: int, names: Sequence[str], queries: int
 ) -> Any:
     """The package's attacks with the settings of its standard version."""
     try:
@@ -118,7 +117,7 @@ def _attacker(
         raise InputError(
             f"AutoAttack and Square need the package pyautoattack ({error}): pip install 'aalp_lib[autoattack]'"
         ) from error
-    classes = class_count(model, x)
+    classes = forward.classes
     _checks.labels(y, len(x), classes)
     if classes < 4 and "apgd-t" in names:
         raise InputError(
@@ -126,7 +125,8 @@ def _attacker(
         )
 
     def logits(images: Tensor) -> Tensor:
-        return torch.cat([model(part) for part in folding.parts(model, laid_out(images))])
+        rows = torch.arange(len(images), device=images.device)
+        return torch.cat([forward(images[part]) for part in engine.parts(forward, rows)])
 
     attacker = AutoAttack(logits, device=x.device, eps=eps, seed=seed)
     attacker.apgd_targeted.n_target_classes = attacker.fab.n_target_classes = min(9, classes - 1)
@@ -153,21 +153,16 @@ def _stage(attacker: Any, name: str, x: Tensor, y: Tensor, right: Tensor) -> dic
 
 
 @contextlib.contextmanager
-def _lent(model: Classifier) -> Iterator[None]:
-    """Lend `model` to the package, which draws from torch's global generators, gives weights gradients where they ask
-    for some, and says what it has to say to a logger; afterwards all is as it was, and what it said is a warning."""
-    asking = [weight for weight in model.parameters() if weight.requires_grad]
+def _lent(model: Classifier, split: Split) -> Iterator[Prepared]:
+    """Lend a copy of `model` to the package, which draws from torch's global generators and says what it has to say to
+    a logger; afterwards all is as it was, and what it said is a warning."""
     logger, heard = logging.getLogger("auto-attack"), _Heard()
     propagate, logger.propagate = logger.propagate, False
     logger.addHandler(heard)
     try:
-        with seeds.restored(), evaluating(model), channels_last(model), folding.network(model):
-            for weight in asking:
-                weight.requires_grad_(False)
-            yield
+        with seeds.restored(), engine.prepared(model, to_float(split.images[:2])) as forward:
+            yield forward
     finally:
-        for weight in asking:
-            weight.requires_grad_(True)
         logger.removeHandler(heard)
         logger.propagate = propagate
     for said in heard.said.values():

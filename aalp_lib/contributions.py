@@ -6,9 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from aalp_lib import _checks, losses
+from aalp_lib import _checks, engine, losses
 from aalp_lib._checks import InputError
-from aalp_lib.models import Classifier, evaluating, require_classifier
+from aalp_lib.models import Classifier, require_classifier
 
 RULES = ("median", "half")
 
@@ -40,7 +40,8 @@ def loss_gradient(model: Classifier, x: Tensor, y: Tensor) -> Tensor:
         Images in [0, 1] and labels.
     """
     require_classifier(model)
-    with evaluating(model), torch.no_grad():
+    model = engine.private(model)
+    with torch.no_grad():
         return feature_gradient(model.head, model.features(x), y).abs().mean(0)
 
 
@@ -55,7 +56,8 @@ def scores(model: Classifier, x: Tensor, y: Tensor) -> Tensor:
         Images in [0, 1] and labels.
     """
     require_classifier(model)
-    with evaluating(model), torch.no_grad():
+    model = engine.private(model)
+    with torch.no_grad():
         return sample_scores(model.head, model.features(x), y).mean(0)
 
 
@@ -124,8 +126,13 @@ def activation_map(
         If there is no convolution, or the layer's output is not (N, D, h, w).
     """
     _checks.known("activation map", kind, ("paper", "grad-cam"))
+    layer = layer if layer is not None else _last_convolution(model)
+    name = next((name for name, module in model.named_modules() if module is layer), None)
+    if name is None:
+        raise InputError(f"the layer {type(layer).__name__} is no part of the model")
+    model = engine.private(model)
     with torch.enable_grad():
-        a, logits = _activations(model, x, layer if layer is not None else _last_convolution(model))
+        a, logits = _activations(model, x, model.get_submodule(name))
         target = losses.cross_entropy(logits, y) if kind == "paper" else logits.gather(1, y[:, None])
         (gradient,) = torch.autograd.grad(target.sum(), a)  # (N, D, h, w)
     if kind == "paper":
@@ -134,19 +141,15 @@ def activation_map(
 
 
 def _activations(model: nn.Module, x: Tensor, layer: nn.Module) -> tuple[Tensor, Tensor]:
-    """The output of `layer` (N, D, h, w), with a graph from it to the logits (N, K), which come second."""
+    """The output of `layer` (N, D, h, w), with a graph from it to the logits (N, K), which come second; of a copy."""
     seen: list[Tensor] = []
 
     def tap(_: nn.Module, __: object, output: Tensor) -> Tensor:
         seen.append(output if output.requires_grad else output.requires_grad_())
         return seen[-1].clone()  # a ReLU in place further on must not overwrite what was seen
 
-    hook = layer.register_forward_hook(tap)
-    try:
-        with evaluating(model):
-            logits = model(x)
-    finally:
-        hook.remove()
+    layer.register_forward_hook(tap)
+    logits = model(x)
     if not seen or seen[-1].ndim != 4:
         shape = tuple(seen[-1].shape) if seen else "none, it was not called"
         raise InputError(f"an activation map needs a layer with output (N, D, h, w), got {shape}")

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aalp_lib import _checks, losses, resume
-from aalp_lib.attacks import FGSM, Attack, derived, laid_out, scaled
+from aalp_lib import _checks, engine, losses, resume
+from aalp_lib.attacks import FGSM, Attack, derived, scaled
 from aalp_lib.autoattack import QUERIES, auto_attack, installed
-from aalp_lib.data import Split
-from aalp_lib.engine import folding
+from aalp_lib.data import Split, to_float
+from aalp_lib.engine import Forward
 from aalp_lib.engine.precision import Precision, without_tf32
 from aalp_lib.evaluation import Outcome, Report, evaluate, gradient_count, starts
-from aalp_lib.models import Classifier, channels_last, evaluating
+from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, shown, stages
 
 NOISE = 0.01  # share of the images below which a difference is no sign
@@ -276,14 +276,13 @@ def _walk(
     progress: Tell | None,
 ) -> dict[str, Tensor]:
     """The fields of a `_Walk`."""
-    split = split.to(next(model.parameters()).device)
+    split = split.to(engine.device_of(model))
     parts = []
     total = -(-len(split) // batch_size)
-    with evaluating(model):
-        grey = _logits(model, torch.full_like(split.images[:1], 0.5, dtype=torch.float32)).argmax(1)
-    with evaluating(model), channels_last(model), folding.network(model):
+    with engine.prepared(model, to_float(split.images[:2])) as forward:
+        grey = _logits(forward, torch.full_like(split.images[:1], 0.5, dtype=torch.float32)).argmax(1)
         for index, (x, y) in enumerate(split.batches(batch_size), 1):
-            parts.append(_walk_batch(model, laid_out(x), y, attack, start))
+            parts.append(_walk_batch(forward, x, y, attack, start))
             if progress:
                 progress(index, total, "loss against steps done")
     clean, path, zero = zip(*parts, strict=True)
@@ -297,29 +296,29 @@ def _walk(
 
 
 def _walk_batch(
-    model: Classifier, x: Tensor, y: Tensor, attack: Attack, generator: torch.Generator
+    forward: Forward, x: Tensor, y: Tensor, attack: Attack, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Logits (N, K) clean and (S, N, K) at each of `STEPS`, bool (2, N) for gradients of 0; one leg goes on from the
     last, which is the attack's own trajectory, since nothing is carried over but the iterate."""
-    x_adv = derived(attack, steps=STEPS[0]).perturb(model, x, y, generator=generator)
-    path = [_logits(model, x_adv)]
+    x_adv = derived(attack, steps=STEPS[0]).perturb(forward, x, y, generator=generator)
+    path = [_logits(forward, x_adv)]
     for made, steps in itertools.pairwise(STEPS):
-        x_adv = derived(attack, steps=steps - made).perturb(model, x, y, start=x_adv)
-        path.append(_logits(model, x_adv))
-    zero = torch.stack([_zero_gradient(model, images, y) for images in (x, x_adv)])
-    return _logits(model, x).cpu(), torch.stack(path).cpu(), zero.cpu()
+        x_adv = derived(attack, steps=steps - made).perturb(forward, x, y, start=x_adv)
+        path.append(_logits(forward, x_adv))
+    zero = torch.stack([_zero_gradient(forward, images, y) for images in (x, x_adv)])
+    return _logits(forward, x).cpu(), torch.stack(path).cpu(), zero.cpu()
 
 
-def _logits(model: Classifier, x: Tensor) -> Tensor:
+def _logits(forward: Forward, x: Tensor) -> Tensor:
     with torch.no_grad():
-        return model(x)
+        return forward(x)
 
 
-def _zero_gradient(model: Classifier, x: Tensor, y: Tensor) -> Tensor:
+def _zero_gradient(forward: Forward, x: Tensor, y: Tensor) -> Tensor:
     """Which images have a cross-entropy gradient of exactly 0, bool (N,)."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(losses.cross_entropy(model(x), y).sum(), x)
+        (gradient,) = torch.autograd.grad(losses.cross_entropy(forward(x), y).sum(), x)
     return (gradient == 0).flatten(1).all(1)
 
 
@@ -333,15 +332,15 @@ def _transferred(
     progress: Tell | None,
 ) -> dict[str, Tensor]:
     """Which images stay "right" when `source`'s adversarial images are shown to `model`, bool (N,)."""
-    device = next(model.parameters()).device
+    device = engine.device_of(model)
     split, right = split.to(device), []
     total = -(-len(split) // batch_size)
-    with evaluating(model):
-        for index, (x, y) in enumerate(split.batches(batch_size), 1):
-            x_adv = attack(source, x, y, generator=start)
-            right.append((_logits(model, x).argmax(1) == y) & (_logits(model, x_adv).argmax(1) == y))
-            if progress:
-                progress(index, total, "transfer done")
+    model = engine.private(model)
+    for index, (x, y) in enumerate(split.batches(batch_size), 1):
+        x_adv = attack(source, x, y, generator=start)
+        right.append((_logits(model, x).argmax(1) == y) & (_logits(model, x_adv).argmax(1) == y))
+        if progress:
+            progress(index, total, "transfer done")
     return {"right": torch.cat(right).cpu()}
 
 

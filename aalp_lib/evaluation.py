@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aalp_lib import _checks, resume, seeds
-from aalp_lib.attacks import CW, FGSM, PGD, Attack, Reading, derived, laid_out
+from aalp_lib import _checks, engine, resume, seeds
+from aalp_lib.attacks import CW, FGSM, PGD, Attack, Reading, derived
 from aalp_lib.data import Split, to_float
 from aalp_lib.engine.precision import PRECISIONS, Precision, faster, without_tf32
-from aalp_lib.models import Classifier, channels_last, class_count, evaluating
+from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, shown, stages
 
 Suite = Mapping[str, Attack]
@@ -226,17 +226,19 @@ def evaluate(
     """
     _checks.known("reading", reading, ("any", "last"))
     _checks.count("the batch size", batch_size)
-    split = split.to(next(model.parameters()).device)
+    split = split.to(engine.device_of(model))
     trajectories, batches = _trajectories(suite), -(-len(split) // batch_size)
     costs = {f"trajectory {i}": one.steps * one.restarts * batches for i, (one, _) in enumerate(trajectories)}
-    with shown(progress, "attacking") as tell, evaluating(model), channels_last(model):
-        found = chosen_precision(model, split, precision, batch_size)
+    found = chosen_precision(model, split, precision, batch_size)
+    with shown(progress, "attacking") as tell, engine.prepared(model, to_float(split.images[:2])) as forward:
         with torch.no_grad():
-            right = torch.cat([model(laid_out(x)).argmax(1) == y for x, y in split.batches(batch_size)])
+            logits = torch.cat([forward(x) for x, _ in split.batches(batch_size)])
+        _checks.no_nan(logits)
+        right = logits.argmax(1) == split.labels
         correct, parts = {"clean": right}, right.split(batch_size)
         for (name, tell_it), (longest, steps) in zip(stages(tell, **costs).items(), trajectories, strict=True):
             survivors = functools.partial(
-                longest.survivors, model, at=[*steps.values()], reading=reading, generators=starts(longest, seed)
+                longest.survivors, forward, at=[*steps.values()], reading=reading, generators=starts(longest, seed)
             )
             attack = functools.partial(
                 _over_batches, survivors, split.batches(batch_size), parts, found, tell_it, next(reversed(steps))
@@ -252,10 +254,10 @@ def chosen_precision(model: Classifier, split: Split, precision: Precision, batc
     InputError if the precision is unknown, a label out of range, or the model cannot take such images.
     """
     _checks.known("precision", precision, PRECISIONS)
-    split = split.to(next(model.parameters()).device)
-    with evaluating(model), channels_last(model):
-        _checks.labels(split.labels, len(split), class_count(model, to_float(split.images[:1])))
-        return faster(model, *next(split.batches(min(batch_size, 128)))) if precision == "auto" else precision
+    split = split.to(engine.device_of(model))
+    with engine.prepared(model, to_float(split.images[:2])) as forward:
+        _checks.labels(split.labels, len(split), forward.classes)
+        return faster(forward, *next(split.batches(min(batch_size, 128)))) if precision == "auto" else precision
 
 
 def _over_batches(
@@ -270,7 +272,7 @@ def _over_batches(
     alive = []
     for index, ((x, y), among) in enumerate(zip(batches, right, strict=True), 1):
         with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            alive.append(survivors(laid_out(x), y, among=among))
+            alive.append(survivors(x, y, among=among))
         if tell:
             tell(index, len(right), f"{HEADINGS.get(name, name)} done")
     return {"alive": torch.cat(alive, 1)}

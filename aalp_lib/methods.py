@@ -8,11 +8,11 @@ import msgspec
 import torch
 from torch import Tensor
 
-from aalp_lib import _checks, losses
+from aalp_lib import _checks, engine, losses
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack, trades_inner
 from aalp_lib.contributions import RULES, guided_dropout_mask, sample_scores
-from aalp_lib.engine import distributed
+from aalp_lib.engine import Forward, distributed
 from aalp_lib.models import Classifier
 
 PAIRINGS = ("alp", "adaptive_alp", "trades_kl")
@@ -213,11 +213,12 @@ def _pairing(method: Method, z_clean: Tensor, z_adv: Tensor, y: Tensor) -> Tenso
     return (losses.alp if method.pairing == "alp" else losses.trades_kl)(z_clean, z_adv)
 
 
-def attacked_view(method: Method, model: Classifier, x: Tensor, y: Tensor) -> Callable[[Tensor], Tensor]:
-    """What the training attack sees, in evaluation mode: the model, or with `in_attack` the model through the mask."""
+def attacked_view(method: Method, model: Classifier, forward: Forward, x: Tensor, y: Tensor) -> Forward:
+    """What the training attack sees: `forward`, the prepared model, or with `in_attack` the model through the mask."""
     dropout = method.guided_dropout
     if dropout is None or not dropout.in_attack:
-        return model
+        return forward
+    seen = engine.private(model, frozen=True)
     with torch.no_grad():
-        factors = dropout.factors(model, model.features(x), y, branches=1)
-    return lambda images: model.head(model.features(images) * factors)
+        factors = dropout.factors(seen, seen.features(x), y, branches=1)
+    return lambda images: seen.head(seen.features(images) * factors)

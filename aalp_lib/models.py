@@ -1,15 +1,16 @@
 """Classifiers split at the layer the paper looks at: features (N, F), its `A_fc`, and a linear head on top."""
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import functools
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.fx
 from torch import Tensor, nn
 
-from aalp_lib import _checks
+from aalp_lib import _checks, engine
 from aalp_lib._checks import InputError
 
 
@@ -48,8 +49,17 @@ class Classifier(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) in [0, 1] to features (N, F), the paper's `A_fc`."""
-        features: Tensor = self.body((x - self.mean) / self.std)
+        features: Tensor = self.body(self.normalised(x))
         return features
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """What the body is given; InputError for images that are not floating point, or of other channels."""
+        if not x.is_floating_point():
+            raise InputError(f"images must be floating point in [0, 1], got {x.dtype}; divide uint8 images by 255")
+        channels = self.mean.shape[1]
+        if channels > 1 and x.shape[1] != channels:
+            raise InputError(f"the model needs images of {channels} channels, got shape {tuple(x.shape)}")
+        return (x - self.mean) / self.std
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) in [0, 1] to logits (N, K)."""
@@ -61,50 +71,6 @@ def require_classifier(model: nn.Module) -> None:
     """Raise InputError unless `model` is split into features and head."""
     if not isinstance(model, Classifier):
         raise InputError(f"the model must be a Classifier, got {type(model).__name__}; use models.wrap(model)")
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put every module of `model` into evaluation mode; afterwards each one has its own mode back.
-
-    Restoring only the top module's mode would un-freeze frozen children.
-    """
-    modes = [(module, module.training) for module in model.modules()]
-    for module, _ in modes:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-@contextmanager
-def channels_last(model: nn.Module) -> Iterator[None]:
-    """Lay the weights of convolutions out as channels-last, which is faster; afterwards `model` has its own back.
-
-    No number changes beyond rounding. Weights that are laid out so already are left alone.
-    """
-    own = [(weight, weight.data) for weight in model.parameters() if weight.ndim == 4]
-    for weight, values in own:
-        weight.data = values.to(
-            memory_format=torch.channels_last
-        )  # unlike contiguous(), also where one channel goes in
-    try:
-        yield
-    finally:
-        for weight, values in own:
-            weight.data = values
-
-
-def class_count(model: Callable[[Tensor], Tensor], images: Tensor) -> int:
-    """Number of classes that `model` tells apart, found on the first of `images`; InputError if it cannot take them."""
-    try:
-        with torch.no_grad():
-            return int(model(images[:1]).shape[1])
-    except (RuntimeError, IndexError, ValueError, AssertionError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise InputError(f"the model cannot take images of shape {tuple(images.shape[1:])}: {reason}") from error
 
 
 # --- the paper's networks --------------------------------------------------------------------------------------------
@@ -310,22 +276,34 @@ class _Wrapped(Classifier):
         return self.body.get_submodule(self._last) if name == "head" else super().__getattr__(name)
 
     def features(self, x: Tensor) -> Tensor:
-        seen: list[Tensor] = []
-        hook = self.head.register_forward_hook(lambda _, inputs, output: seen.extend((inputs[0], output)))
+        seen: list[tuple[Tensor, Tensor, int]] = []
+        thread = threading.get_ident()
+
+        def see(_: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+            if threading.get_ident() == thread:  # another thread may use the network meanwhile
+                seen.append((inputs[0], output, _writes(output)))
+
+        hook = self.head.register_forward_hook(see)
         try:
-            logits = self.body((x - self.mean) / self.std)
+            logits = self.body(self.normalised(x))
         finally:
             hook.remove()
-        if not (len(seen) == 2 and seen[1] is logits and seen[0].ndim == 2):
+        features, output, writes = seen[0] if len(seen) == 1 else (logits, None, 0)
+        if output is None or output is not logits or writes != _writes(logits) or features.ndim != 2:
             raise InputError(
                 f"cannot split {type(self.body).__name__}: its output is not that of its last Linear, '{self._last}', "
                 "on features (N, F), called once"
             )
-        return seen[0]
+        return features
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.body((x - self.mean) / self.std)
+        logits: Tensor = self.body(self.normalised(x))
         return logits
+
+
+def _writes(tensor: Tensor) -> int:
+    """How often a tensor was written into; tensors of inference mode do not count."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def wrap(module: nn.Module, mean: tuple[float, ...] = (0.0,), std: tuple[float, ...] = (1.0,)) -> Classifier:
@@ -334,7 +312,8 @@ def wrap(module: nn.Module, mean: tuple[float, ...] = (0.0,), std: tuple[float, 
     Parameters
     ----------
     module : nn.Module
-        Maps images (N, C, H, W) to logits (N, K); the last thing it does is an `nn.Linear` on features (N, F).
+        Maps images (N, C, H, W) to logits (N, K); the last thing it does is an `nn.Linear` on features (N, F). A
+        compiled one is taken as it was before.
     mean, std : sequences of float, one for each channel
         Normalisation that `module` expects; by default none.
 
@@ -357,11 +336,10 @@ def wrap(module: nn.Module, mean: tuple[float, ...] = (0.0,), std: tuple[float, 
         if (mean, std) != ((0.0,), (1.0,)):
             raise InputError("this is a Classifier already, with a normalisation of its own")
         return module
+    module = getattr(module, "_orig_mod", module)  # a compiled one
     linears = [name for name, child in module.named_modules() if isinstance(child, nn.Linear)]
     try:
-        graph = torch.fx.symbolic_trace(module).graph
-        result = next(iter(reversed(graph.nodes))).args[0]
-        target = getattr(result, "target", None) if getattr(result, "op", "") == "call_module" else None
+        target = _last_layer(module)
     except Exception:  # tracing runs the module's own code, which may raise anything
         target = linears[-1] if linears else None
     if target not in linears:
@@ -370,3 +348,24 @@ def wrap(module: nn.Module, mean: tuple[float, ...] = (0.0,), std: tuple[float, 
             "logits = Linear(features)"
         )
     return _Wrapped(module, str(target), mean, std)
+
+
+def _last_layer(module: nn.Module) -> str | None:
+    """Name of the layer whose output is that of the module; None where something else makes it.
+
+    A private copy is run on a stand-in for images, its layers put there what they would be called on: unlike
+    `torch.fx.symbolic_trace`, this leaves alone what other threads run meanwhile.
+    """
+    tracer = torch.fx.Tracer()
+    tracer.root = traced = engine.private(module)
+    tracer.graph, tracer.tensor_attrs = torch.fx.Graph(), {}
+    for name, layer in traced.named_modules():
+        if tracer.is_leaf_module(layer, name):
+            layer.forward = functools.partial(_call, tracer, name)
+    result = traced(tracer.create_proxy("placeholder", "x", (), {}))
+    node = getattr(result, "node", None)
+    return str(node.target) if node is not None and node.op == "call_module" and not node.users else None
+
+
+def _call(tracer: torch.fx.Tracer, name: str, *args: Any, **kwargs: Any) -> torch.fx.Proxy:
+    return tracer.create_proxy("call_module", name, args, kwargs)

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp
 
-from aalp_lib import losses
-from aalp_lib.models import Classifier, evaluating
+from aalp_lib import engine, losses
+from aalp_lib.models import Classifier
 
 
 def pairing_exact(model: Classifier, x: Tensor, delta: Tensor) -> Tensor:
@@ -18,8 +18,8 @@ def pairing_exact(model: Classifier, x: Tensor, delta: Tensor) -> Tensor:
     x, delta : (N, C, H, W)
         Images in [0, 1] and any perturbation of them.
     """
-    with evaluating(model):
-        return losses.alp(model(x), model(x + delta))
+    model = engine.private(model)
+    return losses.alp(model(x), model(x + delta))
 
 
 def pairing_first_order(model: Classifier, x: Tensor, delta: Tensor) -> Tensor:
@@ -32,8 +32,7 @@ def pairing_first_order(model: Classifier, x: Tensor, delta: Tensor) -> Tensor:
     x, delta : (N, C, H, W)
         Images in [0, 1] and any perturbation of them.
     """
-    with evaluating(model):
-        change = jvp(model, (x,), (delta,))[1]  # (N, K)
+    change = jvp(engine.private(model), (x,), (delta,))[1]  # (N, K)
     return change.square().sum(1)
 
 
@@ -52,9 +51,9 @@ def pairing_gradient_form(model: Classifier, x: Tensor, y: Tensor, step: float) 
     step : float
         The paper's alpha of Eq. 3, in units of [0, 1] over the gradient's.
     """
-    with evaluating(model):
-        z, pull_back = vjp(model, x)[:2]
-        g = z.softmax(1) - torch.nn.functional.one_hot(y, z.shape[1])  # dLoss/dz, (N, K)
-        (input_gradient,) = pull_back(g.to(z.dtype))  # J^T g, (N, C, H, W)
-        change = jvp(model, (x,), (input_gradient,))[1]  # J J^T g, (N, K)
+    model = engine.private(model)
+    z, pull_back = vjp(model, x)[:2]
+    g = z.softmax(1) - torch.nn.functional.one_hot(y, z.shape[1])  # dLoss/dz, (N, K)
+    (input_gradient,) = pull_back(g.to(z.dtype))  # J^T g, (N, C, H, W)
+    change = jvp(model, (x,), (input_gradient,))[1]  # J J^T g, (N, K)
     return step**2 * change.square().sum(1)

@@ -16,15 +16,15 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from aalp_lib import _checks, checkpoints, data, methods, seeds
+from aalp_lib import _checks, checkpoints, data, engine, methods, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import PGD, Attack, scaled
 from aalp_lib.checkpoints import BEST, LAST, Checkpoint, Network
 from aalp_lib.data import Dataset, Split
-from aalp_lib.engine import distributed
+from aalp_lib.engine import Forward, distributed
 from aalp_lib.engine.distributed import Shard
 from aalp_lib.methods import Method, Terms, attacked_view, training_loss
-from aalp_lib.models import Classifier, class_count, evaluating, require_classifier
+from aalp_lib.models import Classifier, require_classifier
 from aalp_lib.progress import Tell, shown
 
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -341,12 +341,12 @@ class _Run:
         self.val = val or (source.val if isinstance(source, Dataset) else None)
         self.attack = method.training_attack(attack) if attack is not None and method.adversarial else None
         self.watched = PGD(attack.eps, attack.eps / 4, VAL_STEPS) if attack is not None else None
+        self.format = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self.check(attack)
         self.per_epoch = _batches_per_epoch(self.train, recipe.batch_size)
         self.total = self.per_epoch * recipe.epochs
         self.done = 0
         self.history = History()
-        self.format = torch.channels_last if recipe.channels_last else torch.contiguous_format
         model.to(memory_format=self.format)
         if not model.training:
             model.train()  # a model in training mode keeps the children that were put into evaluation mode
@@ -368,7 +368,7 @@ class _Run:
             raise InputError("a mask for each sample in the attack goes with one start only, got restarts > 1")
         for split in (self.train, self.val):
             if isinstance(split, Split):
-                self._check_batch(data.to_float(split.images[:1].to(self.device)), split.labels)
+                self.format = self._check_batch(data.to_float(split.images[:2].to(self.device)), split.labels)
 
     def _check_ranks(self) -> None:
         """On several processes, all must have been given the same, or they would wait for each other in vain."""
@@ -406,7 +406,7 @@ class _Run:
 
     def _prepared(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Shard]:
         if not isinstance(self.train, Split):
-            self._check_batch(images, labels)
+            self._lay_out(self._check_batch(images, labels))
             if len(set(distributed.gathered(_checksum(labels)))) > 1:
                 raise InputError(
                     "every process must be given the same batches, but they differ; use no DistributedSampler"
@@ -422,11 +422,19 @@ class _Run:
         shard = distributed.shard(len(labels))
         return images[shard.rows].contiguous(memory_format=self.format), labels[shard.rows], shard
 
-    def _check_batch(self, images: Tensor, labels: Tensor) -> None:
-        """The first image alone tells the number of classes."""
+    def _check_batch(self, images: Tensor, labels: Tensor) -> torch.memory_format:
+        """The first images alone tell the number of classes, and the memory format that the network can take."""
         _checks.images(images)
-        with evaluating(self.model):
-            _checks.labels(labels, len(labels), class_count(self.model, images))
+        with engine.prepared(self.model, images, self.format) as forward:
+            _checks.labels(labels, len(labels), forward.classes)
+            return forward.layout
+
+    def _lay_out(self, layout: torch.memory_format) -> None:
+        if layout != self.format:
+            self.format = layout
+            self.model.to(memory_format=layout)
+            for parameter, moments in self.optimizer.state.items():
+                moments.update({key: _laid_out(value, parameter) for key, value in moments.items()})
 
     def step(self, x: Tensor, y: Tensor, shard: Shard) -> None:
         """One step on this rank's rows of a batch; after an epoch's last, a line in the history and a checkpoint."""
@@ -456,8 +464,8 @@ class _Run:
         if self.attack is None:
             return None
         attack = scaled(self.attack, self.recipe.eps_fraction(progress))
-        with evaluating(self.model):
-            return attack.perturb(attacked_view(self.method, self.model, x, y), x, y, shard=shard)
+        with engine.prepared(self.model, x, self.format) as forward:
+            return attack.perturb(attacked_view(self.method, self.model, forward, x, y), x, y, shard=shard)
 
     @contextlib.contextmanager
     def _own_draws(self) -> Iterator[None]:
@@ -516,22 +524,22 @@ class _Run:
             return None, None
         split = self.val.to(self.device)
         counts = torch.zeros(2, device=self.device)
-        with evaluating(self.model):
+        with engine.prepared(self.model, data.to_float(split.images[:2]), self.format) as forward:
             for batch in split.batches(512):
                 x, y, shard = self._own(*batch)
                 with torch.no_grad():
-                    right = self.model(x).argmax(1) == y
-                alive = self._survivors(x, y, right, shard)
+                    right = forward(x).argmax(1) == y
+                alive = self._survivors(forward, x, y, right, shard)
                 fractions = torch.stack([right.float().mean(), alive.float().mean()])
                 counts += (distributed.mean(fractions, len(y)) * shard.of).round()  # small rows may be on every rank
         clean, robust = (counts.double() / len(split)).tolist()
         return clean, robust if self.watched else None
 
-    def _survivors(self, x: Tensor, y: Tensor, right: Tensor, shard: Shard) -> Tensor:
+    def _survivors(self, forward: Forward, x: Tensor, y: Tensor, right: Tensor, shard: Shard) -> Tensor:
         """Which images the watched attack leaves right, bool (N,)."""
         if self.watched is None:
             return right
-        return self.watched.survivors(self.model, x, y, [self.watched.steps], among=right, shard=shard)[0]
+        return self.watched.survivors(forward, x, y, [self.watched.steps], among=right, shard=shard)[0]
 
     def _is_best(self) -> bool:
         """Whether the last epoch is the best so far; ties go to the later one."""

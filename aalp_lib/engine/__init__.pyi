@@ -1,1 +1,20 @@
-from . import distributed as distributed, folding as folding, graphs as graphs, precision as precision
+from . import (
+    copies as copies,
+    distributed as distributed,
+    folding as folding,
+    graphs as graphs,
+    network as network,
+    precision as precision,
+)
+from .copies import private as private
+from .graphs import stepper as stepper, wanted as wanted
+from .network import (
+    Forward as Forward,
+    Prepared as Prepared,
+    device_of as device_of,
+    laid_out as laid_out,
+    parts as parts,
+    prepared as prepared,
+    usual as usual,
+)
+from .precision import misread as misread, wrong as wrong

@@ -1,69 +1,81 @@
-"""A network as an attack needs it on a CPU: the same function of the image, with less work for its gradient.
+"""Layers as an attack needs them on a CPU: the same function of the image, with less work for its gradient.
 
-Three things are left out. A large batch makes tensors that leave the processor's cache, and for which the system maps
-memory anew in every layer; in parts, one after the other, the same images take less time and memory. A batch norm in
-evaluation mode is a scale and a shift for each channel, which the convolution before it can do along the way. And the
-backward pass of a first convolution leaves most of a processor idle: an image has one or three channels, while the
-vector units compute some sixteen at once. The same sums, gathered for a block of b × b pixels as b² output channels,
-are an ordinary convolution with stride b.
+Two things are left out. A batch norm in evaluation mode is a scale and a shift for each channel, which the convolution
+before it can do along the way. And the backward pass of a first convolution leaves most of a processor idle: an image
+has one or three channels, while the vector units compute some sixteen at once. The same sums, gathered for a block of
+b × b pixels as b² output channels, are an ordinary convolution with stride b.
+
+Only layers of a private copy of a network (`copies.private`) are changed.
 """
 
-import collections
-import contextlib
-import copy
 import itertools
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree
 
-Pair = tuple[nn.Conv2d, nn.BatchNorm2d]
+Pairs = tuple[tuple[str, str], ...]  # names of a convolution and of the batch norm that alone takes what it gives
 BLOCKS = {1: 4, 2: 2, 3: 2, 4: 2}  # input channels: side of a block, so that both together fill the units
-PART = 128  # images; the fastest for LeNet and ResNet-32, and ResNet-9 does not mind
-_enabled = True
 
 
-@contextlib.contextmanager
-def switched(on: bool) -> Iterator[None]:
-    """Inside, attacks see networks lean or as they are; on from the start."""
-    global _enabled
-    before, _enabled = _enabled, on
-    try:
-        yield
-    finally:
-        _enabled = before
+class Fold:
+    """Makes the layers of a private copy lean, and tells whether what it computed can be taken.
 
+    A network may go another way than the one on which `pairs` were found. What a convolution gave then does not come to
+    its batch norm next, or comes to nothing.
 
-@contextlib.contextmanager
-def network(model: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Inside, `model` computes the same, but for rounding, with less work; its weights get no gradient there.
-
-    Batch norms in evaluation mode that follow a convolution are folded into it. Convolutions with one to four input
-    channels, stride and dilation 1 and a square kernel pass the gradient on in blocks of pixels. Layers with hooks, on
-    another device than the CPU or of a kind of their own are left as they are, and so is a function that is no module.
-    Weights must not change inside. Afterwards everything is as it was.
+    Parameters
+    ----------
+    network : nn.Module
+        The copy, in evaluation mode on the CPU; its weights must not change afterwards.
+    pairs : as `pairs` finds them
     """
-    changed: list[nn.Module] = []
-    if _enabled and isinstance(model, nn.Module):
-        changed = _changed(model)
-    try:
-        yield
-    finally:
-        for module in changed:
-            del module.forward
 
+    def __init__(self, network: nn.Module, pairs: Pairs) -> None:
+        self.on = bool(pairs)
+        self.waiting: dict[str, Tensor] = {}  # by convolution, what its batch norm has not taken yet
+        for conv, norm in pairs:
+            self._join(conv, network.get_submodule(conv), network.get_submodule(norm))
+        for layer in network.modules():
+            if _first(layer):
+                layer.forward = _forward(layer)  # type: ignore[arg-type]
 
-def parts(model: Callable[[Tensor], Tensor], rows: Tensor) -> Sequence[Tensor]:
-    """Split row numbers (N,) of a batch into parts to attack one after the other; one part where that cannot help.
+    def begin(self) -> None:
+        """Before the network is called."""
+        self.waiting.clear()
 
-    Only a module in evaluation mode on the CPU is known to treat every image on its own and to gain by it.
-    """
-    apart = _enabled and isinstance(model, nn.Module) and not model.training and rows.device.type == "cpu"
-    return rows.split(PART) if apart and len(rows) > PART else (rows,)
+    def failed(self) -> bool:
+        """After that: whether its logits are wrong. From then on its layers compute what they stand for."""
+        failed = bool(self.waiting)
+        self.on = self.on and not failed
+        return failed
+
+    def _join(self, name: str, conv: Any, norm: Any) -> None:
+        both, first, second = _forward(conv, norm), _forward(conv), norm.forward
+
+        def convolve(x: Tensor) -> Tensor:
+            if not self.on:
+                out: Tensor = first(x)
+            else:
+                out = both(x)
+                self.waiting["" if name in self.waiting else name] = out
+            return out
+
+        def normalise(x: Tensor) -> Tensor:
+            if not self.on:
+                out: Tensor = second(x)
+                return out
+            if self.waiting.get(name) is x:
+                return self.waiting.pop(name)
+            self.waiting[""] = x
+            return x
+
+        conv.forward, norm.forward = convolve, normalise
 
 
 def block_weights(weight: Tensor, block: int) -> Tensor:
@@ -89,28 +101,17 @@ def block_weights(weight: Tensor, block: int) -> Tensor:
     return gathered.flatten(0, 2).to(memory_format=torch.channels_last)
 
 
-def _changed(model: nn.Module) -> list[nn.Module]:
-    """Give layers of `model` a leaner `forward`; returns them."""
-    pairs = [(conv, norm) for conv, norm in _pairs(model) if _plain(conv) and _plain(norm) and not norm.training]
-    norms = dict(pairs)
-    convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d) and (m in norms or _first(m)) and _plain(m)]
-    for layer in convolutions:
-        layer.forward = _forward(layer, norms.get(layer))  # type: ignore[assignment, method-assign]
-    for norm in norms.values():
-        norm.forward = _unchanged  # type: ignore[assignment, method-assign]
-    return [*convolutions, *norms.values()]
-
-
-def _plain(layer: nn.Conv2d | nn.BatchNorm2d) -> bool:
-    """Whether a layer is torch's own, on the CPU, and nobody watches or changes what goes through it."""
+def _plain(layer: nn.Module) -> bool:
+    """Whether nobody watches or changes what goes through a layer."""
     hooked = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
-    return "forward" not in vars(layer) and not hooked and all(p.device.type == "cpu" for p in layer.parameters())
+    return "forward" not in vars(layer) and not hooked
 
 
-def _first(layer: nn.Conv2d) -> bool:
-    """Whether the gradient of its input can be gathered in blocks."""
+def _first(layer: nn.Module) -> bool:
+    """Whether a layer is a convolution whose input's gradient can be gathered in blocks."""
     return (
         type(layer) is nn.Conv2d
+        and _plain(layer)
         and layer.in_channels in BLOCKS
         and layer.groups == 1
         and layer.stride == layer.dilation == (1, 1)
@@ -121,11 +122,7 @@ def _first(layer: nn.Conv2d) -> bool:
     )
 
 
-def _unchanged(x: Tensor) -> Tensor:
-    return x
-
-
-def _forward(layer: nn.Conv2d, norm: nn.BatchNorm2d | None) -> Callable[[Tensor], Tensor]:
+def _forward(layer: nn.Conv2d, norm: nn.BatchNorm2d | None = None) -> Callable[[Tensor], Tensor]:
     """What a convolution does, and the batch norm after it."""
     weight, bias = _folded(layer, norm)
     block = BLOCKS[layer.in_channels] if _first(layer) else 0
@@ -174,39 +171,64 @@ class _Convolution(torch.autograd.Function):
 
 # --- which batch norm follows which convolution ----------------------------------------------------------------------
 
-_known: "weakref.WeakKeyDictionary[nn.Module, tuple[tuple[int, ...], list[Pair]]]" = weakref.WeakKeyDictionary()
+
+def pairs(network: nn.Module, x: Tensor) -> Pairs:
+    """Convolutions whose output goes to a batch norm and nowhere else, seen on images (N, C, H, W).
+
+    `network` is a private copy to be thrown away: its layers are watched.
+    """
+    if not any(type(module) is nn.BatchNorm2d for module in network.modules()):
+        return ()
+    watch = _Watch(network)
+    with watch:
+        network(x)
+    return tuple((conv, norm) for norm, conv in watch.taken.items() if watch.once(conv, norm))
 
 
-def _pairs(model: nn.Module) -> list[Pair]:
-    """Convolutions whose output goes to a batch norm and nowhere else, found once for a network by tracing a copy."""
-    parts = tuple(id(module) for module in model.modules())
-    if _known.get(model, ((), []))[0] != parts:
-        _known[model] = parts, _traced(model) if any(type(m) is nn.BatchNorm2d for m in model.modules()) else []
-    return _known[model][1]
+class _Watch(TorchFunctionMode):
+    """Follows what convolutions give, in this thread alone."""
 
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.given: dict[int, tuple[str, Tensor]] = {}  # by id, which stays the tensor's own as long as it is held
+        self.calls: Counter[str] = Counter()
+        self.used: set[str] = set()  # convolutions whose output something else takes, too
+        self.taken: dict[str, str] = {}
+        self.inside = False  # a batch norm
+        for name, layer in network.named_modules():
+            if type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and _plain(layer):
+                layer.forward = self._convolution(name, layer.forward)  # type: ignore[assignment, method-assign]
+            if type(layer) is nn.BatchNorm2d and layer.running_mean is not None and _plain(layer):
+                layer.forward = self._norm(name, layer.forward)  # type: ignore[assignment, method-assign]
 
-def _traced(model: nn.Module) -> list[Pair]:
-    try:
-        graph = torch.fx.Tracer().trace(copy.deepcopy(model))
-    except Exception:  # runs the network's own code, which may raise anything
-        return []
-    modules, found = dict(model.named_modules()), []
-    calls = collections.Counter(str(node.target) for node in graph.nodes if node.op == "call_module")
-    for node in graph.nodes:
-        before = node.args[0] if node.op == "call_module" and node.args else None
-        if not isinstance(before, torch.fx.Node) or before.op != "call_module" or len(before.users) != 1:
-            continue
-        conv, norm = modules[str(before.target)], modules[str(node.target)]
-        once = calls[str(before.target)] == calls[str(node.target)] == 1
-        if once and _foldable(conv, norm):
-            found.append((conv, norm))
-    return found
+    def once(self, conv: str, norm: str) -> bool:
+        return conv not in self.used and self.calls[conv] == self.calls[norm] == 1
 
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not self.inside:
+            self.used |= {self.given[id(t)][0] for t in _pytree.tree_leaves((args, kwargs)) if id(t) in self.given}
+        return func(*args, **(kwargs or {}))
 
-def _foldable(conv: nn.Module, norm: nn.Module) -> bool:
-    return (
-        type(conv) is nn.Conv2d
-        and conv.padding_mode == "zeros"
-        and type(norm) is nn.BatchNorm2d
-        and norm.running_mean is not None
-    )
+    def _convolution(self, name: str, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def watched(x: Tensor) -> Tensor:
+            out = forward(x)
+            self.given[id(out)] = name, out
+            self.calls[name] += 1
+            return out
+
+        return watched
+
+    def _norm(self, name: str, forward: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        def watched(x: Tensor) -> Tensor:
+            self.calls[name] += 1
+            if id(x) in self.given:
+                conv, _ = self.given[id(x)]
+                self.used |= {conv} & set(self.taken.values())
+                self.taken[name] = conv
+            self.inside = True
+            try:
+                return forward(x)
+            finally:
+                self.inside = False
+
+        return watched

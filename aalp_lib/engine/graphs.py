@@ -9,6 +9,7 @@ import collections
 import contextlib
 import itertools
 import os
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator
@@ -20,14 +21,14 @@ from torch import Tensor, nn
 
 from aalp_lib.engine.precision import tf32
 
-# images and what the loss compares with -> logits and gradient; images and logits -> the logits that decide
-Gradient = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-Decide = Callable[[Tensor, Tensor], Tensor]
+Tensors = tuple[Tensor, ...]
+Step = Callable[..., Tensors]
 WARM_UP = 3
 WORTH = 20  # steps from which a batch of a shape that was not seen before is recorded at once
 
 _enabled = os.environ.get("AALP_GRAPHS", "1") != "0"
 _failed = False
+_one_at_a_time = threading.RLock()
 # by device and stream; weak, since a model that goes takes its graphs with it, if not the memory that others share
 _graphs: dict[tuple[int, int], "weakref.WeakSet[torch.cuda.CUDAGraph]"] = collections.defaultdict(weakref.WeakSet)
 
@@ -63,119 +64,147 @@ def record(step: Callable[[], None]) -> Callable[[], None]:
     graph = torch.cuda.CUDAGraph()
     others = _graphs[torch.cuda.current_device(), torch.cuda.current_stream().cuda_stream]
     other = next(iter(others), None)  # held until the end, or its memory might go before this recording has begun
-    with torch.cuda.graph(graph, pool=other.pool() if other else None):
+    with torch.cuda.graph(graph, pool=other.pool() if other else None, capture_error_mode="thread_local"):
         step()
     others.add(graph)
     return graph.replay
 
 
-class Loop:
-    """Where a recorded step of an attack reads and writes, for batches of one shape.
+class Recording:
+    """A recorded step, and where it reads and writes.
 
     Attributes
     ----------
-    x_adv, low, high : (N, C, H, W)
-        Iterate and ball.
-    y, target : (N,), and (N,) or (N, K)
-        Labels, and what the loss compares with.
-    step, k : scalars
-        Length of a step; number of the iterate in `x_adv`.
-    fooled : (N,) int64
-        Number of the first iterate that was classified wrongly; what it was set to before, if none was.
-    advance : callable
-        Does a step in place.
+    state, fixed : tuples of tensors
+        What a step goes on from, and what stays the same from step to step; scalars, or a row for each image.
+    replay : callable
+        Does a step in place: what `step` makes of both becomes the state.
     """
 
-    def __init__(self, gradient: Gradient, decide: Decide | None, x: Tensor, y: Tensor, target: Tensor) -> None:
-        self.x_adv, self.low, self.high = torch.zeros_like(x), torch.zeros_like(x), torch.ones_like(x)
-        self.y, self.target = torch.zeros_like(y), torch.zeros_like(target)
-        self.step, self.k = x.new_zeros(()), y.new_zeros(())
-        self.fooled = torch.zeros_like(y)
-        self.advance = record(lambda: self._step(gradient, decide))
+    def __init__(self, step: Step, state: Tensors, fixed: Tensors) -> None:
+        self.state, self.fixed = (tuple(torch.zeros_like(t) for t in tensors) for tensors in (state, fixed))
+        self.replay = record(lambda: self._advance(step))
 
-    def begin(self, x_adv: Tensor, low: Tensor, high: Tensor, y: Tensor, target: Tensor, step: float) -> None:
-        """Put a batch in place; the iterates count from 0."""
-        self.x_adv.copy_(x_adv)
-        self.low.copy_(low)
-        self.high.copy_(high)
-        self.y.copy_(y)
-        self.target.copy_(target)
-        self.step.fill_(step)
-        self.k.zero_()
+    def begin(self, state: Tensors, fixed: Tensors) -> Tensors:
+        """Put a batch in place, repeating rows up to what there is place for; return where its state will be."""
+        for place, given in zip(self.state + self.fixed, state + fixed, strict=True):
+            same = not place.ndim or len(place) == len(given)
+            place.copy_(given if same else given[torch.arange(len(place), device=place.device) % len(given)])
+        return tuple(place[: len(state[0])] if place.ndim else place for place in self.state)
 
-    def _step(self, gradient: Gradient, decide: Decide | None) -> None:
+    def _advance(self, step: Step) -> None:
         # without its cache, autocast casts the weights anew in every replay: training changes them in between
-        kind = self.x_adv.device.type
+        kind = self.state[0].device.type
         dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
         with torch.autocast(kind, dtype, enabled=enabled, cache_enabled=False):
-            logits, slope = gradient(self.x_adv, self.target)
-            if decide is not None:
-                wrong = decide(self.x_adv, logits).argmax(1) != self.y
-                self.fooled.copy_(torch.where(wrong, torch.minimum(self.fooled, self.k), self.fooled))
-        self.x_adv.copy_(self.x_adv.add(slope.sign() * self.step).clamp_(self.low, self.high))
-        self.k.add_(1)
+            found = step(*self.state, *self.fixed)
+        for place, new in zip(self.state, found, strict=True):
+            place.copy_(new)
 
 
 @dataclass
 class _Entry:
-    """What is known of a model and a shape of batches: how often it came, and its loop, if there is one by now."""
+    """What is known of a network and a shape of batches: how often it came, and its recording, once there is one."""
 
-    addresses: tuple[int, ...]
+    valid: tuple[Any, ...]
     seen: int = 0
-    loop: Loop | None = None
+    recording: Recording | None = None
 
 
-_known: "weakref.WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], _Entry]]" = weakref.WeakKeyDictionary()
+class _Known(threading.local):
+    """A thread has recordings of its own: two that replay one would write into each other's batches."""
+
+    def __init__(self) -> None:
+        self.entries: weakref.WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], _Entry]] = weakref.WeakKeyDictionary()
 
 
-def wanted(forward: Callable[[Tensor], Tensor], device: torch.device) -> bool:
-    """Whether to record; not for a function that is no module, since nothing tells when its tensors move."""
-    return _enabled and not _failed and usable(device) and isinstance(forward, nn.Module)
+_known = _Known()
 
 
-def loop_for(
-    forward: nn.Module,
-    kind: str,
-    gradient: Gradient,
-    decide: Decide | None,
-    batch: tuple[Tensor, Tensor, Tensor],
-    steps: int,
-) -> Loop | None:
-    """A recorded loop for a batch, or None where the plain one has to run; only where it is `wanted`.
+def wanted(forward: object, device: torch.device) -> bool:
+    """Whether steps are to be recorded; not for a plain function, since nothing tells when its tensors move."""
+    return _enabled and not _failed and usable(device) and hasattr(forward, "original")
+
+
+def stepper(
+    forward: Any, kind: str, step: Step, state: Tensors, fixed: Tensors, steps: int, few: bool = False
+) -> Callable[..., Tensors]:
+    """What makes the next state of the one before: recorded where that pays, else `step` itself.
 
     Parameters
     ----------
-    forward : nn.Module
-        The model.
+    forward : Prepared, or any function
+        What `step` calls.
     kind : str
-        The loss.
-    gradient, decide : callables
-        What a step does.
-    batch : x (N, C, H, W), y (N,), target (N,) or (N, K)
+        What else `step` depends on.
+    step : callable
+        Maps state and what is fixed to the next state.
+    state, fixed : tuples of tensors
+        To begin with; images come first.
     steps : int
         A batch of a new shape with few steps is recorded only when it comes again: the last of an epoch never does.
+    few : bool
+        Whether to make do with few sizes of batches, since this one may have any.
+
+    Returns
+    -------
+    callable
+        To be called with what it returned last, at first with `state`. What it returns may be overwritten by the next.
     """
-    x, y, target = batch
-    layout = (x.shape, x.stride(), x.dtype, target.shape)
+    if wanted(forward, state[0].device) and len(state[0]):
+        recording = _recording(forward, kind, step, state, fixed, steps, few)
+        if recording is not None:
+            places = recording.begin(state, fixed)
+
+            def advance(*_: Tensor) -> Tensors:
+                recording.replay()
+                return places
+
+            return advance
+    return lambda *now: step(*now, *fixed)
+
+
+def few_sizes(needed: int) -> int:
+    """`needed`, rounded up to one of at most eight sizes an octave: each size is recorded once."""
+    unit = max(32, (1 << (needed - 1).bit_length()) >> 4)
+    return -(-needed // unit) * unit
+
+
+def _recording(
+    forward: Any, kind: str, step: Step, state: Tensors, fixed: Tensors, steps: int, few: bool
+) -> Recording | None:
+    x, network = state[0], forward.network
+    size = few_sizes(len(x)) if few else len(x)
+    shapes = tuple((t.shape[1:], t.stride(), t.dtype) for t in state + fixed)
     cast = (torch.is_autocast_enabled(x.device.type), torch.get_autocast_dtype(x.device.type), tf32())
     stream = torch.cuda.current_stream(x.device).cuda_stream if x.is_cuda else 0
-    key = (kind, decide is not None, forward.training, stream, *layout, *cast)
-    addresses = tuple(t.data_ptr() for t in itertools.chain(forward.parameters(), forward.buffers()))
-    entries = _known.setdefault(forward, {})
+    addresses = tuple(t.data_ptr() for t in itertools.chain(network.parameters(), network.buffers()))
+    entries, valid = _known.entries.setdefault(forward.original(), {}), (forward.key, addresses)
+    key = (kind, size, stream, *shapes, *cast)
     entry = entries.get(key)
-    if entry is None or entry.addresses != addresses:
-        entry = entries[key] = _Entry(addresses)
+    if entry is None or entry.valid != valid:
+        entry = entries[key] = _Entry(valid)
     entry.seen += 1
-    if entry.loop is None and (steps >= WORTH or entry.seen > 1):
-        entry.loop = _recorded(gradient, decide, x, y, target)
-    return entry.loop
+    if entry.recording is None and (steps >= WORTH or entry.seen > 1):
+        entry.recording = _recorded(step, _sized(state, size), _sized(fixed, size), x.device)
+    return entry.recording
 
 
-def _recorded(gradient: Gradient, decide: Decide | None, x: Tensor, y: Tensor, target: Tensor) -> Loop | None:
+def _sized(tensors: Tensors, rows: int) -> Tensors:
+    """Tensors like these, of so many rows and in the same memory format."""
+    return tuple(t[:1].expand(rows, *t.shape[1:]).clone(memory_format=_format(t)) if t.ndim else t for t in tensors)
+
+
+def _format(t: Tensor) -> torch.memory_format:
+    last = t.ndim == 4 and t.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if last else torch.contiguous_format
+
+
+def _recorded(step: Step, state: Tensors, fixed: Tensors, device: torch.device) -> Recording | None:
     global _failed
     try:
-        with torch.cuda.device(x.device) if x.is_cuda else contextlib.nullcontext():
-            return Loop(gradient, decide, x, y, target)
+        with _one_at_a_time, torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext():
+            return Recording(step, state, fixed)
     except RuntimeError as error:
         _failed = True
         first = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -1,15 +1,18 @@
-"""Precision: float32 without TF32, and which precision is faster here, measured once for a network and a machine."""
+"""Precision: float32 without TF32, what float32 decides, and which precision is faster, measured once for a network."""
 
 import contextlib
 import statistics
 import time
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aalp_lib import losses
+
+if TYPE_CHECKING:
+    from aalp_lib.engine.network import Prepared
 
 Precision = Literal["float32", "bfloat16", "auto"]
 PRECISIONS = ("float32", "bfloat16", "auto")
@@ -50,17 +53,45 @@ def _switches() -> list[tuple[Any, str, Any]]:
     return [(part, "allow_tf32", False) for part in (cudnn, matmul)]
 
 
-def faster(model: nn.Module, x: Tensor, y: Tensor) -> Precision:
+def wrong(
+    forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, logits: Tensor | None = None, *, sure: bool = True
+) -> Tensor:
+    """Which images (N, C, H, W) are classified otherwise than their labels (N,) say, bool (N,); NaN is no class.
+
+    Parameters
+    ----------
+    logits : (N, K), optional
+        Of `x`, where they are known. Those of bfloat16 autocast do not decide.
+    sure : bool
+        Whether float32 is asked about all images then, or about those alone that bfloat16 calls wrong.
+    """
+    if logits is not None and logits.dtype == x.dtype:
+        return misread(logits, y)
+    if sure or logits is None:
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            return misread(forward(x), y)
+    asked = misread(logits, y).nonzero()[:, 0]
+    found = torch.zeros(len(y), dtype=torch.bool, device=y.device)
+    if len(asked):
+        found[asked] = wrong(forward, x[asked], y[asked])
+    return found
+
+
+def misread(logits: Tensor, y: Tensor) -> Tensor:
+    """Where the largest of the logits (N, K) is not that of the label (N,), or there is a NaN: bool (N,)."""
+    return (logits.argmax(1) != y) | logits.isnan().any(1)
+
+
+def faster(model: "Prepared", x: Tensor, y: Tensor) -> Precision:
     """Say "float32" or "bfloat16", whichever gives the input gradient of this batch sooner, measured in turns.
 
     Parameters
     ----------
-    model : nn.Module
-        In the mode and layout in which it will run.
+    model : Prepared
     x, y : (N, C, H, W) and (N,)
         A batch like those to come.
     """
-    weights = tuple(tuple(weight.shape) for weight in model.parameters())
+    weights = tuple(tuple(weight.shape) for weight in model.network.parameters())
     key = (weights, tuple(x.shape), x.device.type, torch.get_num_threads())
     if key not in _known:
         seconds: dict[str, list[float]] = {"float32": [], "bfloat16": []}
@@ -72,7 +103,7 @@ def faster(model: nn.Module, x: Tensor, y: Tensor) -> Precision:
     return _known[key]
 
 
-def _gradient_seconds(model: nn.Module, x: Tensor, y: Tensor, precision: str) -> float:
+def _gradient_seconds(model: "Prepared", x: Tensor, y: Tensor, precision: str) -> float:
     if x.is_cuda:
         torch.cuda.synchronize(x.device)
     began = time.perf_counter()

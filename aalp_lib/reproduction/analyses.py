@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aalp_lib import contributions, losses
+from aalp_lib import contributions, engine, losses
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
 from aalp_lib.data import Dataset, Split, load, to_float
 from aalp_lib.engine.precision import without_tf32
 from aalp_lib.evaluation import BALLS, paper_name, starts
-from aalp_lib.models import Classifier, evaluating
+from aalp_lib.models import Classifier
 from aalp_lib.reproduction import machine
 from aalp_lib.reproduction.schema import Measurement
 from aalp_lib.reproduction.settings import setting_for
@@ -74,7 +74,8 @@ def attack_for(dataset: Dataset, trained_against: Attack) -> Attack:
 
 def logits(model: Classifier, x: Tensor) -> Tensor:
     """Logits (N, K) of images (N, C, H, W), in evaluation mode, some hundred at a time."""
-    with evaluating(model), torch.no_grad():
+    model = engine.private(model)
+    with torch.no_grad():
         return torch.cat([model(part) for part in x.split(BATCH)])
 
 

@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from aalp_lib import _checks, resume
+from aalp_lib import _checks, engine, resume
 from aalp_lib.attacks import Attack, derived
 from aalp_lib.autoattack import QUERIES, VERSIONS, auto_attack, installed
 from aalp_lib.data import Split
@@ -73,7 +73,7 @@ def measure_attacks(
     """
     _checks.known("measurement", kind, get_args(Kind))
     attack, began = in_ball(ball), time.perf_counter()
-    environment = machine.environment(next(model.parameters()).device)
+    environment = machine.environment(engine.device_of(model))
     source = source if kind == "diagnosis" else None
     precision = chosen_precision(model, split, precision, batch_size)  # a record says which it was
     settings: dict[str, Any] = {"seed": seed, "queries": queries, "batch_size": batch_size, "precision": precision}

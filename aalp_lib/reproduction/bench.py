@@ -24,13 +24,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aalp_lib import checkpoints, losses, models
+from aalp_lib import checkpoints, engine, losses, models
 from aalp_lib._checks import InputError
-from aalp_lib.attacks import PGD, Attack, laid_out, scaled
+from aalp_lib.attacks import PGD, Attack, scaled
 from aalp_lib.data import load
 from aalp_lib.evaluation import evaluate, gradient_count, table2_suite
 from aalp_lib.methods import METHODS, training_loss
-from aalp_lib.models import Classifier, evaluating
+from aalp_lib.models import Classifier
 from aalp_lib.reproduction import machine, schema, throughput
 from aalp_lib.reproduction.jobs import Job
 from aalp_lib.reproduction.settings import Setting
@@ -147,7 +147,9 @@ def _art(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> Case:
     from art.attacks.evasion import ProjectedGradientDescentPyTorch
     from art.estimators.classification import PyTorchClassifier
 
-    classes, pixels, labels = models.class_count(model, x), x.cpu().numpy(), y.cpu().numpy()
+    pixels, labels = x.cpu().numpy(), y.cpu().numpy()
+    with engine.prepared(model, x) as forward:
+        classes = forward.classes
     estimator = PyTorchClassifier(model, nn.CrossEntropyLoss(), x.shape[1:], classes, clip_values=(0, 1))
     made = ProjectedGradientDescentPyTorch(
         estimator, eps=attack.eps, eps_step=attack.step, max_iter=attack.steps, batch_size=len(x), verbose=False,
@@ -194,6 +196,11 @@ def published_trades_step(
     optimizer.step()
 
 
+def channels_last(model: Classifier, x: Tensor) -> tuple[Classifier, Tensor]:
+    """The model and the images (N, C, H, W) in channels-last memory."""
+    return model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+
+
 class _Step:
     """A training step of a method, as `fit` does it."""
 
@@ -205,8 +212,8 @@ class _Step:
         self.optimizer = torch.optim.Adam(model.parameters(), 1e-4, fused=True)
 
     def __call__(self) -> None:
-        with evaluating(self.model):
-            x_adv = self.attack.perturb(self.model, self.x, self.y)
+        with engine.prepared(self.model, self.x) as forward:
+            x_adv = self.attack.perturb(forward, self.x, self.y)
         terms = training_loss(self.method, self.model, self.x, x_adv, self.y)
         self.optimizer.zero_grad(set_to_none=True)
         terms.total.backward()
@@ -245,7 +252,7 @@ def attack_rows(sizes: Sequence[Size], rounds: int) -> Iterator[Row]:
     """PGD with the same start: against the fastest peer, and against the bare loop, in float32 and in bfloat16."""
     for size in sizes:
         model, x, y = size.prepared()
-        last, x_last = copy.deepcopy(model).to(memory_format=torch.channels_last), laid_out(x)
+        last, x_last = channels_last(copy.deepcopy(model), x)
         attack = PGD(EPS, EPS / size.steps * 2.5, size.steps)
         cases: dict[str, Case] = {name: make(attack, model, x, y) for name, make in PEERS.items()}
         for p in PRECISIONS:
@@ -286,7 +293,7 @@ def table_2_rows(rounds: int, images: int, epochs: int) -> Iterator[Row]:
     def theirs() -> None:
         found["peer"] = {name: _accuracy(model, call(x, y), y) for name, call in calls.items()}
 
-    last, x_last, steps = copy.deepcopy(model).to(memory_format=torch.channels_last), laid_out(x), gradient_count(suite)
+    (last, x_last), steps = channels_last(copy.deepcopy(model), x), gradient_count(suite)
     limits = {f"bare channels-last, {p}": partial(bare, PGD(EPS, STEP, steps), last, x_last, y, p) for p in PRECISIONS}
     cases: dict[str, Case] = {"aalp_lib": partial(mine, "auto"), "aalp_lib, float32": partial(mine, "float32")}
     seconds = in_turns(cases | {"torchattacks": theirs} | limits, rounds)
@@ -371,7 +378,7 @@ def bare_seconds(threads: int, steps: int) -> float:
     """Wall time of a bare loop on LeNet, after a warm-up."""
     torch.set_num_threads(threads)
     model, x, y = Size("lenet", 64, steps).prepared()
-    model, x = model.to(memory_format=torch.channels_last), laid_out(x)
+    model, x = channels_last(model, x)
     seconds = in_turns({"bare": partial(bare, PGD(EPS, EPS, steps), model, x, y)}, 1)
     return seconds["bare"][0]
 

@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.utils import benchmark
 from torch.utils.flop_counter import FlopCounterMode
 
-from aalp_lib import models
+from aalp_lib import engine, models
 from aalp_lib.attacks import PGD, Attack
 from aalp_lib.data import Dataset, Split
 from aalp_lib.engine import graphs
-from aalp_lib.models import Classifier, evaluating
+from aalp_lib.models import Classifier
 from aalp_lib.reproduction import machine
 from aalp_lib.reproduction.settings import SETTINGS
 from aalp_lib.train import Recipe, fit
@@ -88,14 +88,12 @@ def work(model: Classifier, attack: Attack, x: Tensor) -> tuple[float, float]:
     written once, as a gradient, on the way back, in bfloat16; weights are not counted.
     """
     sizes: list[int] = []
-    leaves = [m for m in model.modules() if not list(m.children())]
-    hooks = [m.register_forward_hook(lambda _m, _i, out: sizes.append(out.numel())) for m in leaves]
-    try:
-        with FlopCounterMode(display=False) as counter, evaluating(model), torch.no_grad():
-            model(x)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    copy = engine.private(model)
+    for module in copy.modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda _m, _i, out: sizes.append(out.numel()))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        copy(x)
     forward, outputs = counter.get_total_flops() / len(x), sum(sizes) / len(x)
     return (2 * attack.steps + 3 * 2) * forward, (attack.steps + 2) * 5 * 2 * outputs
 

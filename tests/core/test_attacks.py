@@ -9,7 +9,7 @@ from conftest import linear, quiet
 from hypothesis import given, settings, strategies as st
 
 import aalp_lib as aalp
-from aalp_lib import losses
+from aalp_lib import engine, losses
 from aalp_lib.attacks import LOSSES, Attack, scaled, trades_inner
 
 ATTACKS = {
@@ -91,8 +91,8 @@ def test_restarts_never_raise_accuracy(trained, digits, reading):
     for restarts in (1, 2, 5):
         attack = aalp.PGD(0.15, 0.02, 10, restarts=restarts)
         generators = [torch.Generator().manual_seed(run) for run in range(restarts)]
-        with aalp.models.evaluating(trained):
-            right.append(attack.survivors(trained, x, y, [5, 10], reading=reading, generators=generators))
+        with engine.prepared(trained, x) as forward:
+            right.append(attack.survivors(forward, x, y, [5, 10], reading=reading, generators=generators))
     assert (right[1] <= right[0]).all()
     assert (right[2] <= right[1]).all()
     assert right[0].any()
@@ -111,8 +111,8 @@ def test_restarts_of_a_call_never_raise_accuracy(trained, digits):
 
 def test_further_steps_never_raise_accuracy(trained, digits, generator):
     x, y = digits
-    with aalp.models.evaluating(trained):
-        alive = aalp.PGD(0.2, 0.02, 30).survivors(trained, x, y, [1, 5, 10, 20, 30], generators=[generator])
+    with engine.prepared(trained, x) as forward:
+        alive = aalp.PGD(0.2, 0.02, 30).survivors(forward, x, y, [1, 5, 10, 20, 30], generators=[generator])
     assert (alive[1:] <= alive[:-1]).all()
     assert alive[0].sum() > alive[-1].sum()
 
@@ -153,9 +153,9 @@ def test_images_outside_among_are_left_out_and_change_nothing_for_the_others(tra
     x, y = digits
     among = torch.arange(len(x)) % 3 != 0
     attack = aalp.PGD(0.15, 0.02, 10)
-    with aalp.models.evaluating(trained):
+    with engine.prepared(trained, x) as forward:
         whole, part = (
-            attack.survivors(trained, x, y, [5, 10], among=rows, generators=[torch.Generator().manual_seed(0)])
+            attack.survivors(forward, x, y, [5, 10], among=rows, generators=[torch.Generator().manual_seed(0)])
             for rows in (None, among)
         )
     assert torch.equal(part[:, among], whole[:, among])
@@ -178,6 +178,17 @@ def test_same_generator_gives_the_same_images(trained, digits):
         )
         assert torch.equal(first, second)
         assert torch.equal(first, other) == (attack.start == "clean")
+
+
+@pytest.mark.parametrize("start", ["uniform", "gaussian"])
+@pytest.mark.parametrize("side", [3, 9, 28])
+def test_an_image_starts_at_the_same_place_whatever_the_batches(start, side):
+    """With a gradient that pushes nowhere, an attack returns its start."""
+    model, x, y = linear(torch.zeros(2, side * side)), torch.rand(10, 1, side, side), torch.zeros(10).long()
+    attack = Attack(0.3, 0.3, 1, start=start)
+    whole, parts = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
+    apart = [attack(model, x[i : i + 3], y[i : i + 3], generator=parts) for i in range(0, 10, 3)]
+    assert torch.equal(attack(model, x, y, generator=whole), torch.cat(apart))
 
 
 # --- what is left behind

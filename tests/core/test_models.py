@@ -65,20 +65,12 @@ def test_unknown_network_is_named():
         models.resnet9(in_channels=1)
 
 
-def test_evaluating_gives_every_module_its_own_mode_back():
+def test_images_of_another_kind_than_the_normalisation_are_refused():
     model = models.resnet9(4)
-    model.train()
-    model.body[3].eval()
-    before = [m.training for m in model.modules()]
-
-    def fail():
-        with models.evaluating(model):
-            assert not any(m.training for m in model.modules())
-            raise RuntimeError("inside")
-
-    with pytest.raises(RuntimeError, match="inside"):
-        fail()
-    assert [m.training for m in model.modules()] == before
+    with pytest.raises(aalp.InputError, match="divide uint8 images by 255"):
+        model(torch.zeros(2, 3, 16, 16, dtype=torch.uint8))
+    with pytest.raises(aalp.InputError, match=r"needs images of 3 channels, got shape \(2, 1, 16, 16\)"):
+        model.features(torch.rand(2, 1, 16, 16))
 
 
 # --- wrap
@@ -164,3 +156,30 @@ def test_untraceable_network_that_does_more_after_its_linear_is_found_out_at_the
     wrapped = aalp.models.wrap(Branching(scale=2))
     with pytest.raises(aalp.InputError, match="cannot split Branching"):
         wrapped.features(torch.rand(2, 1, 2, 2))
+
+
+class Written(nn.Module):
+    """Writes into what its last Linear gave."""
+
+    def __init__(self, write):
+        super().__init__()
+        self.first, self.last, self.write = nn.Linear(4, 6), nn.Linear(6, 3), write
+
+    def forward(self, x):
+        logits = self.last(torch.relu(self.first(x.flatten(1))))
+        self.write(logits)
+        return logits
+
+
+@pytest.mark.parametrize(
+    "write", [lambda z: z.mul_(0.1), lambda z: z.__setitem__((..., 2), -1e4)], ids=["scale", "mask"]
+)
+def test_logits_that_are_written_into_cannot_be_split(write):
+    with pytest.raises(aalp.InputError, match="cannot split"):
+        models.wrap(Written(write)).features(torch.rand(2, 1, 2, 2))
+
+
+def test_a_compiled_network_is_wrapped_as_it_was_before():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    model, x = models.wrap(torch.compile(module, backend="eager")), torch.rand(5, 1, 2, 2)
+    assert torch.equal(model.head(model.features(x)), module(x))

@@ -3,8 +3,7 @@ import torch
 from conftest import linear
 
 import aalp_lib as aalp
-from aalp_lib import losses, taylor
-from aalp_lib.models import evaluating
+from aalp_lib import engine, losses, taylor
 
 
 @pytest.fixture
@@ -19,9 +18,8 @@ def test_gradient_form_is_first_order_at_the_gradient_step(smooth):
     """The identity that Eq. 3 and 4 rest on, to float64 accuracy."""
     model, x, y = smooth
     step = 0.37
-    with evaluating(model):
-        image = x.clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(losses.cross_entropy(model(image), y).sum(), image)
+    image = x.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(losses.cross_entropy(engine.private(model)(image), y).sum(), image)
     expected = taylor.pairing_first_order(model, x, step * gradient)
     torch.testing.assert_close(taylor.pairing_gradient_form(model, x, y, step), expected, rtol=1e-10, atol=0)
 

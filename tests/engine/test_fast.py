@@ -3,7 +3,7 @@ import torch
 from conftest import linear
 
 import aalp_lib as aalp
-from aalp_lib import models
+from aalp_lib import engine, models
 from aalp_lib.engine import precision
 
 
@@ -15,28 +15,16 @@ def trained(sample):
     return model
 
 
-def test_layout_is_lent_and_given_back():
-    model = models.resnet9(4)
-    before = {name: (p.data_ptr(), p.stride(), p.clone()) for name, p in model.named_parameters()}
-    with models.channels_last(model):
-        assert model.body[1][0].weight.is_contiguous(memory_format=torch.channels_last)
-        assert not model.body[1][0].weight.is_contiguous()
-    for name, p in model.named_parameters():
-        assert (p.data_ptr(), p.stride()) == before[name][:2]
-        assert torch.equal(p, before[name][2])
-
-
 @pytest.mark.parametrize(
     "make", [lambda: models.lenet((4, 8, 32)), lambda: models.resnet9(4, in_channels=1, mean=(0.1,), std=(0.3,))]
 )
 def test_fast_and_plain_layout_give_the_same_images(make, digits):
-    torch.manual_seed(0)
     """On noise: over a digit's constant background max-pooling meets ties, which the layouts break differently."""
+    torch.manual_seed(0)
     model, y = make().double().eval(), digits[1]
     attack, x = aalp.PGD(0.2, 0.05, 8), torch.rand(digits[0].shape, dtype=torch.float64)
     plain = attack.perturb(model, x, y, start=x)
-    with models.evaluating(model):
-        found = attack(model, x, y, start=x)
+    found = attack(model, x, y, start=x)
     torch.testing.assert_close(found, plain, rtol=0, atol=1e-9)
     assert found.is_contiguous()
 
@@ -80,13 +68,15 @@ def test_precision_is_measured_once(trained, digits, monkeypatch):
         return times[precision]
 
     monkeypatch.setattr(precision, "_gradient_seconds", seconds)
-    assert precision.faster(trained, *digits) == "bfloat16"
-    count = len(calls)
-    assert precision.faster(trained, *digits) == "bfloat16"
-    assert len(calls) == count
-    times["bfloat16"] = 1.95  # not worth it
-    assert precision.faster(trained, digits[0][:16], digits[1][:16]) == "float32"
+    with engine.prepared(trained, digits[0]) as forward:
+        assert precision.faster(forward, *digits) == "bfloat16"
+        count = len(calls)
+        assert precision.faster(forward, *digits) == "bfloat16"
+        assert len(calls) == count
+        times["bfloat16"] = 1.95  # not worth it
+        assert precision.faster(forward, digits[0][:16], digits[1][:16]) == "float32"
 
 
 def test_measuring_for_real_names_one_of_the_two(trained, digits):
-    assert precision.faster(trained, *digits) in ("float32", "bfloat16")
+    with engine.prepared(trained, digits[0]) as forward:
+        assert precision.faster(forward, *digits) in ("float32", "bfloat16")

@@ -13,7 +13,7 @@ import torch
 from conftest import linear
 
 import aalp_lib as aalp
-from aalp_lib import attacks
+from aalp_lib import engine
 from aalp_lib.engine import graphs
 
 
@@ -95,8 +95,8 @@ def test_decisions_under_bfloat16_are_float32s(recorded, device):
     """The logits are 1 and 1.001: equal in bfloat16, whose argmax is class 0; float32 knows that class 1 is right."""
     model = linear(torch.full((2, 4), 0.0), bias=torch.tensor([1.0, 1.001])).to(device)
     x, y = torch.rand(5, 1, 2, 2, device=device), torch.ones(5, dtype=torch.int64, device=device)
-    with torch.autocast(device.type, torch.bfloat16):
-        alive = aalp.PGD(0.1, 0.01, 20).survivors(model, x, y, [10, 20])
+    with torch.autocast(device.type, torch.bfloat16), engine.prepared(model, x) as forward:
+        alive = aalp.PGD(0.1, 0.01, 20).survivors(forward, x, y, [10, 20])
     assert alive.all()
     assert recorded
 
@@ -125,8 +125,9 @@ def test_a_failure_is_told_once_and_the_plain_loop_goes_on(monkeypatch, recorded
     assert torch.equal(found, plain(attack, model, x, y, start=x))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        alive = attack.survivors(model, x, y, [20], generators=[torch.Generator().manual_seed(1)])
-    again = plain(attack.survivors, model, x, y, [20], generators=[torch.Generator().manual_seed(1)])
+        with engine.prepared(model, x) as forward:
+            alive = attack.survivors(forward, x, y, [20], generators=[torch.Generator().manual_seed(1)])
+    again = plain(attack.survivors, forward, x, y, [20], generators=[torch.Generator().manual_seed(1)])
     assert torch.equal(alive, again)
 
 
@@ -155,7 +156,7 @@ def test_a_recording_takes_the_memory_of_one_that_is_still_there(monkeypatch):
             pass
 
     @contextlib.contextmanager
-    def capture(graph, pool=None):
+    def capture(graph, pool=None, capture_error_mode=None):
         pools.append(pool)
         yield
 
@@ -175,7 +176,7 @@ def test_a_recording_takes_the_memory_of_one_that_is_still_there(monkeypatch):
 
 
 def test_sizes_are_few_and_hold_what_is_needed():
-    sizes = [attacks._few_sizes(n) for n in range(1, 2049)]
+    sizes = [graphs.few_sizes(n) for n in range(1, 2049)]
     assert all(size >= n for n, size in enumerate(sizes, 1))
     assert all(size <= 1.15 * n + 32 for n, size in enumerate(sizes, 1))
     assert len(set(sizes)) < 40
