@@ -7,7 +7,7 @@ import shlex
 import sys
 import warnings
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from aalp_lib import _checks, data, models
 from aalp_lib._checks import InputError
 from aalp_lib.autoattack import installed
 from aalp_lib.engine import distributed
-from aalp_lib.methods import METHODS
+from aalp_lib.methods import METHODS, method
 from aalp_lib.progress import shown
 from aalp_lib.reproduction import (
     archive,
@@ -32,8 +32,9 @@ from aalp_lib.reproduction import (
 from aalp_lib.reproduction.attack_measurements import diagnosis_of
 from aalp_lib.reproduction.display import say
 from aalp_lib.reproduction.jobs import Job, Origin, finished
+from aalp_lib.reproduction.settings import new_model, setting_for
 from aalp_lib.reproduction.workers import cores
-from aalp_lib.train import Interrupted
+from aalp_lib.train import RUN, Interrupted, fit
 
 
 def run(options: Namespace, arguments: Sequence[str]) -> int:
@@ -111,19 +112,27 @@ def do_demo(options: Namespace) -> None:
 
 def do_train(options: Namespace) -> None:
     """Train a model, on all of torchrun's processes if it started this one."""
-    device = distributed.device(options.device)
+    device, out = distributed.device(options.device), options.out
     changes = {
         "recipe": _given(options, "epochs", "batch_size", "lr", "precision"),
         "attack": _given(options, "eps", "step", "steps"),
     }
     with distributed.joined(device):
         display.console.quiet = distributed.rank() != 0
-        history = single.train(
-            options.out, Origin(options.data, options.root, options.image_size), options.method, changes=changes,
-            device=device, begun=display.training, **_given(options, "recipe", "model", "seed", "resume"),
+        if not options.resume and (out / RUN).exists():
+            raise InputError(f"{out} already holds a run; --resume goes on with it")
+        origin = Origin(options.data, options.root, options.image_size)
+        dataset = distributed.in_turn(lambda: origin.load(device))
+        setting = setting_for(dataset, options.recipe, options.model).changed(**changes)
+        row, network = method(options.method), new_model(setting, options.seed).to(device)
+        distributed.once(lambda: origin.save(out))
+        display.training(row, dataset, setting)
+        history = fit(
+            network, dataset, row, setting.attack, seed=options.seed, recipe=setting.recipe, out=out,
+            resume=options.resume, progress=True,
         )  # fmt: skip
         display.history(history)
-        _next("evaluate", options.out)
+        _next("evaluate", out)
 
 
 def do_evaluate(options: Namespace) -> None:
@@ -159,10 +168,17 @@ def _run_and_data(options: Namespace, words: str) -> tuple[single.Run, data.Data
     if options.images is not None:
         _checks.count("--images", options.images)
     run = single.Run.load(options.run_folder, options.which, device)
-    dataset = run.origin(_given(options, "data", "root", "image_size")).load(device)
+    dataset = _loaded(options, lambda: Origin.read(run.folder), device)
     attack = display.ball(run.suite(dataset)["pgd100"], words)
     say(f"{run.config['method']['label']} on {dataset.name}, {options.which} epoch, {attack}")
     return run, dataset
+
+
+def _loaded(options: Namespace, usual: Callable[[], Origin], device: torch.device) -> data.Dataset:
+    """The data that are named, or those that are usual here."""
+    given = _given(options, "data", "root", "image_size")
+    origin = Origin(**given) if "data" in given else dataclasses.replace(usual(), **given)
+    return origin.load(device)
 
 
 def _name_what_is_missing() -> None:
@@ -211,9 +227,7 @@ def do_measure(options: Namespace) -> None:
     found = measurements.trained(folder)
     if not found:
         raise InputError(f"{folder} holds no finished run with its weights; aalp reproduce makes them")
-    given = _given(options, "data", "root", "image_size")
-    origin = Origin(**given) if "data" in given else dataclasses.replace(measurements.origin(found), **given)
-    dataset = origin.load(device)
+    dataset = _loaded(options, lambda: measurements.origin(found), device)
     _name_what_is_missing()
     how = _given(options, "kinds", "methods", "seeds", "images", "seed", "precision")
     with shown(True, "measuring", display.console) as tell:
@@ -262,28 +276,20 @@ def _table(options: Namespace, found: archive.Records, of_runs: bool) -> None:
     from aalp_lib.reproduction import tables
 
     table = tables.beside_paper(found, options.table, options.data, options.which, measured=of_runs)
-    if options.form == "csv":
-        print(table.to_csv(index=False), end="")
-    elif _on_terminal(options):
-        display.paper_table(options.table, table)
-    else:
-        for data, rows in tables.by_set(table).items():
-            print(f"**{tables.title(data)}**\n\n{tables.markdown(tables.shown(rows))}\n")
+    spans = options.form == "markdown" or display.has_room(44 + 13 * table["column"].nunique())
+    parts = {tables.title(data): tables.shown(rows, spans) for data, rows in tables.by_set(table).items()}
+    notes = [f"Table {options.table}. {tables.CAPTIONS[options.table]}"]
+    notes += [] if spans else ["Too narrow for the spans in brackets; --form markdown has them."]
+    display.results(options.form, table, parts, notes)
 
 
 def _list(options: Namespace, found: archive.Records) -> None:
     from aalp_lib.reproduction import frames, tables
 
-    if options.form == "csv":
-        print(frames.frame(found).drop(columns="right").to_csv(index=False), end="")
-    elif _on_terminal(options):
-        display.listing(found, options.which)
-    else:
-        print(f"{tables.markdown(tables.runs(found, options.which))}\n\n{tables.counted(found)}")
-
-
-def _on_terminal(options: Namespace) -> bool:
-    return options.form is None and sys.stdout.isatty()
+    runs = tables.runs(found, options.which)
+    sets: Any = [] if runs.empty else runs.groupby("data", sort=False)
+    parts = {str(data): of.drop(columns="data") for data, of in sets}
+    display.results(options.form, frames.frame(found).drop(columns="right"), parts, [tables.counted(found)])
 
 
 def do_data(options: Namespace) -> None:

@@ -22,14 +22,11 @@ from aalp_lib.reproduction import analyses
 from aalp_lib.reproduction.attack_measurements import measure_attacks
 from aalp_lib.reproduction.jobs import Origin
 from aalp_lib.reproduction.protocols import changes, recipe, training_protocol
-from aalp_lib.reproduction.schema import Measurement, Record, named_records
+from aalp_lib.reproduction.schema import Record, named_records
 from aalp_lib.zoo import beside_records, fingerprint, packaged, weights
 
 Kind = Literal["samples", "diagnosis", "strong", "attacks"]
 KINDS: tuple[Kind, ...] = get_args(Kind)  # "samples" brings contributions, activation and examples along
-PARTS = {
-    "samples": ("samples", "contributions", "activation", "examples")
-}  # folders, where they are not the kind's own
 SOURCES = ("alp", "aalp")  # whose adversarial images are tried on the others, where there are such
 
 
@@ -148,8 +145,6 @@ def measure(
     tells = stages(progress, **dict.fromkeys(work, 1000.0))  # thousandths
     paths: list[Path] = []
     for name, (one, kind) in work.items():
-        for part in PARTS.get(kind, (kind,)):
-            _of_this_network(folder / part / f"{one.run.name}.json", one)
         if kind == "samples":
             attack = analyses.attack_for(dataset, one.attack)
             paths += analyses.measure_model(
@@ -177,19 +172,11 @@ def _chosen(runs: Sequence[Trained], methods: Sequence[str] | None, seeds: Seque
     return [one for one in chosen if seeds is None or one.record.seed in seeds]
 
 
-def _of_this_network(path: Path, one: Trained) -> None:
-    """InputError if a measurement that is there is of weights that a later run has taken the place of."""
-    if path.exists():
-        measured_on, network = Measurement.load(path).subject.get("network"), one.subject["network"]
-        if measured_on not in (None, network):  # older measurements do not say
-            raise InputError(f"{path} is of another network than {one.weights}; move it away to measure this one")
-
-
 def _measure_attacks(
     one: Trained, runs: Sequence[Trained], dataset: Dataset, path: Path, kind: Any, **how: Any
 ) -> Path:
     test, parts = dataset.test[: how.pop("images")], one.run.with_name(f"{one.run.name}-{kind}")
-    if not analyses.present(path, {"images": len(test), "seed": how["seed"]}):
+    if not analyses.present(path, one.subject, {"images": len(test), "seed": how["seed"]}):
         source, device = _source(one, runs) if kind == "diagnosis" else None, test.images.device
         measure_attacks(
             _model(one, device), test, suite_for(dataset.name, one.attack)["pgd100"], kind=kind,

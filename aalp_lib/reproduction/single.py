@@ -1,60 +1,23 @@
-"""One network in a folder of its own: trained there, then evaluated and diagnosed; its records lie beside it."""
+"""One network that a training left in a folder, evaluated and diagnosed; the records lie beside it."""
 
-import dataclasses
 import time
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from aalp_lib import checkpoints, methods
-from aalp_lib._checks import InputError
+from aalp_lib import checkpoints
 from aalp_lib.attacks import Attack, Reading
 from aalp_lib.data import Dataset
-from aalp_lib.engine import distributed
 from aalp_lib.engine.precision import Precision, without_tf32
 from aalp_lib.evaluation import Suite, chosen_precision, evaluate as evaluated, suite_for
-from aalp_lib.methods import Method
 from aalp_lib.models import Classifier
 from aalp_lib.reproduction import machine, schema
 from aalp_lib.reproduction.attack_measurements import measure_attacks
-from aalp_lib.reproduction.jobs import Origin
 from aalp_lib.reproduction.schema import Measurement, Record
-from aalp_lib.reproduction.settings import Setting, new_model, setting_for, tier
-from aalp_lib.train import RUN, History, fit
-
-
-def train(
-    out: Path,
-    origin: Origin,
-    method: str,
-    *,
-    recipe: str = "fast",
-    model: str | None = None,
-    changes: Mapping[str, dict[str, Any]],
-    seed: int = 0,
-    resume: bool = False,
-    device: torch.device,
-    begun: Callable[[Method, Dataset, Setting], None],
-) -> History:
-    """Train one network into a folder, which also keeps where its data came from.
-
-    `changes` are those of `Setting.changed`; `begun` is told what is about to be trained, once all of it is found good.
-    Of several processes each loads the data in turn. InputError if a name is unknown, the folder holds a run and
-    `resume` does not say to go on with it, or one of other data; and whatever `fit` raises.
-    """
-    if not resume and (out / RUN).exists():
-        raise InputError(f"{out} already holds a run; --resume goes on with it")
-    dataset = distributed.in_turn(lambda: origin.load(device))
-    setting = setting_for(dataset, recipe, model).changed(**changes)
-    row, network = methods.method(method), new_model(setting, seed).to(device)
-    distributed.once(lambda: origin.save(out))
-    begun(row, dataset, setting)
-    return fit(
-        network, dataset, row, setting.attack, seed=seed, recipe=setting.recipe, out=out, resume=resume, progress=True
-    )
+from aalp_lib.reproduction.settings import tier
+from aalp_lib.train import RUN
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,10 +39,6 @@ class Run:
     def subject(self) -> dict[str, Any]:
         """What a measurement says it was made on, but for the data."""
         return {"method": self.config["method"]["name"], "seed": self.config["seed"], "model": self.which}
-
-    def origin(self, given: Mapping[str, Any]) -> Origin:
-        """Where its data came from, but for what is given of "data", "root" and "image_size"."""
-        return Origin(**given) if "data" in given else dataclasses.replace(Origin.read(self.folder), **given)
 
     def suite(self, dataset: Dataset) -> Suite:
         """Table 2's attacks; on other data than the paper's, in the ball in which the training was watched."""
