@@ -217,7 +217,7 @@ def jobs_of(
     quick: bool = False,
     **asked: Any,
 ) -> list[Job]:
-    """The jobs of a grid of `GRIDS`, all of a seed before those of the next.
+    """The jobs of a grid of `GRIDS`, all of a seed before those of the next; InputError and `asked` as of `Grid.jobs`.
 
     Parameters
     ----------
@@ -228,13 +228,6 @@ def jobs_of(
         Only these rows; of the paper's grids (named after a data set) any rows. By default those of the grid.
     quick : bool
         One epoch and 100 test images.
-    **asked
-        What else `Grid.jobs` takes.
-
-    Raises
-    ------
-    InputError
-        If a name is unknown or a number out of range.
     """
     any_rows, jobs = methods is not None and name in SETTINGS, list[Job]()
     for grid in GRIDS[_checks.known("grid", name, GRIDS)]:
