@@ -20,7 +20,7 @@ DATA = "mnist-sample"
 
 def jobs(out: Path, seed: int = 0, quick: bool = False) -> list[Job]:
     """One job for each method of Table 2; `quick` ones train for one epoch and attack 100 images."""
-    return Grid(DATA, out, seeds=(seed,), best_columns=("pgd40",), **(QUICK if quick else {})).jobs()
+    return Grid(DATA, out, seeds=(seed,), best_columns=("pgd40",)).jobs(**(QUICK if quick else {}))
 
 
 def write(records: Sequence[Record], jobs: Sequence[Job], out: Path) -> list[Path]:

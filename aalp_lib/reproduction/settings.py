@@ -69,17 +69,8 @@ SETTINGS: dict[str, dict[str, Setting]] = {
 def setting_for(dataset: Dataset, recipe: str = "fast", model: str | None = None) -> Setting:
     """The setting for a data set; for a folder of images, CIFAR-10's with ResNet9, or LeNet where images are grey.
 
-    Parameters
-    ----------
-    dataset : Dataset
-    recipe : "paper" or "fast"
-    model : str, optional
-        Name of another network; it is fitted to the images' shape and the number of classes.
-
-    Raises
-    ------
-    InputError
-        If the recipe or the network is unknown.
+    The recipe is "paper" or "fast"; another network that is named is fitted to the images' shape and the number of
+    classes. InputError if either is unknown.
     """
     name = dataset.name.removesuffix("-jpeg")
     source = SETTINGS.get(name, SETTINGS["cifar10"])

@@ -96,14 +96,6 @@ def test_a_training_that_never_began_does_not_say_which_images_the_next_one_sees
     assert Origin.read(tmp_path) == Origin("/home/me/digits", None, 28)
 
 
-def test_training_images_are_a_share_of_every_class(tmp_path):
-    record = run_job(tiny("raw", tmp_path, train_images=360, reduced="360 training images"))
-    assert record.config["reduced"] == "360 training images"
-    assert run_job(tiny("raw", tmp_path, train_images=360, reduced="360 training images")) == record
-    with pytest.raises(aalp.InputError, match="3600 is no part of them"):
-        run_job(tiny("adv", tmp_path, train_images=3600, reduced="all"))
-
-
 def test_an_observed_job_gives_the_same_record_and_what_was_seen(tmp_path):
     plain, seen = (
         run_job(tiny("alp", tmp_path / "plain")),
