@@ -16,12 +16,6 @@ from aalp_lib.progress import Tell, shown, stages
 
 Suite = Mapping[str, Attack]
 TABLE_2_STEPS = (10, 20, 40, 100)
-HEADINGS = {"clean": "Clean", "fgsm": "FGSM"} | {
-    f"{kind}{steps}": f"{kind.upper()}-{steps}" for kind in ("pgd", "cw") for steps in TABLE_2_STEPS
-}
-# of stronger attacks; those of AutoAttack say what its stages so far have left
-HEADINGS |= {"pgd100x20": "PGD-100, 20 starts", "cw100x20": "CW-100, 20 starts"}
-HEADINGS |= {"apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T", "square": "Square"}
 # eps and step of the paper's evaluation, in units of [0, 1]
 BALLS = {"mnist": (0.3, 0.01), "svhn": (12 / 255, 3 / 255), "cifar10": (8 / 255, 2 / 255)}
 
@@ -129,14 +123,6 @@ def table2_suite(name: str) -> dict[str, Attack]:
 def paper_name(data: str) -> str:
     """The paper's data set that one is a part or a copy of: "mnist" for "mnist-sample"; otherwise its own name."""
     return data.removesuffix("-sample").removesuffix("-jpeg").removesuffix("-part")
-
-
-def suite_for(name: str, attack: Attack | None) -> Suite:
-    """Table 2's attacks for a data set of the paper; for any other, in the ball of the training attack."""
-    if paper_name(name) in BALLS:
-        return table2_suite(name)
-    eps = attack.eps if attack else 8 / 255
-    return suite_in_ball(eps, eps / 4)
 
 
 def suite_in_ball(eps: float, step: float) -> dict[str, Attack]:
@@ -274,7 +260,7 @@ def _over_batches(
         with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
             alive.append(survivors(x, y, among=among))
         if tell:
-            tell(index, len(right), f"{HEADINGS.get(name, name)} done")
+            tell(index, len(right), f"{name} done")
     return {"alive": torch.cat(alive, 1)}
 
 

@@ -16,6 +16,7 @@ from . import (
     jobs as jobs,
     machine as machine,
     measurements as measurements,
+    packing as packing,
     pages as pages,
     paired as paired,
     paper as paper,

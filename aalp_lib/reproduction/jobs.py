@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,20 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from aalp_lib import _checks, checkpoints
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
-from aalp_lib.data import SOURCES, Dataset, Split, load, name_of, subset
-from aalp_lib.evaluation import Report, evaluate, gradient_count, suite_for
+from aalp_lib.data import SOURCES, Dataset, Split, drawn, load, name_of
+from aalp_lib.evaluation import Report, evaluate, gradient_count
 from aalp_lib.methods import Method, method
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, stages
 from aalp_lib.reproduction import machine, per_epoch, schema
+from aalp_lib.reproduction.packing import fingerprint
 from aalp_lib.reproduction.schema import Record
-from aalp_lib.reproduction.settings import Setting, new_model, tier
+from aalp_lib.reproduction.settings import Setting, new_model, suite_for, tier
 from aalp_lib.train import RUN, History, fit
-from aalp_lib.zoo import fingerprint
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,26 @@ def _part(dataset: Dataset, train_images: int | None) -> Dataset:
         raise InputError(f"{dataset.name} has {len(dataset.train)} training images; {train_images} is no part of them")
     rows = subset(dataset.train.labels.cpu(), train_images)
     return dataclasses.replace(dataset, train=dataset.train[rows.to(dataset.train.labels.device)])
+
+
+def subset(labels: Tensor, count: int, seed: int = 0) -> Tensor:
+    """`count` rows, drawn from every class in its share, at least one image of each; sorted int64 (count,).
+
+    Raises
+    ------
+    InputError
+        If that is more than there are, or fewer than there are classes.
+    """
+    sizes = labels.unique(return_counts=True)[1].tolist()
+    if not len(sizes) <= count <= len(labels):
+        raise InputError(f"a part must have {len(sizes)} (one a class) to {len(labels)} images, got {count}")
+    shares = [count * size / len(labels) for size in sizes]
+    counts = [max(1, math.floor(share)) for share in shares]
+    while sum(counts) != count:  # the largest remainder gets one more; what the "at least one" took is given back
+        step = 1 if sum(counts) < count else -1
+        open_ = [i for i, n in enumerate(counts) if step > 0 or n > 1]
+        counts[max(open_, key=lambda i: step * (shares[i] - counts[i]))] += step
+    return drawn(labels, counts, seed)
 
 
 def finished(job: Job) -> Record | None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from aalp_lib.evaluation import HEADINGS, TABLE_2_STEPS, paper_name
+from aalp_lib.evaluation import TABLE_2_STEPS, paper_name
 from aalp_lib.methods import TABLE_2
 from aalp_lib.reproduction import paper
 from aalp_lib.reproduction.attack_measurements import ALTERED
@@ -37,7 +37,7 @@ from aalp_lib.reproduction.collect import (
 )
 from aalp_lib.reproduction.comparisons import exact_p as exact_p, mcnemar
 from aalp_lib.reproduction.grids import HALF_FEATURES
-from aalp_lib.reproduction.schema import Measurement, Record, label, unpack
+from aalp_lib.reproduction.schema import HEADINGS, Measurement, Record, label, unpack
 
 PAIRED = ("pgd100", "cw100")  # columns of the order of the methods
 WEAKER = ("fgsm", *(f"{kind}{steps}" for kind in ("pgd", "cw") for steps in TABLE_2_STEPS if steps < 100))
