@@ -164,7 +164,7 @@ def load(
         _checks.known(
             "data set", str(name), SOURCES, "A folder with train/CLASS/*.png and test/CLASS/*.png will do too."
         )
-    return load_folder(Path(name), image_size).to(target)
+    return _load_folder(Path(name), image_size).to(target)
 
 
 def present(name: str | Path, root: str | Path | None = None) -> bool:
@@ -359,8 +359,8 @@ def name_of(data: str | Path) -> str:
     return name + "-folder" * (name in SOURCES)  # the reader's own copy is not the official set
 
 
-def load_folder(folder: Path, image_size: int | tuple[int, int] | None = None) -> Dataset:
-    """Load `train/CLASS/*`, `test/CLASS/*` and, where it exists, `val/CLASS/*`; see `load`.
+def _load_folder(folder: Path, image_size: int | tuple[int, int] | None) -> Dataset:
+    """Load `train/CLASS/*`, `test/CLASS/*` and, where it exists, `val/CLASS/*`.
 
     Images stay grey if all of them are, and are RGB otherwise. Without `val/`, a tenth of every class of `train/` is
     carved out. In the test split the classes take turns, so that images from its front are of all classes.
@@ -376,11 +376,9 @@ def load_folder(folder: Path, image_size: int | tuple[int, int] | None = None) -
     pixels = _read_images([Path(path) for of in samples.values() for path, _ in of], image_size)
     labels = torch.tensor([label for of in samples.values() for _, label in of])
     sizes = [len(of) for of in samples.values()]
-    splits = dict(zip(parts, map(Split, pixels.split(sizes), labels.split(sizes)), strict=True))
+    train, *val, test = map(Split, pixels.split(sizes), labels.split(sizes))
     name = name_of(folder)
-    if "val" not in splits:
-        return _with_val(name, tuple(classes), splits["train"], splits["test"])
-    return Dataset(name, tuple(classes), splits["train"], splits["val"], splits["test"])
+    return Dataset(name, tuple(classes), train, val[0], test) if val else _with_val(name, tuple(classes), train, test)
 
 
 def _in_turn(samples: list[tuple[str, int]]) -> list[tuple[str, int]]:

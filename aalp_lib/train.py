@@ -102,22 +102,19 @@ class Recipe:
 class Epoch:
     """One line of a history: means over the epoch's steps, then accuracies on the validation split after it.
 
-    `clean` and `robust` are fractions, None without a validation split; `robust` is under PGD-10 at full eps with steps
-    of eps / 4, None without an attack. `eps` and `lr` are those of the last step. `seconds` is the wall time of the
-    steps alone. `pairing` is the pairing loss before its weight, `kept` the fraction of features that Guided Dropout
-    kept.
+    Fractions are in [0, 1]; `clean` and `robust` are None without a validation split, `robust` without an attack, too.
     """
 
     epoch: int
     loss: float
     classification: float
-    pairing: float
-    kept: float
-    eps: float
+    pairing: float  # before its weight
+    kept: float  # fraction of features that Guided Dropout kept
+    eps: float  # of the last step, like `lr`
     lr: float
     clean: float | None
-    robust: float | None
-    seconds: float
+    robust: float | None  # under PGD-10 at full eps with steps of eps / 4
+    seconds: float  # wall time of the steps alone
 
 
 @dataclass
@@ -186,8 +183,8 @@ def fit(
     method : str or Method
         A row of `METHODS`.
     attack : Attack, optional
-        What is trained against, at full eps. Only methods without adversarial images can do without; they use its eps
-        for the robust accuracy that is watched on the validation split.
+        What is trained against, at full eps; its eps is that of the robust accuracy on the validation split, too. Only
+        methods without adversarial images can do without.
     epochs : int, optional
         Instead of the recipe's.
     seed : int
@@ -247,9 +244,8 @@ def fit(
         recipe = dataclasses.replace(recipe, epochs=epochs)
     require_classifier(model)
     with distributed.joined(next(model.parameters()).device), distributed.synced_norms(model):
-        run = _Run(
-            model, data, methods.method(method), attack, recipe, seed, val, Path(out) if out is not None else None
-        )
+        folder = Path(out) if out is not None else None
+        run = _Run(model, data, methods.method(method), attack, recipe, seed, val, folder)
         try:
             run.open(resume)
             _train(run, progress if distributed.rank() == 0 else None)
