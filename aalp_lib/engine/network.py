@@ -162,6 +162,8 @@ def _logits(network: nn.Module, x: Tensor) -> Tensor:
         raise InputError(f"the model cannot take images of shape {shape}: {reason}") from error
     if not isinstance(logits, Tensor):
         raise InputError(f"the model must return logits (N, K), but returned a {type(logits).__name__}")
+    if not logits.is_floating_point():
+        raise InputError(f"the model must return floating-point logits, but returned {logits.dtype}")
     if logits.ndim != 2 or len(logits) != len(x):
         raise InputError(f"the model must return logits (N, K), but returned {tuple(logits.shape)} for {len(x)} images")
     if logits.shape[1] < 2:
@@ -184,7 +186,7 @@ def _tried(compute: Callable[[], Any]) -> Any:
 def _close(found: Tensor, right: Tensor) -> bool:
     """Whether logits are the same up to rounding, NaN being NaN."""
     tolerance = torch.finfo(right.dtype).eps ** 0.5 * float(right.nan_to_num().abs().max())
-    return torch.allclose(found, right, rtol=0, atol=tolerance, equal_nan=True)
+    return found.shape == right.shape and torch.allclose(found, right, rtol=0, atol=tolerance, equal_nan=True)
 
 
 def _lay_out(copy: nn.Module, layout: torch.memory_format) -> None:

@@ -1,7 +1,7 @@
 """What the paper claims and whether our records bear it out: the scorecard."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -171,7 +171,8 @@ class Finding:
     verdict: str
 
 
-def scorecard(found: Records | None = None) -> list[Finding]:
+@functools.lru_cache(maxsize=2)
+def scorecard(found: Records | None = None) -> tuple[Finding, ...]:
     """Each claim with its verdict, by `comparisons.judged` with all that were tested as the family.
 
     Parameters
@@ -182,13 +183,13 @@ def scorecard(found: Records | None = None) -> list[Finding]:
     of = source(found)
     made = {claim: ours for claim in CLAIMS if (ours := claim.ours(of))}
     said = dict(zip(made, judged(made.values()), strict=True))
-    return [
+    return tuple(
         Finding(claim, said.get(claim), WORDS.get(said[claim].verdict, "unresolved") if claim in said else UNTESTED)
         for claim in CLAIMS
-    ]
+    )
 
 
-def card(findings: list[Finding]) -> pd.DataFrame:
+def card(findings: Sequence[Finding]) -> pd.DataFrame:
     """The scorecard as a table."""
     return pd.DataFrame(
         {

@@ -18,6 +18,9 @@ ABOUT = {
     "ablations": "Runs that differ from a row of the paper in the method or a setting, on the same seeds and images.",
 }
 STRONG = ("clean", "pgd100x20", "cw100x20", "apgd-ce", "apgd-t", "fab-t", AUTOATTACK)
+IMAGE = ", attacks from the image"
+STARTED = ("pgd100 start", "cw100 start")  # at the image instead of at a random point
+LEADS = (LEAD, WEAKER, STARTED)  # families of AALP against ALP
 MOVED = ("fgsm", "pgd10", "pgd20", "pgd40", "pgd100", "cw10", "cw100")
 ABLATED = ("clean", "pgd40", "pgd100", "cw100", AUTOATTACK)
 GUIDED = {"raw_gd": "raw", "adv_gd": "adv", "aalp_gd": "alp"}  # Table 3: with Guided Dropout, without
@@ -70,8 +73,8 @@ def sections(records: Records | None, data: str) -> Iterator[Section]:
 
 def _compared(frame: pd.DataFrame) -> Iterator[Section]:
     lead = comparisons.lead
-    yield from _families("AALP against ALP", "aalp-alp", [lead(frame)], frame, "attack")
-    yield from _families("AALP against ALP, weaker attacks", "aalp-alp-weaker", [lead(frame, WEAKER)], frame, "attack")
+    for words, name, attacks in (("", "", LEAD), (", weaker attacks", "-weaker", WEAKER), (IMAGE, "-start", STARTED)):
+        yield from _families(f"AALP against ALP{words}", f"aalp-alp{name}", [lead(frame, attacks)], frame, "attack")
     paper_recipe = lead(frame, (*LEAD, *WEAKER), "paper")
     yield from _families("AALP against ALP, recipe paper", "aalp-alp-paper", [paper_recipe], frame, "attack")
     for (heading, name, steps), variant in itertools.product(ORDERS, READINGS):

@@ -1,5 +1,7 @@
 """RESULTS.md, the pages of `results/` and the figures on them: templates, and what templates may say of the records."""
 
+import functools
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -20,7 +22,6 @@ from aalp_lib.reproduction.schema import Measurement, Record, label
 
 TEMPLATES = Path(__file__).parent / "templates"
 MADE = "<!-- made by `aalp results --write` -->"  # first line of a page that may be overwritten
-STEPS = (comparisons.STEPS, comparisons.HALVES, comparisons.OVER_MADRY)
 LEAD_CLAIM = "AALP − ALP: clean digits of MNIST tell the two apart, none of these attacks does"  # a test holds it
 
 
@@ -42,8 +43,9 @@ def context(records: Records | None = None) -> dict[str, Any]:
     Functions, each of which raises InputError where nothing was measured:
 
     - `gain(first, second, attack, data="mnist", ...)`: `comparisons.compare` over the frame, not judged.
-    - `lead(attack, data="mnist")`, `step(first, second, attack, data="mnist", protocol="fast")`,
-      `control(first, second, attack)`: the judged one of `comparisons.lead`, `.order` and `.controls`.
+    - `lead(attack, data="mnist")`, `step(first, second, attack, data="mnist", protocol="fast", family=...)`,
+      `control(first, second, attack)`: the judged one of `comparisons.lead`, `.order` and `.controls`; the family of a
+      step is "order", "halves" or "madry", by default the first of these that has it.
     - `accuracy(method, attack, data="mnist", protocol="fast", model="last", suite=...)`: an `Accuracy`.
     - `published(method, attack, data="mnist")`: the paper's number of Table 2.
     - `finding(words, on="MNIST")`: of the scorecard, the claim that begins with these words.
@@ -53,13 +55,13 @@ def context(records: Records | None = None) -> dict[str, Any]:
     of = source(records)
     return {
         "gain": lambda *names, data="mnist", **more: _there(compare(of.frame, *names, data=data, **more), names),
-        "lead": lambda attack, data="mnist": _among(comparisons.lead(of.frame), data=data, attack=attack),
-        "step": lambda first, second, attack, data="mnist", protocol="fast": _among(
-            [one for steps in STEPS for family in comparisons.order(of.frame, steps).values() for one in family],
+        "lead": lambda attack, data="mnist": _among(_judged(records)["lead"], data=data, attack=attack),
+        "step": lambda first, second, attack, data="mnist", protocol="fast", family="": _among(
+            _judged(records)[family or "steps"],
             first=first, second=second, attack=attack, data=data, protocol=protocol,
         ),
         "control": lambda first, second, attack: _among(
-            comparisons.controls(of.frame)[attack], first=first, second=second, attack=attack
+            _judged(records)["controls"], first=first, second=second, attack=attack
         ),
         "accuracy": lambda method, attack, **more: _accuracy(of, method, attack, **more),
         "published": lambda method, attack, data="mnist": paper.TABLE_2[data][method][attack],
@@ -71,6 +73,18 @@ def context(records: Records | None = None) -> dict[str, Any]:
         "main_table": lambda: tables.markdown(main_table(records)),
         "records": of.records, "frame": of.frame, "tables": tables, "label": label,
     }  # fmt: skip
+
+
+@functools.lru_cache(maxsize=2)
+def _judged(records: Records | None) -> dict[str, list[Comparison]]:
+    """Every judged comparison of the pages, by family; "steps" has those of all orders, the first of them first."""
+    frame, chain = source(records).frame, itertools.chain.from_iterable
+    orders = {name: [*chain(comparisons.order(frame, steps).values())] for _, name, steps in pages.ORDERS}
+    return orders | {
+        "steps": [*chain(orders.values())],
+        "lead": [*chain(comparisons.lead(frame, attacks) for attacks in pages.LEADS)],
+        "controls": [*chain(comparisons.controls(frame).values())],
+    }
 
 
 def _there(found: Comparison | None, names: Sequence[str]) -> Comparison:
@@ -186,7 +200,10 @@ def files(records: Records | None = None) -> dict[str, str | Figure]:
         found = list((pages.ablation_sections if ablations else pages.sections)(records, data))
         drawn = figures.every(*_drawable(of.records, folder))
         if found or drawn:
-            texts = {"title": tables.title(data), "about": pages.ABOUT.get(ABLATIONS if ablations else data, "")}
+            texts = {
+                "title": tables.title(data) + ", ablations" * ablations,
+                "about": pages.ABOUT.get(ABLATIONS if ablations else data, ""),
+            }
             made[f"{folder}/README.md"] = page("page.md", records, sections=found, drawn=drawn, **texts)
         made |= {f"{folder}/figures/{one.name}.png": one.figure for one in found if one.figure}
         made |= {f"{folder}/figures/{name}.png": one.figure for name, one in drawn.items()}

@@ -71,6 +71,8 @@ def heading(attack: str) -> str:
     """
     name, _, altered = attack.partition(" ")
     said = STAGES.get(name) or COLUMNS.get(name, name)
+    if altered == "start":
+        return f"{said}, from {'a random start' if name == 'fgsm' else 'the image'}"
     return f"{said}, {ALTERED[altered]}" if altered in ALTERED else said
 
 
@@ -251,7 +253,7 @@ def shown(table: pd.DataFrame, spans: bool = True) -> pd.DataFrame:
     table : DataFrame
         Of one data set.
     spans : bool
-        Show intervals and ranges behind our numbers.
+        Show intervals and ranges behind our numbers, and of Table 2 how far our row lies from the paper's at most.
     """
     names = list(dict.fromkeys(table["column"]))
     lines = []
@@ -269,7 +271,7 @@ def shown(table: pd.DataFrame, spans: bool = True) -> pd.DataFrame:
             }
         )
     made = pd.DataFrame(lines)
-    return made.drop(columns="Widest apart") if len(names) == 1 or (table["table"] == 3).all() else made
+    return made if spans and (table["table"] == 2).all() else made.drop(columns="Widest apart")
 
 
 def _dicts(table: pd.DataFrame) -> list[dict[str, Any]]:
@@ -298,7 +300,7 @@ def _shown(cell: dict[str, Any] | None, name: str, spans: bool) -> str:
 def _widest(table: pd.DataFrame, row: str, ours: dict[str, dict[str, Any]]) -> str:
     """How far our row lies from the paper's in the column where they are furthest apart."""
     theirs = table[(table["row"] == row) & (table["source"] == "paper")].set_index("column")["value"]
-    apart = {name: cell["value"] - theirs[name] for name, cell in ours.items() if not name.endswith("_loss")}
+    apart = {name: cell["value"] - theirs[name] for name, cell in ours.items()}
     widest = max(apart, key=lambda name: abs(apart[name]))
     return f"{signed(apart[widest])}, {heading(widest)}"
 
@@ -522,7 +524,8 @@ def paper_gain(one: Comparison, rows: Mapping[str, Mapping[str, float]] | None =
     rows = paper.TABLE_2.get(paper_name(one.data), {}) if rows is None else rows
     first, second = (name.removesuffix("_averaged") for name in (one.first, one.second))
     cells = [rows.get(name, {}).get(one.attack) for name in (first, second)]
-    return float("nan") if None in cells or first == second else cells[1] - cells[0]  # type: ignore[operator]
+    other = one.first_protocol not in ("", one.protocol)
+    return float("nan") if None in cells or first == second or other else cells[1] - cells[0]  # type: ignore[operator]
 
 
 def gains(

@@ -9,7 +9,6 @@ import pytest
 from aalp_lib.diagnosis import NOISE
 from aalp_lib.methods import METHODS, TABLE_2
 from aalp_lib.reproduction import claims, comparisons, paper, report, tables
-from aalp_lib.reproduction.comparisons import compare
 
 PUBLISHED = paper.TABLE_2["mnist"]
 
@@ -67,21 +66,21 @@ def test_2_guided_dropout_costs_half_a_point_and_weights_gain_under_autoattack(s
     assert -0.6 < guided.mean < -0.4
 
 
-def test_3_alp_falls_behind_madry_under_autoattack_where_the_paper_ranks_it_above(of):
+def test_3_alp_keeps_fewer_images_than_madry_under_autoattack_where_the_paper_ranks_it_above(of):
     against = comparisons.order(of.frame, comparisons.OVER_MADRY)["mnist", "fast", "", "square"]
-    assert {one.second: one.verdict for one in against}["alp"] == "behind"
+    (alp,) = (one for one in against if one.second == "alp")
+    assert (alp.verdict, max(alp.gains) < 0) == ("behind", True)
     assert all(PUBLISHED["alp"][c] > PUBLISHED["adv"][c] for c in PUBLISHED["adv"] if c != "clean")
 
 
-def test_4_two_open_choices_move_more_than_aalp_does(of, say):
-    averaged = say["gain"]("alp", "alp_averaged", "pgd100")
-    assert averaged.low > 0
-    assert averaged.mean > max(abs(one.mean) for one in comparisons.lead(of.frame) if one.data == "mnist")
-    random, start = (
-        compare(of.frame, "alp", "aalp", f"cw100{how}", data="mnist", suite="attacks") for how in ("", " start")
+def test_4_what_the_paper_leaves_open_decides_more(say):
+    assert (say["step"]("adv", "alp_averaged", "pgd100").verdict, say["step"]("adv", "alp", "pgd100").verdict) == (
+        "ahead",
+        "unresolved",
     )
-    assert random.low < 0 < start.low
-    assert start.mean - random.mean > 1
+    start, random = say["lead"]("cw100 start"), say["lead"]("cw100")
+    assert (start.verdict, random.verdict) == ("ahead", "unresolved")
+    assert start.mean > abs(random.mean)
 
 
 def test_5_two_seeds_of_cifar10_decide_nothing(say):

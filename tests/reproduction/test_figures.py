@@ -1,15 +1,16 @@
 import dataclasses
-import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
 from test_per_epoch import LOOK, SETTING
 from test_schema import drawn, record
 
 import aalp_lib as aalp
+from aalp_lib import plots
 from aalp_lib.checkpoints import load_model
-from aalp_lib.reproduction import analyses, collect, figures, per_epoch, report, schema
+from aalp_lib.reproduction import analyses, archive, figures, per_epoch, schema, tables
 from aalp_lib.reproduction.jobs import Job
 from aalp_lib.reproduction.settings import new_model
 
@@ -35,7 +36,8 @@ def measured(sample, tmp_path_factory):
     for name, weight, pgd in (("aalp_alpha_0", 0.0, 600), ("aalp", 1.0, 800), ("aalp_alpha_5", 5.0, 700)):
         for seed in (0, 1):
             for words in ({}, {"reduced": "one epoch"}):
-                config = {"attack": {}, "recipe": {"lr": 2e-3}, "method": {"weight": weight}, **words}
+                made = {"attack": dataclasses.asdict(setting.attack), "recipe": dataclasses.asdict(setting.recipe)}
+                config = made | {"method": {"weight": weight}} | words
                 found = record(name, seed, config=config, pgd=pgd + 2 * seed if not words else 0)
                 found.save(out / f"{weight}-{seed}{'-reduced' * len(words)}.json")
     return out
@@ -45,68 +47,121 @@ def kind_of(folder, kind):
     return schema.load_measurements(folder / kind)
 
 
-def test_every_figure_is_drawn_from_what_is_on_disk(measured, tmp_path):
-    *paths, page = figures.draw_all(measured, tmp_path)
-    assert [int(path.name[7:9]) for path in paths] == [*range(1, 13)]
-    for path in paths:
+def every(folder):
+    """What `figures.every` makes of a folder's measurements and runs."""
+    found = archive.records(folder)
+    kinds = {}
+    for m in found.measurements.values():
+        kinds.setdefault(m.kind, []).append(m)
+    return figures.every(kinds, [run for run in found.runs.values() if "reduced" not in run.config])
+
+
+def test_every_figure_of_the_paper_is_drawn_small_with_title_and_source(measured, tmp_path):
+    made = every(measured)
+    assert [name[:9] for name in made] == [f"figure-{number:02d}" for number in range(1, 13)]
+    for name, one in made.items():
+        path = tmp_path / f"{name}.png"
+        one.figure.savefig(path, dpi=plots.DPI)
         width, height = Image.open(path).size
-        assert 400 < width <= 1600
-        assert 300 < height <= 1200
+        assert (400 < width <= 1600, 300 < height <= 1200) == (True, True)
         assert path.stat().st_size < 300_000
-    said = page.read_text()
-    assert page.name == "README.md"
-    assert re.findall(r"!\[Figure (\d+)\]\((.*)\)", said) == [(str(int(path.name[7:9])), path.name) for path in paths]
-    assert "## Figure 11\n\nMean distance of the two confidences, in points: ALP " in said
-    assert "\n\nmnist-sample, recipe fast, seeds 0, 1.\n" in said  # figure 6 has all seeds
+        assert (one.heading, len(one.claim) > 20, "\n" in one.claim) == (f"Figure {int(name[7:9])}", True, False)
+        labelled = [axes for axes in one.figure.axes if axes.get_xlabel() or axes.get_ylabel()]
+        assert labelled or name.startswith(("figure-05", "figure-10"))
+    assert made["figure-06-alpha"].drawn_from == "Seeds 0, 1"
+    assert made["figure-11-confidences"].drawn_from == "Seed 0, 100 test images"
 
 
-@pytest.mark.parametrize("folder", sorted(RESULTS.glob("*/figures")), ids=lambda folder: folder.parent.name)
-def test_the_committed_pages_of_figures_say_what_the_records_do(folder, tmp_path, monkeypatch):
-    """Of the pictures only that they are there: saving them takes long, and their bytes are their matplotlib's."""
-    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, target, **_: None)
-    *paths, page = figures.draw_all(folder.parent, tmp_path)
-    assert page.read_text() == (folder / "README.md").read_text()
-    assert [path.name for path in paths] == sorted(path.name for path in folder.glob("*.png"))
+def test_of_several_seeds_the_lowest_is_drawn(measured):
+    others = [
+        dataclasses.replace(m, subject=m.subject | {"seed": seed})
+        for seed in (9, 10, 11)
+        for m in kind_of(measured, "samples")
+    ]
+    (one,) = figures.every({"samples": others}).values()
+    assert one.drawn_from.startswith("Seed 9, ")
 
 
-def test_the_diagnosis_is_drawn_with_its_bound(tmp_path):
+def test_figures_without_measurements_are_left_out(measured):
+    alp = [m for m in kind_of(measured, "samples") if m.subject["method"] == "alp"]
+    assert list(figures.every({"samples": alp})) == ["figure-11-confidences"]
+    assert figures.every({}) == {}
+
+
+def test_the_diagnosis_is_drawn_with_its_bound():
     """Its claim are the largest accuracies at radius 0.5 and 1, whichever network has them."""
     root = RESULTS / "mnist" / "diagnosis"
     found = [schema.Measurement.load(root / f"mnist-{name}-seed0.json") for name in ("raw", "alp")]
     found[1].values["eps"][-1] |= {"accuracy": 0.125, "low": 0.1, "high": 0.15, "correct": 125}
-    for m in found:
-        m.save(tmp_path / "diagnosis" / f"{m.subject['method']}.json")
-    path, page = figures.draw_all(tmp_path, tmp_path / "out")
-    assert path.name == "figure-beyond-diagnosis.png"
-    said = page.read_text()
-    assert "## Beyond the paper: diagnosis\n\nAt radius 0.5, where every ball holds a grey image, at most 0.0 %" in said
-    assert "at radius 1, where it holds every image, at most 12.5 %.\n" in said
+    (one,) = figures.every({"diagnosis": found}).values()
+    assert one.heading == "Beyond the paper: diagnosis"
+    assert "where every ball holds a grey image, at most 0.0 %" in one.claim
+    assert one.claim.endswith("at radius 1, where it holds every image, at most 12.5 %")
 
 
-def test_a_figure_of_gradients_that_differ_says_whose_are_which(measured, tmp_path):
-    (tmp_path / "samples").mkdir()
-    for m in kind_of(measured, "samples"):
-        tf32 = {"tf32": m.subject["method"] == "aalp"}
-        dataclasses.replace(m, environment=m.environment | tf32).save(
-            tmp_path / "samples" / f"{m.subject['method']}.json"
-        )
-    page = figures.draw_all(tmp_path, tmp_path / "out")[-1].read_text()
-    assert "100 test images; gradients in float32: ALP; TF32: AALP.\n" in page
-    assert "gradients in" not in figures.draw_all(measured, tmp_path / "other")[-1].read_text()
+# --- comparisons
 
 
-def test_a_training_whose_place_another_took_is_named(measured, tmp_path):
-    """It is one of the folder `earlier` if the record there says that it was made where and by what this was."""
-    alp, aalp_ = sorted(kind_of(measured, "over_training"), key=lambda m: m.subject["method"], reverse=True)
-    made = record("alp", 0, environment=alp.environment, config={"attack": {}, "recipe": {"lr": 2e-3}, "method": {}})
-    for folder, run in (("", dataclasses.replace(made, environment={"device": "cuda"})), ("earlier", made)):
-        run.save(tmp_path / folder / "alp.json")
-    for m in (alp, aalp_):
-        m.save(tmp_path / "over_training" / f"{m.subject['method']}.json")
-    page = figures.draw_all(tmp_path, tmp_path / "out")[-1].read_text()
-    assert page.count("50 test images; ALP: of an earlier training than Table 2's.\n") == 2  # figures 4 and 12
-    (tmp_path / "earlier" / "alp.json").unlink()
-    assert "earlier" not in figures.draw_all(tmp_path, tmp_path / "out")[-1].read_text()
+LINE = {
+    "panel": "MNIST",
+    "step": "A → B",
+    "attack": "PGD-100",
+    "gain": 1.0,
+    "low": 0.5,
+    "high": 1.5,
+    "gains": (0.8, 1.2),
+    "paper": 2.0,
+    "word": "ahead",
+}
+
+
+def gains(**more):
+    return LINE | more
+
+
+def test_a_forest_plot_has_gain_interval_seeds_and_the_papers_gain():
+    rows = pd.DataFrame([gains(), gains(attack="CW-100", gain=-1.0, low=-2.0, high=0.0, gains=(-1.5, -0.5),
+                                        paper=float("nan"), word="unresolved")])  # fmt: skip
+    figure = figures.forest(rows, "A claim")
+    (panel,) = figure.axes
+    assert [text.get_text() for text in panel.get_yticklabels()] == ["PGD-100", "CW-100"]
+    assert (panel.get_title(), panel.get_xlabel(), figure.get_suptitle()) == ("MNIST", "points", "A claim")
+    drawn_at = {tuple(line.get_xdata()) for line in panel.lines}
+    assert {(2.0,), (1.0,), (0.5, 1.5), (0.8, 1.2), (-1.0,), (-2.0, 0.0)} <= drawn_at
+    colours = {tuple(line.get_xdata()): line.get_color() for line in panel.lines}
+    assert (colours[1.0,], colours[-1.0,]) == (figures.WORD_COLOURS["ahead"], "0.4")
+    figures.plt.close(figure)
+
+
+def test_a_forest_plot_says_what_was_not_measured_and_what_lies_far_out():
+    nothing = dict.fromkeys(("gain", "low", "high"), float("nan")) | {"gains": (), "word": "untested"}
+    far = {"gain": -64.5, "low": -65.0, "high": -64.0, "gains": (-64.0, -65.0), "paper": float("nan")}
+    more = [gains(attack=f"a{i}") for i in range(5)]
+    figure = figures.forest(
+        pd.DataFrame([*more, gains(attack="far", **far), gains(panel="SVHN", **nothing)]), "A claim"
+    )
+    said = [text.get_text() for panel in figure.axes for text in panel.texts]
+    assert said == ["-64.5", "untested"]
+    figures.plt.close(figure)
+
+
+def test_a_column_of_table_2_has_the_papers_number_and_ours():
+    table = tables.beside_paper(archive.records(), 2, "mnist")
+    figure = figures.beside_paper(table, "pgd100")
+    (panel,) = figure.axes
+    assert [text.get_text() for text in panel.get_yticklabels()][:2] == ["Madry", "ALP"]
+    assert panel.get_title() == "PGD-100: widest apart AALP, -3.8 points"
+    limits = panel.get_xlim()
+    figures.plt.close(figure)
+    other = figures.beside_paper(table, "fgsm")
+    assert other.axes[0].get_xlim() == limits
+    figures.plt.close(other)
+    bare = figures.beside_paper(table[table["source"] == "paper"], "pgd100")
+    assert bare.axes[0].get_title() == "PGD-100: the paper's rows"
+    figures.plt.close(bare)
+
+
+# --- the paper's figures, one by one
 
 
 def test_figure_5_has_what_the_method_has():
@@ -127,69 +182,21 @@ def test_figure_5_has_what_the_method_has():
     assert any("α = 0.5" in text for text in texts)
 
 
-def test_where_no_picture_may_be_stored_the_mean_of_all_maps_is_drawn(measured, tmp_path):
+def test_where_no_picture_may_be_stored_the_mean_of_all_maps_is_drawn(measured):
     found = [m for m in kind_of(measured, "activation") if m.subject["method"] != "raw"]
-    for m in found:
-        values = m.values | {"pictures": None, "labels": None}
-        dataclasses.replace(m, values=values).save(tmp_path / "activation" / f"{m.subject['method']}.json")
-    assert [path.name for path in figures.draw_all(tmp_path, tmp_path / "out")][:2] == [
-        "figure-02-activation.png", "figure-08-activation.png",
-    ]  # fmt: skip
-    figure = figures.mean_maps(found)
+    found = [dataclasses.replace(m, values=m.values | {"pictures": None, "labels": None}) for m in found][::-1]
+    figure = figures.every({"activation": found})["figure-08-activation"].figure
     for panel, m in zip(figure.axes, found, strict=False):
         assert (panel.images[0].get_array() == analyses.unpack(m.values["paper"]["mean"]).numpy()).all()
-    figures.plt.close(figure)
-
-
-def test_figures_without_measurements_are_left_out(measured, tmp_path):
-    (tmp_path / "samples").mkdir()
-    for path in (measured / "samples").glob("alp.json"):
-        (tmp_path / "samples" / path.name).write_bytes(path.read_bytes())
-    made = [path.name for path in figures.draw_all(tmp_path, tmp_path / "out")]
-    assert made == ["figure-11-confidences.png", "README.md"]
-    assert figures.draw_all(tmp_path / "nothing", tmp_path / "out") == []
-
-
-def test_of_several_seeds_the_lowest_is_drawn(measured):
-    first = kind_of(measured, "samples")[0]
-    others = [dataclasses.replace(first, subject=first.subject | {"seed": seed}) for seed in (10, 9, 11)]
-    assert figures._lowest_seed(others)["aalp"].subject["seed"] == 9
-
-
-def test_a_figure_keeps_to_one_protocol_and_says_which(measured, tmp_path, monkeypatch):
-    drawn_of, written = {}, {}
-    monkeypatch.setattr(figures, "confidences", lambda found: drawn_of.setdefault("samples", found) and plain())
-    monkeypatch.setattr(figures, "alpha", lambda found: drawn_of.setdefault("alpha", found) and plain())
-    monkeypatch.setattr(figures.Figure, "savefig", lambda figure, path, **_: written.update({path.name: drawn(figure)}))
-
-    def plain():
-        return figures.plt.figure()
-
-    (tmp_path / "samples").mkdir()
-    for m in kind_of(measured, "samples"):
-        if m.subject["method"] == "aalp":
-            dataclasses.replace(m, subject=m.subject | {"recipe": "paper"}).save(tmp_path / "samples" / "a.json")
-            dataclasses.replace(m, subject=m.subject | {"seed": 7}).save(tmp_path / "samples" / "b.json")
-    figures.draw_all(tmp_path, tmp_path / "out")
-    assert [m.subject["seed"] for m in drawn_of.pop("samples")] == [7]
-    (said,) = written["figure-11-confidences.png"]
-    assert said.startswith("mnist-sample, recipe fast, seed 7, ")
-    (tmp_path / "samples" / "b.json").unlink()
-    figures.draw_all(tmp_path, tmp_path / "out")
-    assert [m.subject["recipe"] for m in drawn_of.pop("samples")] == ["paper"]
-    (said,) = written["figure-11-confidences.png"]
-    assert said.startswith("mnist-sample, recipe paper, seed 0, ")
-    figures.draw_all(measured, tmp_path / "out")
-    assert len(drawn_of["alpha"]) == 6
-    assert not any("reduced" in r.config for r in drawn_of["alpha"])
 
 
 def test_contributions_that_span_little_have_ticks_to_read_and_no_dead_features():
-    root = Path(__file__).resolve().parents[2] / "results"
     seen = {}
     for data in ("cifar10-jpeg", "mnist"):
-        kept = report.by_method(collect.read(root / data.removesuffix("-jpeg")), "contributions", data)
-        figure = figures.contributions([kept["raw"], kept["aalp"]])
+        found = (
+            tables.measurements(archive.records(), "contributions", data=data, method=m)[0] for m in ("raw", "aalp")
+        )
+        figure = figures.contributions([*found])
         drawn(figure)
         ticks = [tick.get_text() for tick in figure.axes[0].get_xticklabels() if tick.get_text()]
         figures.plt.close(figure)
@@ -197,7 +204,7 @@ def test_contributions_that_span_little_have_ticks_to_read_and_no_dead_features(
     ticks, notes, claim = seen["cifar10-jpeg"]
     assert {"0.02", "0.05"} <= set(ticks)
     assert notes == []
-    assert "e+" not in claim
+    assert "Features that carry half" in claim
     assert seen["mnist"][1] == ["dead, or nearly"]
     assert any("10^" in tick for tick in seen["mnist"][0])
 
@@ -254,7 +261,7 @@ def test_the_alp_losses_are_compared_from_full_radius_on():
 def test_a_set_that_stays_empty_can_be_drawn():
     lines = [line(1, 0.5) | {"alp": {"consistent": 1.0, "inconsistent": None, "all": 1.0}}]
     figure = figures.pairing_by_set([training("alp", lines)])
-    assert "The ALP loss by epoch" in drawn(figure)
+    assert any("consistent 1.0 → 1.0, inconsistent nan → nan" in text for text in drawn(figure))
     figures.plt.close(figure)
 
 
