@@ -19,7 +19,7 @@ from aalp_lib.autoattack import QUERIES, auto_attack, installed
 from aalp_lib.data import Split, to_float
 from aalp_lib.engine import Forward
 from aalp_lib.engine.precision import Precision, without_tf32
-from aalp_lib.evaluation import Outcome, Report, evaluate, gradient_count, starts
+from aalp_lib.evaluation import Outcome, Report, evaluate, generators, gradient_count
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, shown, stages, told
 
@@ -175,12 +175,12 @@ def diagnose(
         report = evaluate(
             model, split, suite, batch_size=batch_size, seed=seed, precision=precision, progress=tells["suite"]
         )
-        path = functools.partial(_walk, model, split, attack, starts(attack, seed)[0], batch_size, tells["steps"])
+        path = functools.partial(_walk, model, split, attack, generators(attack, seed)[0], batch_size, tells["steps"])
         walk = _Walk(**resume.part("steps", path))
         black_box = {}
         if source is not None:
             transfer = functools.partial(
-                _transferred, model, source, split, attack, starts(attack, seed)[0], batch_size, tells["transfer"]
+                _transferred, model, source, split, attack, generators(attack, seed)[0], batch_size, tells["transfer"]
             )
             black_box["transfer"] = Outcome(resume.part("transfer", transfer)["right"])
         if square:
@@ -268,14 +268,14 @@ class _Walk:
 
 
 def _walk(
-    model: Classifier, split: Split, attack: Attack, start: torch.Generator, batch_size: int, tell: Tell | None
+    model: Classifier, split: Split, attack: Attack, generator: torch.Generator, batch_size: int, tell: Tell | None
 ) -> dict[str, Tensor]:
     """The fields of a `_Walk`."""
     split = split.to(engine.device_of(model))
     with engine.prepared(model, to_float(split.images[:2])) as forward:
         grey = _logits(forward, torch.full_like(split.images[:1], 0.5, dtype=torch.float32)).argmax(1)
         batches = told(split.batches(batch_size), -(-len(split) // batch_size), tell, "loss against steps done")
-        clean, path, zero = zip(*(_walk_batch(forward, x, y, attack, start) for x, y in batches), strict=True)
+        clean, path, zero = zip(*(_walk_batch(forward, x, y, attack, generator) for x, y in batches), strict=True)
     return {
         "clean": torch.cat(clean),
         "path": torch.cat(path, 1),
@@ -313,14 +313,14 @@ def _zero_gradient(forward: Forward, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _transferred(
-    model: Classifier, source: Classifier, split: Split, attack: Attack, start: torch.Generator, batch_size: int,
+    model: Classifier, source: Classifier, split: Split, attack: Attack, generator: torch.Generator, batch_size: int,
     tell: Tell | None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Which images stay "right" when `source`'s adversarial images are shown to `model`, bool (N,)."""
     split, right = split.to(engine.device_of(model)), []
     model = engine.private(model)
     for x, y in told(split.batches(batch_size), -(-len(split) // batch_size), tell, "transfer done"):
-        x_adv = attack(source, x, y, generator=start)
+        x_adv = attack(source, x, y, generator=generator)
         right.append((_logits(model, x).argmax(1) == y) & (_logits(model, x_adv).argmax(1) == y))
     return {"right": torch.cat(right).cpu()}
 

@@ -222,7 +222,7 @@ def evaluate(
         correct = {"clean": logits.argmax(1) == split.labels}
         for (part, tell_part), (longest, steps) in zip(stages(tell, **costs).items(), trajectories, strict=True):
             survivors = functools.partial(
-                longest.survivors, forward, at=[*steps.values()], reading=reading, generators=starts(longest, seed)
+                longest.survivors, forward, at=[*steps.values()], reading=reading, generators=generators(longest, seed)
             )
             right = zip(split.batches(batch_size), correct["clean"].split(batch_size), strict=True)
             attacked = told(right, batches, tell_part, f"{next(reversed(steps))} done")
@@ -256,7 +256,7 @@ def chosen_precision(model: Classifier, split: Split, precision: Precision, batc
         return faster(forward, *next(split.batches(min(batch_size, 128)))) if precision == "auto" else precision
 
 
-def starts(attack: Attack, seed: int) -> list[torch.Generator]:
+def generators(attack: Attack, seed: int) -> list[torch.Generator]:
     """A generator for each restart, so that image i starts at the same place whatever the batches and the suite."""
     return [torch.Generator().manual_seed(seeds.derive(seed, attack.loss, run)) for run in range(attack.restarts)]
 

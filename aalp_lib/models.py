@@ -122,7 +122,9 @@ def lenet(
         nn.Linear(second * (image_size // 4) ** 2, hidden),
         nn.ReLU(),
     )
-    config = _config("lenet", locals(), "width", "in_channels", "image_size", "classes", "mean", "std")
+    config = _config(
+        "lenet", width=width, in_channels=in_channels, image_size=image_size, classes=classes, mean=mean, std=std
+    )
     return Classifier(body, nn.Linear(hidden, classes), mean, std, config)
 
 
@@ -159,7 +161,7 @@ def resnet9(
         nn.AdaptiveMaxPool2d(1),
         nn.Flatten(),
     )
-    config = _config("resnet9", locals(), "width", "in_channels", "classes", "mean", "std")
+    config = _config("resnet9", width=width, in_channels=in_channels, classes=classes, mean=mean, std=std)
     return Classifier(body, nn.Linear(8 * width, classes), mean, std, config)
 
 
@@ -193,7 +195,7 @@ def resnet32(
     for module in body.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    config = _config("resnet32", locals(), "width", "in_channels", "classes", "mean", "std")
+    config = _config("resnet32", width=width, in_channels=in_channels, classes=classes, mean=mean, std=std)
     return Classifier(body, nn.Linear(4 * width, classes), mean, std, config)
 
 
@@ -212,12 +214,12 @@ def build(config: dict[str, Any]) -> Classifier:
     return MODELS[_checks.known("model", config.get("name", ""), MODELS)](**arguments)
 
 
-def _config(name: str, arguments: dict[str, Any], *keys: str) -> dict[str, Any]:
+def _config(name: str, **arguments: Any) -> dict[str, Any]:
     """The arguments that make this network again; ends a normalisation that does not fit the channels."""
     for key in ("mean", "std"):
         if len(arguments[key]) not in (1, arguments["in_channels"]):
             raise InputError(f"{key} has {len(arguments[key])} values for {arguments['in_channels']} channels")
-    return copy.deepcopy({"name": name} | {key: arguments[key] for key in keys})
+    return copy.deepcopy({"name": name} | arguments)
 
 
 def _conv_norm_relu(fan_in: int, fan_out: int, stride: int = 1) -> nn.Sequential:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from aalp_lib import _checks, checkpoints, data, engine, methods, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import PGD, Attack, scaled
-from aalp_lib.checkpoints import BEST, LAST, Checkpoint, Network
+from aalp_lib.checkpoints import BEST, LAST, Checkpoint, Description
 from aalp_lib.data import Dataset, Split
 from aalp_lib.engine import distributed
 from aalp_lib.engine.distributed import Shard
@@ -147,7 +147,7 @@ class History:
         return len(self.epochs)
 
 
-class State(Network):
+class State(Description):
     """What the description of a checkpoint of `fit` says: how far the run has come, `seconds` into the next epoch."""
 
     done: int
@@ -292,7 +292,7 @@ class _Run:
                 if batch is None:
                     raise InputError(f"the loader gave {index} batches, but its length says {self.per_epoch}")
                 if index >= skipped:
-                    yield self._prepared(batch[0].to(self.device), batch[1].to(self.device))
+                    yield self._augmented(batch[0].to(self.device), batch[1].to(self.device))
 
     def step(self, x: Tensor, y: Tensor, shard: Shard) -> None:
         """One step on this rank's rows of a batch; after an epoch's last, a line in the history and a checkpoint."""
@@ -339,8 +339,8 @@ class _Run:
         line = Epoch(number, loss, classification, pairing, kept, eps, lr, clean, robust, self.seconds)
         self.history.epochs.append(line)
         self.sums, self.seconds = torch.zeros_like(self.sums), 0.0
-        watched = self.history["robust" if self.method.adversarial else "clean"]
-        if watched[-1] is None or watched[-1] >= max(watched):  # ties go to the later epoch
+        accuracies = self.history["robust" if self.method.adversarial else "clean"]
+        if accuracies[-1] is None or accuracies[-1] >= max(accuracies):  # ties go to the later epoch
             self.history.best = line.epoch
         self.save()
         self._save_best()
@@ -353,7 +353,7 @@ class _Run:
         counts = torch.zeros(2, device=self.device)
         with engine.prepared(self.model, data.to_float(split.images[:2]), self.format) as forward:
             for batch in split.batches(512):
-                x, y, shard = self._own(*batch)
+                x, y, shard = self._of_rank(*batch)
                 with torch.no_grad():
                     right = forward(x).argmax(1) == y
                 alive = (
@@ -436,7 +436,7 @@ class _Run:
             return self.train.batches(self.recipe.batch_size, order)
         return self.train
 
-    def _prepared(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Shard]:
+    def _augmented(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Shard]:
         if not isinstance(self.train, Split):
             self._lay_out(self._check_batch(images, labels))
             if len(set(distributed.gathered(_checksum(labels)))) > 1:
@@ -447,9 +447,9 @@ class _Run:
             images = data.random_crop(images, self.recipe.crop)
         if self.recipe.flip:
             images = data.random_flip(images)
-        return self._own(images, labels)
+        return self._of_rank(images, labels)
 
-    def _own(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Shard]:
+    def _of_rank(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Shard]:
         """This rank's rows of a batch, which every rank holds."""
         shard = distributed.shard(len(labels))
         return images[shard.rows].contiguous(memory_format=self.format), labels[shard.rows], shard

@@ -7,7 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from aalp_lib import checkpoints
-from aalp_lib.checkpoints import Checkpoint, Network
+from aalp_lib.checkpoints import Checkpoint, Description
 from aalp_lib.models import Classifier
 from aalp_lib.train import State
 from aalp_lib.zoo import INDEX, Entry, index, weights
@@ -79,5 +79,5 @@ def _store(checkpoint: Checkpoint, path: Path) -> Path:
     """Write the weights in half precision, with what makes the network again."""
     tensors = {f"model.{key}": value for key, value in _halves(checkpoint.part("model")).items()}
     path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoints.write(path, Checkpoint(tensors, {"model": checkpoint.described_as(Network).model}))
+    checkpoints.write(path, Checkpoint(tensors, {"model": checkpoint.described_as(Description).model}))
     return path
