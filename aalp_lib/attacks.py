@@ -6,7 +6,7 @@ import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,15 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 STARTS = ("clean", "uniform", "gaussian")
 GAUSSIAN_SCALE = 0.001  # of the start of TRADES, in units of [0, 1]
+
+
+class _Ball(NamedTuple):
+    """What a step needs beside the iterate: the ball's lowest and highest images, the loss's target, a length."""
+
+    low: Tensor
+    high: Tensor
+    target: Tensor
+    step: Tensor
 
 
 @dataclass(frozen=True)
@@ -195,23 +204,22 @@ class Attack:
 
     def _ascend(self, forward: Forward, x: Tensor, y: Tensor, start: Tensor, steps: int) -> Tensor:
         """The iterate after so many steps, (N, C, H, W)."""
-        x_adv, *fixed = self._begin(forward, x, y, start)
-        step = engine.stepper(forward, self.loss, functools.partial(self._step, forward), (x_adv,), (*fixed,), steps)
+        ball = self._ball(forward, x, y)
+        x_adv = start.detach().clamp(ball.low, ball.high)
+        step = engine.stepper(forward, self.loss, functools.partial(self._step, forward), (x_adv,), ball, steps)
         for _ in range(steps):
-            (x_adv,) = step(x_adv)
+            (x_adv,) = step(x_adv)  # x <- clip(x + step * sign(dLoss/dx))
         return x_adv
-
-    def _begin(self, forward: Forward, x: Tensor, y: Tensor, start: Tensor) -> tuple[Tensor, ...]:
-        """The first iterate, the ball's lowest and highest images, what the loss compares with, and a step's length."""
-        low, high = (x - self.eps).clamp_(min=0), (x + self.eps).clamp_(max=1)
-        first = start.detach().clamp(low, high)
-        return first, low, high, self._target(forward, x, y), x.new_full((), self.step)
 
     def _step(
         self, forward: Forward, x_adv: Tensor, low: Tensor, high: Tensor, target: Tensor, step: Tensor
     ) -> tuple[Tensor]:
         _, gradient = self._gradient(forward, x_adv, target)
         return (_moved(x_adv, gradient, low, high, step),)
+
+    def _ball(self, forward: Forward, x: Tensor, y: Tensor) -> "_Ball":
+        low, high = (x - self.eps).clamp_(min=0), (x + self.eps).clamp_(max=1)
+        return _Ball(low, high, self._target(forward, x, y), x.new_full((), self.step))
 
     # --- what was fooled on the way
 
@@ -234,12 +242,12 @@ class Attack:
         """
         rows = torch.arange(len(x), device=x.device)  # of the images still in the batch
         first = torch.full_like(rows, self.steps + 1)
-        x_adv, *fixed = self._begin(forward, x, y, start)
-        batch = [x_adv, first, *fixed[:3], y]
+        ball = self._ball(forward, x, y)
+        batch = [start.detach().clamp(ball.low, ball.high), first, ball.low, ball.high, ball.target, y]
         recorded = engine.wanted(forward, x.device)
         for made, stop in itertools.pairwise(sorted({0, *at, self.steps} if recorded else range(self.steps + 1))):
             sure = recorded or made in at
-            state, rest = (*batch[:2], rows.new_full((), made)), (*batch[2:], fixed[3])
+            state, rest = (*batch[:2], rows.new_full((), made)), (*batch[2:], ball.step)
             look = functools.partial(self._look_and_step, forward, sure)
             step = engine.stepper(forward, f"{self.loss}, looking", look, state, rest, self.steps, few=True)
             for _ in range(made, stop):

@@ -7,7 +7,8 @@
 
 In a text file a cell begins with a line `%%%% md ID` or `%%%% code ID TAG ...`; ids are names, unique in a notebook.
 What a stamp writes is made of the address in `_config.yml`, of the run and of the records: nobody types it. A Markdown
-cell with `{{ ... }}` in it is a template, kept in the cell's metadata; the numbers come from `report.context`.
+cell with `{{ ... }}` in it is a template, kept in the cell's metadata; the numbers come from `report.context`, and
+`link(path)` is the public address of a file of the repository.
 """
 
 import os
@@ -55,6 +56,11 @@ def setup_lines() -> list[str]:
     ]
 
 
+def link(path: str) -> str:
+    """The public address of a file of the repository; templates call it."""
+    return "{}/blob/{}/{}".format(*repository(), path)
+
+
 def badge(path: Path) -> str:
     """The Markdown of the Colab button."""
     address, branch = repository()
@@ -84,7 +90,7 @@ def stamp(notebook: NotebookNode, path: Path) -> None:
     for cell in notebook.cells:
         template = cell.metadata.get("template")
         if template:
-            cell.source = report.rendered(template)
+            cell.source = report.rendered(template, link=link)
         kept = {key: cell.metadata[key] for key in ("tags", "template") if cell.metadata.get(key)}
         cell.metadata = nbformat.from_dict(kept)
         if HIDDEN & set(kept.get("tags", ())):

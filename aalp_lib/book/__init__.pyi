@@ -1,1 +1,1 @@
-from . import chapter as chapter, graders as graders, interactive as interactive
+from . import chapter as chapter, drawings as drawings, graders as graders, interactive as interactive

@@ -1,4 +1,4 @@
-"""What the book's chapters share: the tier and its data, numbers inside sentences, and the trained networks."""
+"""What the book's chapters share: the tier and its data, the trained networks, a terminal."""
 
 import os
 import shlex
@@ -13,13 +13,9 @@ import torch
 
 from aalp_lib import _checks, data, seeds
 from aalp_lib._checks import InputError
-from aalp_lib.attacks import PGD
 from aalp_lib.data import Dataset
-from aalp_lib.models import Classifier, lenet
-from aalp_lib.reproduction import collect
-from aalp_lib.reproduction.collect import Found
-from aalp_lib.train import Recipe, fit
-from aalp_lib.zoo import index, pretrained
+from aalp_lib.models import Classifier
+from aalp_lib.zoo import pretrained
 
 TIERS = {"quick": "mnist-sample", "full": "mnist"}
 
@@ -50,13 +46,8 @@ class Stage:
         return next(self.data.test.batches(count))
 
     def network(self, name: str) -> Classifier:
-        """`pretrained("mnist/" + name)` on this device.
-
-        Until the package brings that network: one trained here for some seconds on `mnist-sample`.
-        """
-        if f"mnist/{name}" in index():
-            return pretrained(f"mnist/{name}").to(self.device)
-        return _briefly_trained(name).to(self.device).eval()
+        """`pretrained("mnist/" + name)` on this device."""
+        return pretrained(f"mnist/{name}").to(self.device)
 
 
 def tier() -> str:
@@ -105,32 +96,3 @@ def shell(command: str, folder: str | Path) -> None:
     if done.returncode:
         raise InputError(said)
     print(f"$ {command}\n{said}")
-
-
-def say(text: str) -> None:
-    """Show Markdown: how a sentence with numbers in it gets them from the run."""
-    from IPython.display import Markdown, display
-
-    display(Markdown(text))
-
-
-def records() -> Found:
-    """What `collect.read` gives for the `results/` beside the book, seen from the book's folder or the one above it.
-
-    Where only the package is installed, as on Colab: nothing, and a sentence that says what is missing.
-    """
-    for home in (Path.cwd(), Path.cwd().parent):
-        if (home / "book").is_dir() and (home / "results").is_dir():
-            return collect.read(home / "results")
-    say(
-        "*The records of the full runs, `results/` in the repository, are not beside this notebook: what rests on them "
-        'reads "not measured yet" below.*'
-    )
-    return Found()
-
-
-def _briefly_trained(name: str) -> Classifier:
-    torch.manual_seed(0)
-    model = lenet((8, 16, 64))
-    fit(model, data.load("mnist-sample"), name, PGD(0.3, 0.1, 5), recipe=Recipe(epochs=5, batch_size=64, lr=2e-3))
-    return model

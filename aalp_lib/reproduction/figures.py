@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import re
 import textwrap
 import warnings
@@ -36,7 +37,9 @@ MAP_TITLES = {"paper": "Eq. 6", "grad-cam": "Grad-CAM"}
 # --- comparisons -----------------------------------------------------------------------------------------------------
 
 
-def forest(rows: pd.DataFrame, title: str, line: str = "attack", panel_of: str = "panel") -> Figure:
+def forest(
+    rows: pd.DataFrame, title: str, line: str = "attack", panel_of: str = "panel", columns: int | None = None
+) -> Figure:
     """Gains with their intervals over seeds, a line each, beside the paper's.
 
     Parameters
@@ -47,11 +50,17 @@ def forest(rows: pd.DataFrame, title: str, line: str = "attack", panel_of: str =
         The claim that the lines support.
     line, panel_of : str
         The columns that name a line and the panel in which it stands.
+    columns : int, optional
+        Panels side by side; by default all.
     """
     names, lines = (list(dict.fromkeys(rows[column])) for column in (panel_of, line))
-    size = (3.1 * len(names) + 0.6 + 0.075 * max(map(len, lines)), 0.42 * len(lines) + 1.8)
-    figure, axes = plt.subplots(1, len(names), figsize=size, sharey=True, squeeze=False, layout="constrained")
-    for panel, name in zip(axes[0], names, strict=True):
+    wide = columns or len(names)
+    high = math.ceil(len(names) / wide)
+    size = (3.1 * wide + 0.6 + 0.075 * max(map(len, lines)), (0.42 * len(lines) + 0.9) * high + 0.9)
+    figure, axes = plt.subplots(high, wide, figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for panel in axes.flat[len(names) :]:
+        panel.remove()
+    for panel, name in zip(axes.flat, names, strict=False):
         panel.axvline(0, color="0.3", linewidth=1)
         of = rows[rows[panel_of] == name]
         ends = of[["gain", "low", "high", "paper"]].astype(float).abs().stack().dropna()
@@ -63,7 +72,8 @@ def forest(rows: pd.DataFrame, title: str, line: str = "attack", panel_of: str =
         panel.grid(axis="x", color="0.92")
         panel.set_axisbelow(True)
         panel.set_xlim(-reach, reach)
-    figure.legend(handles=_keys(rows), loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+    keys = max(1, min(6, int(size[0] / 1.8)))  # that fit beside one another
+    figure.legend(handles=_keys(rows), loc="outside lower center", ncols=keys, frameon=False, fontsize=8)
     figure.suptitle(_filled(title, size), fontsize=11)
     return figure
 
@@ -80,21 +90,29 @@ def _keys(rows: pd.DataFrame) -> list[Line2D]:
 
 
 def _gain(panel: Axes, row: Mapping[str, Any], place: int, reach: float) -> None:
-    if pd.notna(row.get("paper")):
+    if pd.notna(row.get("paper")) and abs(row["paper"]) < reach:
         panel.plot(row["paper"], place, "D", color="0.15", markerfacecolor="white", markersize=6, zorder=2)
+    elif pd.notna(row.get("paper")):
+        _at_edge(panel, row["paper"], place, reach, "0.15", "paper ")
     if pd.isna(row["gain"]):
         where = ("axes fraction", "data")
         panel.annotate(row["word"], (0.03, place), xycoords=where, ha="left", va="center", fontsize=8, color="0.4")
         return
     colour = WORD_COLOURS.get(row["word"], "0.4")
     if abs(row["gain"]) > reach:
-        edge = 0.97 * np.sign(row["gain"]) * reach
-        panel.text(edge, place, f"{row['gain']:+.1f}", ha="left" if edge < 0 else "right", va="center", color=colour)
+        _at_edge(panel, row["gain"], place, reach, colour)
         return
     panel.plot(row["gains"], [place + 0.22] * len(row["gains"]), "|", color=colour, markersize=6)
     if pd.notna(row["low"]):
         panel.plot((row["low"], row["high"]), (place, place), color=colour, linewidth=2, solid_capstyle="butt")
     panel.plot(row["gain"], place, "o", color=colour, markersize=7, zorder=3)
+
+
+def _at_edge(panel: Axes, value: float, place: float, reach: float, colour: str, whose: str = "") -> None:
+    """A gain that lies outside, as a number at the edge."""
+    edge = 0.97 * np.sign(value) * reach
+    side = "left" if edge < 0 else "right"
+    panel.text(edge, place - 0.2, f"{whose}{value:+.1f}", ha=side, va="center", color=colour, fontsize=8)
 
 
 def beside_paper(table: pd.DataFrame, column: str) -> Figure:
@@ -364,7 +382,7 @@ def pairing_by_set(found: Sequence[Measurement]) -> Figure:
         panel.legend(fontsize=8, frameon=False)
         panel.grid(color="0.92")
     panels[0, 0].set_ylabel("ALP loss, mean over test images")
-    figure.suptitle("\n".join(map(_claim_of_pairing, found)), fontsize=11)
+    figure.suptitle("\n".join(_filled(_claim_of_pairing(measured), size) for measured in found), fontsize=10)
     return figure
 
 

@@ -4,6 +4,7 @@ import functools
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
+from statistics import mean
 from typing import Any, NamedTuple
 
 import jinja2
@@ -18,6 +19,7 @@ from aalp_lib.reproduction import archive, claims, comparisons, figures, pages, 
 from aalp_lib.reproduction.archive import ABLATIONS, Model, Records
 from aalp_lib.reproduction.claims import Source, source
 from aalp_lib.reproduction.comparisons import Comparison, compare
+from aalp_lib.reproduction.frames import SUITES
 from aalp_lib.reproduction.schema import Measurement, Record, label
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -48,9 +50,12 @@ def context(records: Records | None = None) -> dict[str, Any]:
       step is "order", "halves" or "madry", by default the first of these that has it.
     - `accuracy(method, attack, data="mnist", protocol="fast", model="last", suite=...)`: an `Accuracy`.
     - `published(method, attack, data="mnist")`: the paper's number of Table 2.
+    - `measured(kind, method, *path, data="mnist", seed=None)`: a number in measurements, by the keys that lead to it:
+      the mean over seeds, or that of one.
+    - `kept(method, epoch, data="mnist")`: the share of features that a mask kept in an epoch, by seed.
     - `finding(words, on="MNIST")`: of the scorecard, the claim that begins with these words.
 
-    and `findings`, `card`, `main_table`, `frame`, `records`, `tables` and `label`.
+    and `findings`, `card`, `main_table`, `frame`, `records`, `paper`, `tables` and `label`.
     """
     of = source(records)
     return {
@@ -65,13 +70,15 @@ def context(records: Records | None = None) -> dict[str, Any]:
         ),
         "accuracy": lambda method, attack, **more: _accuracy(of, method, attack, **more),
         "published": lambda method, attack, data="mnist": paper.TABLE_2[data][method][attack],
+        "measured": lambda kind, method, *path, **more: _measured(of, kind, method, path, **more),
+        "kept": lambda method, epoch, data="mnist": _kept(of, method, epoch, data),
         "finding": lambda words, on="MNIST": next(
             one for one in claims.scorecard(records) if one.claim.words.startswith(words) and one.claim.on == on
         ),
         "card": lambda: tables.markdown(claims.card(claims.scorecard(records))),
         "findings": lambda: claims.scorecard(records),
         "main_table": lambda: tables.markdown(main_table(records)),
-        "records": of.records, "frame": of.frame, "tables": tables, "label": label,
+        "records": of.records, "frame": of.frame, "paper": paper, "tables": tables, "label": label,
     }  # fmt: skip
 
 
@@ -104,11 +111,32 @@ def _accuracy(
 ) -> Accuracy:  # fmt: skip
     wanted = {"method": method, "attack": attack, "data": data, "protocol": protocol, "model": model}
     rows = of.frame[(of.frame[[*wanted]] == pd.Series(wanted)).all(axis=1)]
-    rows = rows[rows["suite"] == (suite or rows["suite"].min() if "table2" not in {*rows["suite"]} else "table2")]
+    suite = suite or next((name for name in SUITES if (rows["suite"] == name).any()), "")
+    rows = rows[rows["suite"] == suite]
     if rows.empty:
         raise InputError(f"nothing was measured of {method} on {data}, {protocol}, under {attack}")
     percents = 100 * rows["accuracy"]
     return Accuracy(percents.mean(), percents.min(), percents.max(), len(rows))
+
+
+def _measured(
+    of: Source, kind: str, method: str, path: Sequence[str | int], data: str = "mnist", seed: int | None = None
+) -> float:
+    found = tables.measurements(of.records, kind, data=data, method=method)
+    kept: list[Any] = [m.values for m in found if seed in (None, m.subject["seed"])]
+    if not kept:
+        raise InputError(f"nothing was measured of {kind} in {method}'s networks on {data}")
+    for key in path:
+        kept = [of_one[key] for of_one in kept]
+    return mean(map(float, kept))
+
+
+def _kept(of: Source, method: str, epoch: int, data: str) -> dict[int, float]:
+    """By seed, of the runs of the recipe "fast"."""
+    runs = [r for r in of.records.runs.values() if (r.data, r.method, protocols.protocol(r)) == (data, method, "fast")]
+    if not runs:
+        raise InputError(f"nothing was measured of {method} on {data}")
+    return {r.seed: float(r.history["epochs"][epoch]["kept"]) for r in runs}
 
 
 FILTERS: dict[str, Callable[..., str]] = {
