@@ -223,7 +223,6 @@ COMMANDS = {
             "--folder": _path("take the images from here: train/CLASS/*, test/CLASS/*"),
             "--root": _ROOT,
             "--epochs": _number("a reduced protocol: fewer epochs; the records say so"),
-            "--train-images": _number("a reduced protocol: fewer images; the records say so"),
             "--test-images": _number("attack only that many test images (default: all)"),
             "--quick": _flag("one epoch and 100 test images: shows that it runs"),
             "--observe": _flag(

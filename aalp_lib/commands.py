@@ -7,7 +7,8 @@ import shlex
 import sys
 import warnings
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,23 +17,24 @@ from aalp_lib import _checks, data, models
 from aalp_lib._checks import InputError
 from aalp_lib.autoattack import installed
 from aalp_lib.engine import distributed
-from aalp_lib.methods import METHODS
+from aalp_lib.methods import METHODS, method
 from aalp_lib.progress import shown
 from aalp_lib.reproduction import (
     archive,
-    cluster,
     demo,
     display,
+    grids,
     machine,
     measurements,
-    plans,
     single,
+    workers,
 )
 from aalp_lib.reproduction.attack_measurements import diagnosis_of
 from aalp_lib.reproduction.display import say
-from aalp_lib.reproduction.jobs import Job, Origin
+from aalp_lib.reproduction.jobs import Job, Origin, finished
+from aalp_lib.reproduction.settings import new_model, setting_for
 from aalp_lib.reproduction.workers import cores
-from aalp_lib.train import Interrupted
+from aalp_lib.train import RUN, Interrupted, fit
 
 
 def run(options: Namespace, arguments: Sequence[str]) -> int:
@@ -98,39 +100,46 @@ def do_demo(options: Namespace) -> None:
     """Compare the methods of Table 2 on the bundled digits."""
     _checks.count("--seed", options.seed, least=0)
     jobs = demo.jobs(options.out, options.seed, options.quick)
-    workers = cores() if options.jobs is None else options.jobs
+    at_once = cores() if options.jobs is None else options.jobs
     say(
-        f"Training and attacking {len(jobs)} methods on the bundled digits, {workers} at a time on {cores()} cores; "
-        f"{len(jobs) - len(plans.left(jobs))} are done already."
+        f"Training and attacking {len(jobs)} methods on the bundled digits, {at_once} at a time on {cores()} cores; "
+        f"{len(jobs) - len(_left(jobs))} are done already."
     )
-    records = display.run_all(jobs, workers)
+    records = display.run_all(jobs, at_once)
     display.table_2(records)
     display.wrote(demo.write(records, jobs, options.out))
 
 
 def do_train(options: Namespace) -> None:
     """Train a model, on all of torchrun's processes if it started this one."""
-    device = distributed.device(options.device)
+    device, out = distributed.device(options.device), options.out
     changes = {
         "recipe": _given(options, "epochs", "batch_size", "lr", "precision"),
         "attack": _given(options, "eps", "step", "steps"),
     }
     with distributed.joined(device):
         display.console.quiet = distributed.rank() != 0
-        history = single.train(
-            options.out, Origin(options.data, options.root, options.image_size), options.method, changes=changes,
-            device=device, begun=display.training, progress=True,
-            **_given(options, "recipe", "model", "seed", "resume"),
+        if not options.resume and (out / RUN).exists():
+            raise InputError(f"{out} already holds a run; --resume goes on with it")
+        origin = Origin(options.data, options.root, options.image_size)
+        dataset = distributed.in_turn(lambda: origin.load(device))
+        setting = setting_for(dataset, options.recipe, options.model).changed(**changes)
+        row, network = method(options.method), new_model(setting, options.seed).to(device)
+        distributed.once(lambda: origin.save(out))
+        display.training(row, dataset, setting)
+        history = fit(
+            network, dataset, row, setting.attack, seed=options.seed, recipe=setting.recipe, out=out,
+            resume=options.resume, progress=True,
         )  # fmt: skip
         display.history(history)
-        _next("evaluate", options.out)
+        _next("evaluate", out)
 
 
 def do_evaluate(options: Namespace) -> None:
     """Attack a trained model with Table 2's attacks."""
     run, dataset = _run_and_data(options, "eps {eps}, step {step}")
     how = _given(options, "images", "reading", "precision", "batch_size", "seed")
-    record = single.evaluate(run, dataset, progress=True, **how)
+    record = single.evaluate(run, dataset, **how)
     display.accuracies(record.accuracy[options.which])
     display.wrote([run.keep(record)])
 
@@ -145,7 +154,7 @@ def do_diagnose(options: Namespace) -> None:
     source = single.Run.load(options.source, options.which, device) if options.source else None
     how = _given(options, "images", "queries", "batch_size", "seed", "precision")
     for kind in ("diagnosis", "strong") if options.strong else ("diagnosis",):
-        found = single.diagnose(run, dataset, kind, source=source, progress=True, **how)
+        found = single.diagnose(run, dataset, kind=kind, source=source, **how)
         if kind == "diagnosis":
             display.diagnosis(diagnosis_of(found))
         else:
@@ -159,10 +168,17 @@ def _run_and_data(options: Namespace, words: str) -> tuple[single.Run, data.Data
     if options.images is not None:
         _checks.count("--images", options.images)
     run = single.Run.load(options.run_folder, options.which, device)
-    dataset = single.loaded(run.origin(_given(options, "data", "root", "image_size")), device)
+    dataset = _loaded(options, lambda: Origin.read(run.folder), device)
     attack = display.ball(run.suite(dataset)["pgd100"], words)
-    say(f"{run.label} on {dataset.name}, {options.which} epoch, {attack}")
+    say(f"{run.config['method']['label']} on {dataset.name}, {options.which} epoch, {attack}")
     return run, dataset
+
+
+def _loaded(options: Namespace, usual: Callable[[], Origin], device: torch.device) -> data.Dataset:
+    """The data that are named, or those that are usual here."""
+    given = _given(options, "data", "root", "image_size")
+    origin = Origin(**given) if "data" in given else dataclasses.replace(usual(), **given)
+    return origin.load(device)
 
 
 def _name_what_is_missing() -> None:
@@ -173,19 +189,17 @@ def _name_what_is_missing() -> None:
 def do_reproduce(options: Namespace) -> None:
     """Run what is not done yet of a grid."""
     jobs = _grid(options)
-    todo = plans.left(jobs)
-    missing = bool(todo) and not options.scheduler and plans.needs_download(jobs)  # a cluster's workers see their own
+    todo = _left(jobs)
+    # a cluster's workers see their own; InputError if a folder that was named is not there
+    missing = bool(todo) and not options.scheduler and not data.present(jobs[0].data, jobs[0].root)
     say(f"{display.plural(len(jobs), 'run')} into {jobs[0].out}, {len(jobs) - len(todo)} of them done already")
-    if todo and (copies := plans.copies(jobs)):
-        copy = f"{jobs[0].data}-jpeg"
-        say(f"{len(copies)} of {copy} lie there too; --folder PATH/{copy} goes on with them")
     if options.dry_run:
         display.plan(jobs, todo, options.recipe or "fast", missing)
         return
-    workers = plans.workers(jobs) if options.jobs is None else options.jobs
+    at_once = (cores() if jobs[0].device == "cpu" else 1) if options.jobs is None else options.jobs
     try:
-        with cluster.executor(options.scheduler) as executor:
-            display.run_all(jobs, workers, executor)
+        with workers.cluster(options.scheduler) as executor:
+            display.run_all(jobs, at_once, executor)
     except Interrupted as error:
         if options.scheduler:
             error.add_note("what is under way on the cluster runs to its end there; wait for that")
@@ -194,9 +208,17 @@ def do_reproduce(options: Namespace) -> None:
 
 
 def _grid(options: Namespace) -> list[Job]:
-    protocol = ("methods", "seeds", "recipe", "epochs", "train_images", "test_images", "quick", "observe")
-    asked, elsewhere = _given(options, *protocol, "folder", "root"), options.scheduler is not None
-    return plans.jobs(options.grid, options.out, device=options.device, elsewhere=elsewhere, **asked)
+    protocol = ("methods", "seeds", "recipe", "epochs", "test_images", "quick", "observe")
+    asked = _given(options, *protocol, "folder", "root", "out", "device")
+    if options.scheduler:  # the workers see the same folders, from elsewhere, and each finds its device itself
+        asked = {key: value.resolve() if isinstance(value, Path) else value for key, value in asked.items()}
+    else:
+        asked["device"] = str(_checks.device(options.device))
+    return grids.jobs_of(options.grid, **asked)
+
+
+def _left(jobs: Sequence[Job]) -> list[Job]:
+    return [job for job in jobs if finished(job) is None]
 
 
 def do_measure(options: Namespace) -> None:
@@ -205,9 +227,7 @@ def do_measure(options: Namespace) -> None:
     found = measurements.trained(folder)
     if not found:
         raise InputError(f"{folder} holds no finished run with its weights; aalp reproduce makes them")
-    given = _given(options, "data", "root", "image_size")
-    origin = Origin(**given) if "data" in given else dataclasses.replace(measurements.origin(found), **given)
-    dataset = single.loaded(origin, device)
+    dataset = _loaded(options, lambda: measurements.origin(found), device)
     _name_what_is_missing()
     how = _given(options, "kinds", "methods", "seeds", "images", "seed", "precision")
     with shown(True, "measuring", display.console) as tell:
@@ -256,28 +276,20 @@ def _table(options: Namespace, found: archive.Records, of_runs: bool) -> None:
     from aalp_lib.reproduction import tables
 
     table = tables.beside_paper(found, options.table, options.data, options.which, measured=of_runs)
-    if options.form == "csv":
-        print(table.to_csv(index=False), end="")
-    elif _on_terminal(options):
-        display.paper_table(options.table, table)
-    else:
-        for data, rows in tables.by_set(table).items():
-            print(f"**{tables.title(data)}**\n\n{tables.markdown(tables.shown(rows))}\n")
+    spans = options.form == "markdown" or display.has_room(44 + 13 * table["column"].nunique())
+    parts = {tables.title(data): tables.shown(rows, spans) for data, rows in tables.by_set(table).items()}
+    notes = [f"Table {options.table}. {tables.CAPTIONS[options.table]}"]
+    notes += [] if spans else ["Too narrow for the spans in brackets; --form markdown has them."]
+    display.results(options.form, table, parts, notes)
 
 
 def _list(options: Namespace, found: archive.Records) -> None:
     from aalp_lib.reproduction import frames, tables
 
-    if options.form == "csv":
-        print(frames.frame(found).drop(columns="right").to_csv(index=False), end="")
-    elif _on_terminal(options):
-        display.listing(found, options.which)
-    else:
-        print(f"{tables.markdown(tables.runs(found, options.which))}\n\n{tables.counted(found)}")
-
-
-def _on_terminal(options: Namespace) -> bool:
-    return options.form is None and sys.stdout.isatty()
+    runs = tables.runs(found, options.which)
+    sets: Any = [] if runs.empty else runs.groupby("data", sort=False)
+    parts = {str(data): of.drop(columns="data") for data, of in sets}
+    display.results(options.form, frames.frame(found).drop(columns="right"), parts, [tables.counted(found)])
 
 
 def do_data(options: Namespace) -> None:

@@ -307,8 +307,8 @@ def test_a_dry_run_says_what_it_would_train_on(capsys, tmp_path, monkeypatch):
     for part in ("train", "test"):
         (tmp_path / "cache" / f"{part}_32x32.mat").touch()
     assert "downloads it" not in run(capsys, "reproduce", "svhn", *dry)[1]
-    _, said, _ = run(capsys, "reproduce", "mnist-sample", "--quick", "--train-images", "500", *dry)
-    assert "recipe fast, 1 epoch; mnist-sample, 500 training and 100 test images" in said
+    _, said, _ = run(capsys, "reproduce", "mnist-sample", "--quick", *dry)
+    assert "recipe fast, 1 epoch; mnist-sample, all training and 100 test images" in said
     assert "downloads" not in said
     assert "16 or 32 epochs; mnist" in run(capsys, "reproduce", "reasons", *dry)[1]
 
@@ -324,16 +324,13 @@ def test_a_grid_whose_data_folder_is_not_there_is_not_begun(capsys, tmp_path, op
     assert not (tmp_path / "out").exists()
 
 
-def test_records_of_a_copy_are_pointed_out(capsys, tmp_path):
+def test_a_grid_goes_on_with_records_of_a_copy_of_its_images(capsys, tmp_path):
     (tmp_path / "cifar10").mkdir()
     shutil.copy(RESULTS / "cifar10" / "cifar10-jpeg-raw-seed0.json", tmp_path / "cifar10")
-    call = ("reproduce", "cifar10", "--methods", "raw", "--dry-run", "--out", tmp_path)
-    assert "1 of cifar10-jpeg lie there too; --folder PATH/cifar10-jpeg goes on with them" in run(capsys, *call)[1]
     for part in ("train", "test"):
         (tmp_path / "cifar10-jpeg" / part).mkdir(parents=True)
-    _, said, _ = run(capsys, *call, "--folder", tmp_path / "cifar10-jpeg")
-    assert "1 of them done already" in said
-    assert "lie there too" not in said
+    call = ("reproduce", "cifar10", "--methods", "raw", "--dry-run", "--out", tmp_path)
+    assert "1 of them done already" in run(capsys, *call, "--folder", tmp_path / "cifar10-jpeg")[1]
 
 
 def test_a_line_for_a_run_names_the_seed_and_the_variant_where_there_are_several(capsys, tmp_path):

@@ -6,12 +6,12 @@ an attacker keep whatever fooled.
 """
 
 import base64
-import contextlib
 import dataclasses
+import functools
 import json
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +25,7 @@ from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
 from aalp_lib.data import Dataset, Split, load, to_float
 from aalp_lib.engine.precision import without_tf32
-from aalp_lib.evaluation import BALLS, paper_name, starts
+from aalp_lib.evaluation import BALLS, generators, paper_name
 from aalp_lib.models import Classifier
 from aalp_lib.reproduction import machine
 from aalp_lib.reproduction.schema import Measurement
@@ -57,7 +57,7 @@ class Attacked:
 
 def attacked(model: Classifier, split: Split, attack: Attack, *, seed: int = 0) -> Attacked:
     """Attack every image of a split once and keep the last iterate; image i starts where `evaluate` would start it."""
-    (generator, *_), split = starts(attack, seed), split.to(next(model.parameters()).device)
+    (generator, *_), split = generators(attack, seed), split.to(next(model.parameters()).device)
     found = [attack(model, x, y, generator=generator) for x, y in split.batches(BATCH)]
     return Attacked(to_float(split.images), torch.cat(found), split.labels)
 
@@ -404,53 +404,25 @@ def measure_model(
 ) -> list[Path]:
     """Write `samples`, `contributions`, `activation` and `examples` of a trained model, unless they are there.
 
-    The whole test split is attacked once for all of them. Pictures are of `storable` images alone; without such there
-    are no `examples`, and no pictures in `activation`.
-
-    Parameters
-    ----------
-    model : Classifier
-        On the device of `dataset`.
-    name : str
-        Of the run that it comes from: measurements go to `out/KIND/NAME.json`.
-    subject : dict
-        What the measurements say that they were made on: data, method, seed, and where the run departs from "fast".
-    dataset : Dataset
-        The one that it was trained on; its test split is measured.
-    out : path
-    attack : Attack
-    tier : "full" or "quick"
-        Of the numbers.
-    seed : int
-        Of the attack's starts.
-
-    Returns
-    -------
-    list of Path
-        Of all measurements, old and new.
-
-    Raises
-    ------
-    InputError
-        A measurement that is there was made with other settings.
+    They go to `out/KIND/NAME.json`. The whole test split is attacked once for all of them, with starts drawn from
+    `seed`. Pictures are of `storable` images alone; without such there are no `examples`, and no pictures in
+    `activation`. Returns all paths, old and new; InputError if one that is there was made with other settings.
     """
-    shown = storable(dataset)
-    make: dict[str, Callable[[Attacked], Values]] = {
-        "samples": lambda found: samples(model, found, seed=seed),
-        "contributions": lambda found: feature_contributions(model, found),
-        "activation": lambda found: activation(model, found, _one_a_class(model, shown, attack, seed)),
+    shown, found = storable(dataset), functools.cache(lambda: attacked(model, dataset.test, attack, seed=seed))
+    make: dict[str, Callable[[], Values]] = {
+        "samples": lambda: samples(model, found(), seed=seed),
+        "contributions": lambda: feature_contributions(model, found()),
+        "activation": lambda: activation(
+            model, found(), attacked(model, first_of_each_class(shown), attack, seed=seed) if shown else None
+        ),
     }
     if shown is not None:
-        make["examples"] = lambda _: examples(model, shown, attack, seed=seed)
-    paths = {kind: Path(out) / kind / f"{name}.json" for kind in make}
+        make["examples"] = lambda: examples(model, shown, attack, seed=seed)
     config = {"attack": dataclasses.asdict(attack), "images": len(dataset.test), "seed": seed, "reading": "last"}
-    missing = [kind for kind, path in paths.items() if not present(path, config)]
-    if missing:
-        found = attacked(model, dataset.test, attack, seed=seed)
-        for kind in missing:
-            with measurement(paths[kind], kind, subject, config, tier, dataset.test.labels.device) as values:
-                values |= make[kind](found)
-    return list(paths.values())
+    device = dataset.test.labels.device
+    return [
+        kept(Path(out) / kind / f"{name}.json", kind, subject, config, tier, device, one) for kind, one in make.items()
+    ]
 
 
 def storable(dataset: Dataset) -> Split | None:
@@ -458,22 +430,25 @@ def storable(dataset: Dataset) -> Split | None:
     return load("mnist-sample").test if dataset.name in ("mnist", "mnist-sample") else None
 
 
-def present(path: Path, config: Values) -> bool:
-    """Whether a measurement is there; InputError if it is a damaged one, or one made with other settings."""
-    if path.exists() and Measurement.load(path).config != json.loads(json.dumps(config)):
+def present(path: Path, subject: Mapping[str, Any], config: Values) -> bool:
+    """Whether it is there; InputError if it is damaged, of another network, or has another of these values."""
+    if not path.exists():
+        return False
+    there = Measurement.load(path)
+    if there.subject.get("network") not in (None, subject.get("network")):  # older measurements do not say
+        raise InputError(
+            f"{path} is of another network than {subject.get('network')}; move it away to measure this one"
+        )
+    if there.config | json.loads(json.dumps(config)) != there.config:
         raise InputError(f"{path} was made with other settings; name another folder, or move it away")
-    return path.exists()
+    return True
 
 
-@contextlib.contextmanager
-def measurement(
-    path: Path, kind: str, subject: Values, config: Values, tier: str, device: torch.device
-) -> Iterator[Values]:
-    """Write what is put into the dict as a measurement, with the time that it took."""
-    began, environment, values = time.perf_counter(), machine.environment(device), Values()
-    yield values
-    Measurement(kind, subject, tier, config, environment, values, round(time.perf_counter() - began, 2)).save(path)
-
-
-def _one_a_class(model: Classifier, shown: Split | None, attack: Attack, seed: int) -> Attacked | None:
-    return None if shown is None else attacked(model, first_of_each_class(shown), attack, seed=seed)
+def kept(
+    path: Path, kind: str, subject: Values, config: Values, tier: str, device: torch.device, make: Callable[[], Values]
+) -> Path:
+    """Write what `make` gives as a measurement, with the time that it took, unless it is there; returns the path."""
+    if not present(path, subject, config):
+        began, environment, values = time.perf_counter(), machine.environment(device), make()
+        Measurement(kind, subject, tier, config, environment, values, round(time.perf_counter() - began, 2)).save(path)
+    return path

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import itertools
 import json
 import time
@@ -58,13 +57,12 @@ def measure_attacks(
     Parameters
     ----------
     model, split, seed, queries, batch_size, precision, progress
-        As in `diagnose` and `strong`.
+        As in `diagnose` and `evaluate`; AutoAttack's gradients are always float32.
     ball : str or Attack
         As in `strong_suite`.
     kind : "diagnosis", "strong" or "attacks"
-        Values of a diagnosis are those of `Diagnosis`, and "signs". Those of "strong" are "accuracy" and "outcomes",
-        as in a record, of "clean", the strong suite and, where the extra is installed, AutoAttack's stages; each
-        packed outcome has a bit for each image. Those of "attacks" likewise, of the columns of `altered`.
+        Values of a diagnosis are those of `Diagnosis`, and "signs". Those of the others are "accuracy" and "outcomes",
+        as in a record, of the columns of `strong` or `altered`.
     subject, tier
         As in a `Measurement`.
     source, source_subject
@@ -91,11 +89,7 @@ def measure_attacks(
             found = diagnose(model, split, attack, source=source, progress=progress, **settings)
             values = dataclasses.asdict(found) | {"signs": found.signs}
         else:
-            if kind == "strong":
-                report = strong(model, split, attack, progress=progress, **settings)
-            else:
-                del settings["queries"]
-                report = altered(model, split, attack.eps, attack.step, progress=progress, **settings)
+            report = (strong if kind == "strong" else altered)(model, split, attack, progress=progress, **settings)
             values = {"accuracy": schema.accuracies(report), "outcomes": schema.outcomes(report)}
     seconds = time.perf_counter() - began + (earlier.seconds if earlier else 0)
     return Measurement(kind, dict(subject), tier, config, environment, values, seconds)
@@ -127,50 +121,24 @@ def _kept_in(
 def strong(
     model: Classifier,
     split: Split,
-    ball: str | Attack,
+    attack: Attack,
     *,
-    seed: int = 0,
     queries: int = QUERIES,
-    batch_size: int = 500,
-    precision: Precision = "float32",
     progress: bool | Tell | None = None,
+    precision: Precision = "float32",
+    **how: Any,
 ) -> Report:
-    """The strong suite and, where the extra [autoattack] is installed, AutoAttack; one report of both.
+    """The strong suite and, where the extra [autoattack] is installed, AutoAttack's stages; one report of both.
 
-    Parameters
-    ----------
-    model, split, seed, batch_size, progress
-        As in `evaluate`.
-    ball : str or Attack
-        As in `strong_suite`.
-    queries : int
-        Of AutoAttack's Square, on each image.
-    precision : "float32", "bfloat16" or "auto"
-        Of the suite's gradients, as in `evaluate`; AutoAttack is always float32's.
-
-    Returns
-    -------
-    Report
-        "clean", "pgd100x20", "cw100x20" (for a ball of 100 steps) and AutoAttack's stages, which start from all clean
-        images again.
-
-    Raises
-    ------
-    InputError
-        As `evaluate` and `auto_attack`.
+    `how` is the seed and batch size of both; AutoAttack starts from all clean images again.
     """
-    attack = in_ball(ball)
     suite = strong_suite(attack)
     with shown(progress, "attacking") as tell:
         tells = stages(tell, suite=gradient_count(suite), auto=1900 + queries / 2 if installed() else 0)
-        report = evaluate(
-            model, split, suite, batch_size=batch_size, seed=seed, precision=precision, progress=tells["suite"]
-        )
+        report = evaluate(model, split, suite, precision=precision, progress=tells["suite"], **how)
         if not installed():
             return report
-        found = auto_attack(
-            model, split, attack.eps, seed=seed, queries=queries, batch_size=batch_size, progress=tells["auto"]
-        )
+        found = auto_attack(model, split, attack.eps, queries=queries, progress=tells["auto"], **how)
     return Report({**report, **{name: found[name] for name in VERSIONS["standard"]}})
 
 
@@ -202,33 +170,21 @@ def altered_suite(eps: float, step: float) -> dict[str, Attack]:
 def altered(
     model: Classifier,
     split: Split,
-    eps: float,
-    step: float,
+    attack: Attack,
     *,
-    batch_size: int = 500,
-    seed: int = 0,
-    precision: Precision = "float32",
+    queries: int = 0,
     progress: bool | Tell | None = None,
+    **how: Any,
 ) -> Report:
-    """Table 2's attacks beside those that the paper's text and numbers allow as well: one report of all.
+    """Table 2's attacks with the radius and step of `attack`, and those that the paper's text allows as well.
 
-    Parameters
-    ----------
-    model, split, batch_size, seed, precision, progress
-        As in `evaluate`.
-    eps, step : float
-        As in `suite_in_ball`.
-
-    Returns
-    -------
-    Report
-        "clean", the columns of `altered_suite`, and "pgd10 last", ... "cw100 last", where only iterate k counts.
+    The columns are "clean", those of `altered_suite`, and "pgd10 last", ... "cw100 last", where only iterate k counts;
+    `how` is passed to `evaluate`, `queries` is for `strong` alone.
     """
-    suite, plain = altered_suite(eps, step), suite_in_ball(eps, step)
-    iterated = {name: attack for name, attack in plain.items() if attack.steps > 1}
-    attacked = functools.partial(evaluate, model, split, batch_size=batch_size, seed=seed, precision=precision)
+    suite, plain = altered_suite(attack.eps, attack.step), suite_in_ball(attack.eps, attack.step)
+    iterated = {name: one for name, one in plain.items() if one.steps > 1}
     with shown(progress, "attacking") as tell:
         tells = stages(tell, any=gradient_count(suite), last=gradient_count(iterated))
-        found = attacked(suite, progress=tells["any"])
-        last = attacked(iterated, reading="last", progress=tells["last"])
+        found = evaluate(model, split, suite, progress=tells["any"], **how)
+        last = evaluate(model, split, iterated, reading="last", progress=tells["last"], **how)
     return Report({**found, **{f"{name} last": last[name] for name in iterated}})

@@ -45,26 +45,13 @@ PRECISIONS = ("float32", "bfloat16")
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table: a ratio, its goal, and what it was made of.
-
-    Attributes
-    ----------
-    what : str
-    goal : str
-        In words, with the number.
-    reached : float
-    met : bool
-    seconds : dict
-        For each thing timed {"median", "low", "high", "runs"}.
-    note : str
-        The measured limit where the goal is missed, and other remarks.
-    """
+    """One line of the table: a ratio, its goal in words, what was timed, and the measured limit and other remarks."""
 
     what: str
     goal: str
     reached: float
     met: bool
-    seconds: dict[str, dict[str, float]] = field(default_factory=dict)
+    seconds: dict[str, dict[str, float]] = field(default_factory=dict)  # as of `summary`
     note: str = ""
 
 
@@ -288,10 +275,17 @@ def table_2_rows(rounds: int, images: int, epochs: int) -> Iterator[Row]:
         report = evaluate(model, test, suite, precision=precision)
         found[precision] = {name: outcome.accuracy for name, outcome in report.items()}
 
-    calls = _torchattacks_columns(model, suite)
+    import torchattacks
+
+    calls = {"clean": lambda x, y: x, "fgsm": torchattacks.FGSM(model, eps=EPS)}
+    for name in suite.keys() - {"fgsm"}:
+        calls[name] = torchattacks.PGD(model, eps=EPS, alpha=STEP, steps=suite[name].steps)
 
     def theirs() -> None:
-        found["peer"] = {name: _accuracy(model, call(x, y), y) for name, call in calls.items()}
+        attacked = {name: call(x, y) for name, call in calls.items()}
+        with torch.no_grad():
+            right = {name: model(images).argmax(1) == y for name, images in attacked.items()}
+        found["peer"] = {name: float(of.float().mean()) for name, of in right.items()}
 
     (last, x_last), steps = channels_last(copy.deepcopy(model), x), gradient_count(suite)
     limits = {f"bare channels-last, {p}": partial(bare, PGD(EPS, STEP, steps), last, x_last, y, p) for p in PRECISIONS}
@@ -308,23 +302,6 @@ def table_2_rows(rounds: int, images: int, epochs: int) -> Iterator[Row]:
     what = f"a row of Table 2, LeNet, {images} digits"
     row = at_least(what, 5, "ten separate calls", by["aalp_lib"], seconds, note)
     yield dataclasses.replace(row, met=row.met and apart <= half_width)
-
-
-def _torchattacks_columns(
-    model: nn.Module, suite: Mapping[str, Attack]
-) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
-    """Clean and the columns of Table 2 as calls on images and labels."""
-    import torchattacks
-
-    calls: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"clean": lambda x, y: x}
-    calls["fgsm"] = torchattacks.FGSM(model, eps=EPS)
-    steps = {name: attack.steps for name, attack in suite.items() if name != "fgsm"}
-    return calls | {name: torchattacks.PGD(model, eps=EPS, alpha=STEP, steps=count) for name, count in steps.items()}
-
-
-@torch.no_grad()
-def _accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
-    return float((model(x).argmax(1) == y).float().mean())
 
 
 def trades_rows(rounds: int) -> Iterator[Row]:
@@ -389,17 +366,16 @@ def threads_limit(steps: int) -> float:
     return statistics.median(2 * _in_processes(alone)[0] / max(_in_processes(beside, 2)) for _ in range(3))
 
 
-def jobs_rows(epochs: int, train_images: int | None, steps: int) -> Iterator[Row]:
+def jobs_rows(network: dict[str, Any], epochs: int, steps: int) -> Iterator[Row]:
     """Two trainings side by side, a core each, against one after the other, both cores each.
 
-    `train_images` of the bundled digits, by default all; `steps` are those of the bare loops that set the limit.
+    `steps` are those of the bare loops that set the limit.
     """
-    setting = Setting({"name": "lenet"}, PGD(EPS, 0.1, 5), Recipe(epochs, 64, 2e-3))
+    setting = Setting(network, PGD(EPS, 0.1, 5), Recipe(epochs, 64, 2e-3))
     seconds, inside = {}, {}
     for workers, name in ((1, "one after the other"), (2, "side by side")):
         with tempfile.TemporaryDirectory() as folder:
-            job = Job("mnist-sample", "alp", setting, Path(folder), test_images=100, train_images=train_images)
-            job = dataclasses.replace(job, reduced=f"{train_images} images" if train_images else None)
+            job = Job("mnist-sample", "alp", setting, Path(folder), test_images=100)
             began = time.perf_counter()
             records = list(run_jobs([job, dataclasses.replace(job, method="aalp")], workers))
             seconds[name] = [time.perf_counter() - began]
@@ -419,7 +395,7 @@ ROWS: tuple[tuple[Callable[..., Iterator[Row]], tuple[Any, ...], tuple[Any, ...]
     (trades_rows, (1,), (12,)),
     (aalp_rows, (10,), (30,)),
     (memory_rows, (2, 16), (5, 40)),
-    (jobs_rows, (1, 500, 20), (3, None, 300)),
+    (jobs_rows, ({"name": "lenet", "width": (4, 8, 32)}, 1, 20), ({"name": "lenet"}, 3, 300)),
 )
 
 

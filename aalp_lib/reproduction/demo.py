@@ -10,11 +10,10 @@ from matplotlib.figure import Figure
 from aalp_lib import checkpoints, plots
 from aalp_lib.attacks import PGD
 from aalp_lib.data import load
-from aalp_lib.evaluation import HEADINGS
 from aalp_lib.reproduction import archive, plots_of_records
 from aalp_lib.reproduction.grids import QUICK, Grid
 from aalp_lib.reproduction.jobs import Job
-from aalp_lib.reproduction.schema import Record, label
+from aalp_lib.reproduction.schema import HEADINGS, Record, label
 
 DATA = "mnist-sample"
 SHARES = ("accuracy", "low", "high")
@@ -22,7 +21,7 @@ SHARES = ("accuracy", "low", "high")
 
 def jobs(out: Path, seed: int = 0, quick: bool = False) -> list[Job]:
     """One job for each method of Table 2; `quick` ones train for one epoch and attack 100 images."""
-    return Grid(DATA, out, seeds=(seed,), best_columns=("pgd40",), **(QUICK if quick else {})).jobs()
+    return Grid(DATA, out, seeds=(seed,), best_columns=("pgd40",)).jobs(**(QUICK if quick else {}))
 
 
 def write(records: Sequence[Record], jobs: Sequence[Job], out: Path) -> list[Path]:

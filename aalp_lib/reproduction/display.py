@@ -1,6 +1,7 @@
 """What the command `aalp` shows: lines, tables, and a bar for each job that is under way."""
 
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any
@@ -14,12 +15,11 @@ from rich.text import Text
 from aalp_lib.attacks import Attack
 from aalp_lib.data import Dataset
 from aalp_lib.diagnosis import Diagnosis
-from aalp_lib.evaluation import HEADINGS
 from aalp_lib.methods import Method
 from aalp_lib.progress import bars
 from aalp_lib.reproduction import archive, schema
 from aalp_lib.reproduction.jobs import Job
-from aalp_lib.reproduction.schema import Record
+from aalp_lib.reproduction.schema import HEADINGS, Record
 from aalp_lib.reproduction.settings import Setting
 from aalp_lib.reproduction.workers import run_jobs
 from aalp_lib.train import History
@@ -53,30 +53,16 @@ def wrote(paths: Iterable[object]) -> None:
 
 
 def plural(count: int, word: str) -> str:
-    """A count and what it counts.
-
-    Examples
-    --------
-    >>> plural(1, "run"), plural(3, "run")
-    ('1 run', '3 runs')
-    """
+    """A count and what it counts."""
     return f"{count} {word}" + "s" * (count != 1)
 
 
 def ball(attack: Attack, words: str = "eps {eps}, {steps} steps of {step}") -> str:
-    """An attack's numbers put into words, radius and step as papers write them.
-
-    Examples
-    --------
-    >>> from aalp_lib import PGD
-    >>> ball(PGD(8 / 255, 0.005, 10))
-    'eps 8/255, 10 steps of 0.005'
-    """
+    """An attack's numbers put into words, radius and step in grey levels where they are whole ones: 8/255."""
     return words.format(eps=_levels(attack.eps), step=_levels(attack.step), steps=attack.steps)
 
 
 def _levels(value: float) -> str:
-    """In grey levels where it is a whole number of them."""
     levels = value * 255
     return f"{levels:.0f}/255" if abs(levels - round(levels)) < 1e-6 else f"{value:g}"
 
@@ -104,7 +90,7 @@ def plan(jobs: Sequence[Job], todo: Sequence[Job], recipe: str, download: bool) 
     first, epochs = jobs[0], sorted({job.setting.recipe.epochs for job in jobs})
     say(
         f"recipe {recipe}, {' or '.join(map(str, epochs))} epoch{'s' * (epochs != [1])}; {first.data}, "
-        f"{first.train_images or 'all'} training and {first.test_images or 'all'} test images"
+        f"all training and {first.test_images or 'all'} test images"
     )
     if download:
         say(f"the data of {first.data} is not there yet; the first run downloads it")
@@ -141,30 +127,25 @@ def run_all(jobs: Sequence[Job], workers: int, executor: Executor | None = None)
 
 
 class _JobBars:
-    """A bar for each job under way, and one for all, which counts a job not yet heard of as the largest so far.
+    """A bar for each job under way, and one for all.
 
     `over` names the job that was over last: that of the record which `run_jobs` yields next.
     """
 
     def __init__(self, progress: Progress, jobs: Sequence[Job]) -> None:
-        self.progress, self.count, self.called = progress, len(jobs), called(jobs)
-        self.over = ""
-        self.done: dict[str, int] = {}
-        self.total: dict[str, int] = {}
+        self.progress, self.called, self.over = progress, called(jobs), ""
+        self.share: dict[str, float] = {}
         self.tasks: dict[str, TaskID] = {}
-        self.overall = progress.add_task("all", total=None, text="")
+        self.overall = progress.add_task("all", total=len(jobs), text="")
 
     def watch(self, job: Job, done: int, total: int, text: str) -> None:
-        name, over = job.name, done == total
-        if over:
-            self.over = self.called[name]
+        name, self.share[job.name] = self.called[job.name], done / total
+        if done == total:
+            self.over = name
         if name not in self.tasks:
-            self.tasks[name] = self.progress.add_task(self.called[name], total=total, text="")
-        self.total[name] = self.total.get(name, 0) if over else total
-        self.done[name] = self.total[name] if over else done
-        self.progress.update(self.tasks[name], completed=done, text=text, visible=not over)
-        unheard = (self.count - len(self.total)) * max(self.total.values(), default=0)
-        self.progress.update(self.overall, completed=sum(self.done.values()), total=sum(self.total.values()) + unheard)
+            self.tasks[name] = self.progress.add_task(name, total=total, text="")
+        self.progress.update(self.tasks[name], completed=done, total=total, text=text, visible=done < total)
+        self.progress.update(self.overall, completed=sum(self.share.values()))
 
 
 def called(jobs: Sequence[Job]) -> dict[str, str]:
@@ -237,43 +218,43 @@ def dataset(found: Dataset) -> None:
     console.print(table)
 
 
-def paper_table(number: int, table: "pandas.DataFrame") -> None:
-    """Show one of the paper's tables with ours beside it, its spans only where there is room for them."""
+def has_room(columns: int) -> bool:
+    """Whether lines so long fit: on no terminal all do."""
+    return columns <= console.width or not sys.stdout.isatty()
+
+
+def results(
+    form: str | None, whole: "pandas.DataFrame", parts: Mapping[str, "pandas.DataFrame"], notes: Sequence[str]
+) -> None:
+    """Print a frame as "csv", or its parts, by their titles, as "markdown" or by default as a terminal has room for."""
     from aalp_lib.reproduction import tables  # pandas is an extra
 
-    console.print(f"Table {number}. {tables.CAPTIONS[number]}")
-    spans = 44 + 13 * table["column"].nunique() <= console.width
-    for data, rows in tables.by_set(table).items():
-        _frame(tables.shown(rows, spans), tables.title(data))
-    if not spans:
-        console.print("Too narrow for the spans in brackets; --form markdown has them.")
-
-
-def listing(found: archive.Records, which: archive.Model) -> None:
-    """Show the list of records, a table for each data set; the devices are cut off where there is no room."""
-    from aalp_lib.reproduction import tables
-
-    made = tables.runs(found, which)
-    if made.empty:
-        console.print("no records of runs")
+    if form == "csv":
+        print(whole.to_csv(index=False), end="")
         return
-    for data, of in made.groupby("data", sort=False):
-        _frame(of.drop(columns="data"), str(data), widest={"device": 21, "protocol": 24})
-    console.print(tables.counted(found))
+    columns = form is None and sys.stdout.isatty()
+    for title, part in parts.items():
+        if columns:
+            _frame(part, title)
+        else:
+            print(f"**{title}**\n\n{tables.markdown(part)}\n")
+    for note in notes:
+        console.print(note, soft_wrap=not columns)
 
 
-def _frame(made: "pandas.DataFrame", title: str, widest: Mapping[str, int] | None = None) -> None:
+def _frame(made: "pandas.DataFrame", title: str) -> None:
+    """A table; devices and protocols are cut off where there is no room."""
     from aalp_lib.reproduction import tables
 
     table = Table(title=title, **_PLAIN)
-    for name in made:
-        head = re.sub("[ -]", "\n", str(name))
+    for name in map(str, made):
+        head = re.sub("[ -]", "\n", name)
         words = " ".join([head, *made[name].dropna().astype(str)]).split()
         table.add_column(
             head,
             justify="left" if tables.is_text(made[name]) else "right",
             min_width=max(map(len, words), default=0),  # broken between words alone
-            max_width=(widest or {}).get(str(name)),
+            max_width={"device": 21, "protocol": 24}.get(name),
         )
     for line in made.itertuples(index=False):
         table.add_row(*("" if cell != cell else re.sub(r" (?=[\[(])", "\n", str(cell)) for cell in line))

@@ -90,92 +90,78 @@ VARIANTS: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
 
 @dataclass(frozen=True)
 class Grid:
-    """Methods × seeds with one recipe, as independent jobs.
+    """Methods × seeds on one data set.
 
     Attributes
     ----------
-    data : "mnist", "svhn", "cifar10" or "mnist-sample"
-        Whose settings, and which images.
+    data : str
+        A name of `SETTINGS`.
     out : Path
         Folder for the records, one a job, and `runs/`, the checkpoints.
-    methods : tuple of str or Method
+    methods : tuple of str
         Names of `ROWS`, with a variant of the data set's after a hyphen: "alp", "alp_averaged", "alp-wide".
     seeds : tuple of int
-    recipe : "fast" or "paper"
-    folder : Path, optional
-        Take the images from this folder of the layout `train/CLASS/*`, `test/CLASS/*` instead.
-    epochs, train_images : int, optional
-        A reduced protocol, for want of time; every record says so.
-    root, test_images, columns, best_columns, quick, observe, device
+    columns, best_columns
         As of a `Job`.
-
-    Raises
-    ------
-    InputError
-        If a name is unknown or a number out of range.
-
-    Examples
-    --------
-    >>> [job.name for job in Grid("mnist", Path("results"), ("alp", "aalp-wide"), seeds=(0, 1)).jobs()]
-    ['mnist-alp-seed0', 'mnist-aalp-wide-seed0', 'mnist-alp-seed1', 'mnist-aalp-wide-seed1']
     """
 
     data: str
     out: Path
-    methods: tuple[str | Method, ...] = TABLE_2
+    methods: tuple[str, ...] = TABLE_2
     seeds: tuple[int, ...] = (0,)
-    recipe: str = "fast"
-    folder: Path | None = None
-    root: Path | None = None
-    epochs: int | None = None
-    train_images: int | None = None
-    test_images: int | None = None
     columns: tuple[str, ...] | None = None
     best_columns: tuple[str, ...] | None = None
-    quick: bool = False
-    observe: bool = False
-    device: str = "cpu"
 
-    def __post_init__(self) -> None:
-        _checks.known("data set", self.data, SETTINGS)
-        _checks.known("recipe", self.recipe, SETTINGS[self.data])
+    def jobs(
+        self, *, recipe: str = "fast", folder: Path | None = None, epochs: int | None = None, **job: Any
+    ) -> list[Job]:
+        """Independent jobs, all methods of a seed before those of the next.
+
+        Parameters
+        ----------
+        recipe : "fast" or "paper"
+        folder : Path, optional
+            Take the images from this folder of the layout `train/CLASS/*`, `test/CLASS/*` instead.
+        epochs : int, optional
+            A reduced protocol, for want of time; every record says so.
+        **job
+            Other fields of each `Job`.
+
+        Raises
+        ------
+        InputError
+            If a name is unknown or a number out of range.
+
+        Examples
+        --------
+        >>> [job.name for job in Grid("mnist", Path("results"), ("alp", "aalp-wide"), seeds=(0, 1)).jobs()]
+        ['mnist-alp-seed0', 'mnist-aalp-wide-seed0', 'mnist-alp-seed1', 'mnist-aalp-wide-seed1']
+        """
         for seed in self.seeds:
             _checks.count("a seed", seed, least=0)
-        for name in ("epochs", "train_images", "test_images"):
-            if getattr(self, name) is not None:
-                _checks.count(name.replace("_", " "), getattr(self, name))
+        for name, number in {"epochs": epochs, "test images": job.get("test_images")}.items():
+            if number is not None:
+                _checks.count(name, number)
+        job |= {"columns": self.columns, "best_columns": self.best_columns}
+        rows = [self._row(name, recipe, epochs) for name in self.methods]
+        data = str(folder or self.data)
+        return [Job(data, out=self.out, seed=seed, **row, **job) for seed in self.seeds for row in rows]
 
-    def jobs(self) -> list[Job]:
-        """The jobs, all methods of a seed before those of the next."""
-        rows = [self._row(name) for name in self.methods]
-        return [self._job(*row, seed) for seed in self.seeds for row in rows]
-
-    def _row(self, name: str | Method) -> tuple[Method, str]:
-        """A method, and the variant of the setting."""
-        if isinstance(name, Method):
-            return name, ""
+    def _row(self, name: str, recipe: str, epochs: int | None) -> dict[str, Any]:
+        """What the jobs of a method and variant have in common."""
         of, _, variant = name.partition("-")
-        if variant:
-            _checks.known(f"variant on {self.data}", variant, VARIANTS.get(self.data, {}))
-        return ROWS[named(of, ROWS)], variant
-
-    def _job(self, method: Method, variant: str, seed: int) -> Job:
-        usual = SETTINGS[self.data][self.recipe]
-        setting = usual.changed(**VARIANTS[self.data][variant]) if variant else usual
+        variants: dict[str, dict[str, Any]] = {"": {}} | VARIANTS.get(self.data, {})
+        usual = SETTINGS[_checks.known("data set", self.data, SETTINGS)]
+        setting = usual[_checks.known("recipe", recipe, usual)].changed(
+            **variants[_checks.known(f"variant on {self.data}", variant, variants)]
+        )
         whole = setting.recipe.epochs
-        if self.epochs is not None:
-            setting = setting.changed(recipe={"epochs": self.epochs})
-        words = ("" if self.recipe == "fast" else self.recipe, variant)
-        same = ("root", "test_images", "train_images", "columns", "best_columns", "quick", "observe", "device")
-        return Job(
-            str(self.folder or self.data), method, setting, self.out, seed, variant="-".join(filter(None, words)),
-            reduced=self._reduced(whole), **{name: getattr(self, name) for name in same},
-        )  # fmt: skip
-
-    def _reduced(self, whole: int) -> str | None:
-        said = [f"{self.train_images} training images"] if self.train_images else []
-        said += [f"{self.epochs} of {whole} epochs"] if self.epochs is not None and self.epochs < whole else []
-        return ", ".join(said) or None
+        return {
+            "method": ROWS[named(of, ROWS)],
+            "setting": setting.changed(recipe={"epochs": whole if epochs is None else epochs}),
+            "variant": "-".join(filter(None, ("" if recipe == "fast" else recipe, variant))),
+            "reduced": f"{epochs} of {whole} epochs" if epochs is not None and epochs < whole else None,
+        }
 
 
 QUICK: dict[str, Any] = {"epochs": 1, "test_images": 100, "quick": True}  # of a grid that shows that it runs
@@ -223,37 +209,36 @@ GRIDS |= {
 
 
 def jobs_of(
-    name: str, out: Path, methods: Sequence[str] | None = None, *, quick: bool = False, **changes: Any
+    name: str,
+    out: Path,
+    methods: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    *,
+    quick: bool = False,
+    **asked: Any,
 ) -> list[Job]:
-    """The jobs of a grid of `GRIDS`, all of a seed before those of the next.
+    """The jobs of a grid of `GRIDS`, all of a seed before those of the next; InputError and `asked` as of `Grid.jobs`.
 
     Parameters
     ----------
     name : str
     out : Path
         The grid's own folder lies below it, for `quick` ones beside the whole's.
-    methods : sequence of str, optional
-        Only these rows; of the paper's grids (named after a data set) any rows. By default all of the grid.
+    methods, seeds : sequence, optional
+        Only these rows; of the paper's grids (named after a data set) any rows. By default those of the grid.
     quick : bool
         One epoch and 100 test images.
-    **changes
-        Fields of the `Grid`; None leaves one as it is.
-
-    Raises
-    ------
-    InputError
-        If a name is unknown or a number out of range.
     """
-    given = (QUICK if quick else {}) | {key: value for key, value in changes.items() if value is not None}
-    jobs: list[Job] = []
+    any_rows, jobs = methods is not None and name in SETTINGS, list[Job]()
     for grid in GRIDS[_checks.known("grid", name, GRIDS)]:
-        folder = out / grid.out.with_name(grid.out.name + "-quick" * quick)
-        jobs += dataclasses.replace(grid, out=folder, **_asked(name, methods), **given).jobs()
-    if methods is not None and name not in SETTINGS:
+        grid = dataclasses.replace(
+            grid,
+            out=out / grid.out.with_name(grid.out.name + "-quick" * quick),
+            methods=tuple(methods or ()) if any_rows else grid.methods,
+            seeds=grid.seeds if seeds is None else tuple(seeds),
+        )
+        jobs += grid.jobs(**((QUICK if quick else {}) | asked))
+    if methods is not None and not any_rows:
         wanted = [_checks.known("run of this grid", row, dict.fromkeys(job.label for job in jobs)) for row in methods]
         jobs = [job for job in jobs if job.label in wanted]
     return sorted(jobs, key=lambda job: job.seed)
-
-
-def _asked(name: str, methods: Sequence[str] | None) -> dict[str, Any]:
-    return {"methods": tuple(methods)} if methods is not None and name in SETTINGS else {}

@@ -13,16 +13,16 @@ import torch
 from aalp_lib import _checks, checkpoints
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
-from aalp_lib.data import SOURCES, Dataset, Split, load, name_of, subset
-from aalp_lib.evaluation import Report, evaluate, gradient_count, suite_for
+from aalp_lib.data import SOURCES, Dataset, Split, load, name_of
+from aalp_lib.evaluation import Report, evaluate, gradient_count
 from aalp_lib.methods import Method, method
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, stages
 from aalp_lib.reproduction import machine, per_epoch, schema
+from aalp_lib.reproduction.packing import fingerprint
 from aalp_lib.reproduction.schema import Record
-from aalp_lib.reproduction.settings import Setting, new_model, tier
+from aalp_lib.reproduction.settings import Setting, new_model, suite_for, tier
 from aalp_lib.train import RUN, History, fit
-from aalp_lib.zoo import fingerprint
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,6 @@ class Job:
         Columns in which the last model is evaluated; by default all of Table 2.
     test_images : int, optional
         Evaluate on that many images from the front of the test split; by default all.
-    train_images : int, optional
-        Train on that many images, the same share of every class; by default all. `reduced` must say so.
     reduced : str, optional
         In words, how this run falls short of the full protocol; goes into the record and beside every number of it.
     quick : bool
@@ -69,7 +67,6 @@ class Job:
     best_columns: tuple[str, ...] | None = None
     columns: tuple[str, ...] | None = None
     test_images: int | None = None
-    train_images: int | None = None
     reduced: str | None = None
     quick: bool = False
     variant: str = ""
@@ -122,15 +119,11 @@ class Job:
             "reading": "any",
             "test_images": self.test_images,
             **({"columns": list(self.columns)} if self.columns else {}),
-            **({"reduced": self.reduced, "train_images": self.train_images} if self.reduced else {}),
+            **({"reduced": self.reduced} if self.reduced else {}),
         }
 
     def cost(self, train_images: int, test_images: int) -> dict[str, float]:
-        """Gradient evaluations of each stage: training (validation left out), evaluating the last and the best model.
-
-        Upper bounds where an attack lets go of images that it has fooled; a training step counts as one for each
-        sample that goes through the network.
-        """
+        """Gradient evaluations of training, evaluating the last and the best model: at most so many, see `progress`."""
         recipe, attack = self.setting.recipe, self.setting.attack
         training = train_images * recipe.epochs * self.row.gradient_count(attack.steps * attack.restarts)
         suites = {which: float(test_images * gradient_count(suite)) for which, suite in self.suites().items()}
@@ -156,7 +149,7 @@ def run_job(job: Job, progress: Tell | None = None) -> Record:
     environment = machine.environment(device)
     if "tf32" in environment:  # that is training's; `evaluate` switches it off
         environment["evaluation_tf32"] = False
-    dataset = _part(load(job.data, root=job.root, device=device), job.train_images)
+    dataset = Origin(job.data, job.root).load(device)
     test = dataset.test[: job.test_images or len(dataset.test)]
     tells = stages(progress, **job.cost(len(dataset.train), len(test)))
     model, history = _train(job, dataset, device, tells["training"])
@@ -203,17 +196,6 @@ def _evaluate(
     return {"last": last, "best": evaluate(best, test, suites["best"], seed=job.seed, progress=tells["best"])}
 
 
-def _part(dataset: Dataset, train_images: int | None) -> Dataset:
-    """The data set with that many training images, each class in its share."""
-    if train_images is None:
-        return dataset
-    _checks.count("the number of training images", train_images)
-    if train_images >= len(dataset.train):
-        raise InputError(f"{dataset.name} has {len(dataset.train)} training images; {train_images} is no part of them")
-    rows = subset(dataset.train.labels.cpu(), train_images)
-    return dataclasses.replace(dataset, train=dataset.train[rows.to(dataset.train.labels.device)])
-
-
 def finished(job: Job) -> Record | None:
     """The record of a job that is done.
 
@@ -240,6 +222,10 @@ class Origin:
     data: str
     root: Path | None = None
     image_size: int | None = None
+
+    def load(self, device: torch.device) -> Dataset:
+        """The data."""
+        return load(self.data, root=self.root, device=device, image_size=self.image_size)
 
     def check(self, run: Path) -> None:
         """InputError if the run in a folder is of other data."""

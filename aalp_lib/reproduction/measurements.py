@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -14,22 +14,20 @@ from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
 from aalp_lib.data import SOURCES as KNOWN_DATA, Dataset
 from aalp_lib.engine.precision import Precision
-from aalp_lib.evaluation import suite_for
 from aalp_lib.methods import named
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, stages
 from aalp_lib.reproduction import analyses
 from aalp_lib.reproduction.attack_measurements import measure_attacks
 from aalp_lib.reproduction.jobs import Origin
+from aalp_lib.reproduction.packing import beside_records, fingerprint, packaged
 from aalp_lib.reproduction.protocols import changes, recipe, training_protocol
-from aalp_lib.reproduction.schema import Measurement, Record, named_records
-from aalp_lib.zoo import beside_records, fingerprint, packaged, weights
+from aalp_lib.reproduction.schema import Record, named_records
+from aalp_lib.reproduction.settings import suite_for
+from aalp_lib.zoo import weights
 
 Kind = Literal["samples", "diagnosis", "strong", "attacks"]
 KINDS: tuple[Kind, ...] = get_args(Kind)  # "samples" brings contributions, activation and examples along
-PARTS = {
-    "samples": ("samples", "contributions", "activation", "examples")
-}  # folders, where they are not the kind's own
 SOURCES = ("alp", "aalp")  # whose adversarial images are tried on the others, where there are such
 
 
@@ -74,9 +72,9 @@ class Trained:
 def trained(folder: str | Path) -> list[Trained]:
     """The runs of a grid's folder with a record and weights, by name.
 
-    Weights are the run's own checkpoints; else those kept beside the records (`zoo.keep_beside_records`), or, for seed
-    0 of the recipe "fast", those packed there or in the package (`zoo.pack`). Weights of another network than the
-    record's are none of its own.
+    Weights are the run's own checkpoints; else those that `packing` kept beside the records, or, for seed 0 of the
+    recipe "fast", those that it packed there or in the package. Weights of another network than the record's are none
+    of its own.
     """
     found = []
     for name, record in named_records(folder).items():
@@ -117,17 +115,12 @@ def measure(
     kinds : sequence of str
         "samples" (on the whole test split: with "contributions", "activation", "examples"), "diagnosis", "strong",
         "attacks" (Table 2's, and what else its settings may be read as).
-    methods : sequence of str, optional
-        Only models of these methods; variants by their name in code; by default all.
-    seeds : sequence of int, optional
-        Only models that were trained with these seeds; by default all.
+    methods, seeds : sequence, optional
+        Only models of these methods, variants by their name in code, that were trained with these seeds.
     images : int
         Test images, from the front of the split, for a diagnosis and for attacks.
-    seed : int
-        Of the attacks.
-    precision : "float32", "bfloat16" or "auto"
-        Of gradients in a diagnosis and of attacks, as in `evaluate`, but never of AutoAttack's. What is there is kept,
-        whatever its precision.
+    seed, precision
+        Of the attacks, as in `evaluate`. What is there is kept, whatever its precision.
     progress : callable, optional
 
     Returns
@@ -153,8 +146,6 @@ def measure(
     tells = stages(progress, **dict.fromkeys(work, 1000.0))  # thousandths
     paths: list[Path] = []
     for name, (one, kind) in work.items():
-        for part in PARTS.get(kind, (kind,)):
-            _of_this_network(folder / part / f"{one.run.name}.json", one)
         if kind == "samples":
             attack = analyses.attack_for(dataset, one.attack)
             paths += analyses.measure_model(
@@ -162,7 +153,8 @@ def measure(
                 seed=seed, tier=one.record.tier,
             )  # fmt: skip
         else:
-            paths.append(_measure_attacks(one, runs, dataset, folder, kind, images, seed, precision, tells[name]))
+            path, how = folder / kind / f"{one.run.name}.json", {"images": images, "seed": seed, "precision": precision}
+            paths.append(_measure_attacks(one, runs, dataset, path, kind, progress=tells[name], **how))
         if tell := tells[name]:
             tell(1, 1, f"{one.run.name}, {kind} done")
     return paths
@@ -181,47 +173,19 @@ def _chosen(runs: Sequence[Trained], methods: Sequence[str] | None, seeds: Seque
     return [one for one in chosen if seeds is None or one.record.seed in seeds]
 
 
-def _of_this_network(path: Path, one: Trained) -> None:
-    """InputError if a measurement that is there is of weights that a later run has taken the place of."""
-    if path.exists():
-        measured_on, network = Measurement.load(path).subject.get("network"), one.subject["network"]
-        if measured_on not in (None, network):  # older measurements do not say
-            raise InputError(f"{path} is of another network than {one.weights}; move it away to measure this one")
-
-
 def _measure_attacks(
-    one: Trained,
-    runs: Sequence[Trained],
-    dataset: Dataset,
-    folder: Path,
-    kind: Literal["diagnosis", "strong", "attacks"],
-    images: int,
-    seed: int,
-    precision: Precision,
-    tell: Tell | None,
+    one: Trained, runs: Sequence[Trained], dataset: Dataset, path: Path, kind: Any, **how: Any
 ) -> Path:
-    path, parts = folder / kind / f"{one.run.name}.json", folder / "runs" / f"{one.run.name}-{kind}"
-    if path.exists() and _images_and_seed(path) == (min(images, len(dataset.test)), seed):
-        shutil.rmtree(parts, ignore_errors=True)  # of an attempt that was killed once it had written the measurement
-        return path
-    if path.exists():
-        raise InputError(f"{path} was made with other settings; name another folder, or move it away")
-    test, source = dataset.test[:images], _source(one, runs) if kind == "diagnosis" else None
-    attack, device = suite_for(dataset.name, one.attack)["pgd100"], test.images.device
-    found = measure_attacks(
-        _model(one, device), test, attack, kind=kind,
-        subject=one.subject, tier=one.record.tier, seed=seed, precision=precision, parts=parts, progress=tell,
-        source=_model(source, device) if source else None,
-        source_subject=source.subject if source else None,
-    )  # fmt: skip
-    found.save(path)
-    shutil.rmtree(parts)
+    test, parts = dataset.test[: how.pop("images")], one.run.with_name(f"{one.run.name}-{kind}")
+    if not analyses.present(path, one.subject, {"images": len(test), "seed": how["seed"]}):
+        source, device = _source(one, runs) if kind == "diagnosis" else None, test.images.device
+        measure_attacks(
+            _model(one, device), test, suite_for(dataset.name, one.attack)["pgd100"], kind=kind,
+            subject=one.subject, tier=one.record.tier, parts=parts,
+            source=_model(source, device) if source else None, source_subject=source.subject if source else None, **how,
+        ).save(path)  # fmt: skip
+    shutil.rmtree(parts, ignore_errors=True)  # also of an attempt that was killed once it had written the measurement
     return path
-
-
-def _images_and_seed(path: Path) -> tuple[int, int]:
-    config = Measurement.load(path).config
-    return config["images"], config["seed"]
 
 
 def _model(one: Trained, device: torch.device) -> Classifier:

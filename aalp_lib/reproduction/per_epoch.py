@@ -1,6 +1,7 @@
 """One training looked at after every epoch: the paper's figures of how losses, features and maps change."""
 
 import dataclasses
+import functools
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -221,11 +222,9 @@ def measure_training(job: "Job", dataset: Dataset, *, images: int = 2000, progre
         "images": min(images, len(dataset.test)),
         "reading": "last",
     }
-    if not analyses.present(job.observed, config):
-        few, device = analyses.first_of_each_class(shown)[:4] if shown else None, dataset.test.labels.device
-        with analyses.measurement(job.observed, "over_training", subject, config, job.tier, device) as values:
-            values |= over_training(
-                dataset, job.row, setting, job.run, seed=job.seed, images=images, attack=attack, shown=few,
-                progress=progress,
-            )  # fmt: skip
-    return job.observed
+    few, device = analyses.first_of_each_class(shown)[:4] if shown else None, dataset.test.labels.device
+    make = functools.partial(
+        over_training, dataset, job.row, setting, job.run, seed=job.seed, images=images, attack=attack, shown=few,
+        progress=progress,
+    )  # fmt: skip
+    return analyses.kept(job.observed, "over_training", subject, config, job.tier, device, make)

@@ -10,10 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from aalp_lib.evaluation import HEADINGS
-from aalp_lib.methods import METHODS
 from aalp_lib.plots import COLOURS, MARKERS
-from aalp_lib.reproduction.schema import Measurement, Record, label
+from aalp_lib.reproduction.schema import HEADINGS, Measurement, Record, label
 
 SPEED_STYLES = {
     "torchattacks": ("#7f7f7f", "o"),
@@ -23,7 +21,7 @@ SPEED_STYLES = {
 
 
 def robust_accuracy(records: Sequence[Record], which: str = "last") -> Figure:
-    """Accuracy with its 95 % interval by method and attack, one marker a record; the title says who stands where.
+    """Accuracy with its 95 % interval by method and attack, one marker a record.
 
     The axis is broken where more than 20 points lie empty between the records.
     """
@@ -37,10 +35,10 @@ def robust_accuracy(records: Sequence[Record], which: str = "last") -> Figure:
     for panel, limits in zip(panels[:, 0], parts, strict=True):
         for index, (record, row) in enumerate(zip(records, found, strict=True)):
             offset = (index - (len(records) - 1) / 2) * 0.8 / len(records)
-            places = [i + offset for i, cell in enumerate(row) if cell]
-            _with_spans(
-                panel, places, [_percents(cell) for cell in row if cell], fmt=MARKERS.get(record.method, "o"),
-                color=COLOURS.get(record.method), markersize=5, elinewidth=1, label=label(record.method),
+            style: dict[str, Any] = {"fmt": MARKERS.get(record.method, "o"), "color": COLOURS.get(record.method)}
+            _intervals(
+                panel, [i + offset for i, f in enumerate(row) if f], [f for f in row if f], markersize=5, elinewidth=1,
+                label=label(record.method), **style,
             )  # fmt: skip
         for boundary in range(1, len(names)):
             panel.axvline(boundary - 0.5, color="0.9", linewidth=0.8, zorder=0)
@@ -48,7 +46,7 @@ def robust_accuracy(records: Sequence[Record], which: str = "last") -> Figure:
         panel.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     panels[-1, 0].set_xticks(range(len(names)), [HEADINGS.get(name, name) for name in names])
     figure.supylabel("correct test images (%)", fontsize=10)
-    figure.suptitle(_claim(records, which), fontsize=11)
+    figure.suptitle("Accuracy by method and attack, 95 % intervals", fontsize=11)
     legend(figure, panels[0, 0])
     return figure
 
@@ -62,29 +60,18 @@ def _occupied(values: Sequence[float]) -> list[tuple[float, float]]:
     return [(upper - 3, ordered[-1] + 3), (ordered[0] - 3, lower + 3)]
 
 
-def _with_spans(panel: Axes, places: Sequence[float], rows: Sequence[Sequence[float]], **style: Any) -> None:
-    """Each value of (value, low, high) at its place, with the two ends."""
-    values = np.array(rows).T
+def _intervals(
+    axes: Axes,
+    places: Sequence[float],
+    found: Sequence[Mapping[str, float]],
+    scale: float = 100,
+    middle: str = "accuracy",
+    **style: Any,
+) -> None:
+    """A marker at each place, with the interval from "low" to "high"."""
+    values = scale * np.array([[one[key] for key in (middle, "low", "high")] for one in found]).T
     spans = np.clip([values[0] - values[1], values[2] - values[0]], 0, None)
-    panel.errorbar(places, values[0], yerr=spans, **style)
-
-
-def _percents(cell: Mapping[str, float]) -> list[float]:
-    return [100 * cell[key] for key in ("accuracy", "low", "high")]
-
-
-def _claim(records: Sequence[Record], which: str) -> str:
-    """What the figure shows at PGD-40, in words."""
-    at = {r.method: 100 * r.accuracy[which]["pgd40"]["accuracy"] for r in records if "pgd40" in r.accuracy[which]}
-    trained = [value for method, value in at.items() if _trained_on_attacks(method)]
-    if "raw" not in at or not trained:
-        return "Accuracy by method and attack, 95 % intervals"
-    span = " to ".join(dict.fromkeys((f"{min(trained):.0f}", f"{max(trained):.0f}")))
-    return f"Under PGD-40, adversarial training keeps {span} % correct; without it, {at['raw']:.0f} % are left"
-
-
-def _trained_on_attacks(method: str) -> bool:
-    return method in METHODS and METHODS[method].adversarial
+    axes.errorbar(places, values[0], yerr=spans, **style)
 
 
 def training_curves(records: Sequence[Record]) -> Figure:
@@ -109,25 +96,9 @@ def training_curves(records: Sequence[Record]) -> Figure:
         panel.set(xlabel="epoch", ylabel=title, xlim=(0.5, longest + 0.5))
         whole(panel)
     axes[0].set_yscale("log")
-    figure.suptitle(_claim_of_curves(records), fontsize=11)
+    figure.suptitle("Losses and accuracies on the validation split by epoch", fontsize=11)
     legend(figure, axes[0])
     return figure
-
-
-def _claim_of_curves(records: Sequence[Record]) -> str:
-    """How robust accuracy moves once the attack has its full radius, in words."""
-    gains = []
-    for record in records:
-        lines = record.history["epochs"]
-        full = max(line["eps"] for line in lines)
-        at_full = next(line for line in lines if line["eps"] >= 0.999 * full)
-        if _trained_on_attacks(record.method) and at_full["robust"] is not None:
-            gains.append(100 * (lines[-1]["robust"] - at_full["robust"]))
-    if not gains or min(gains) <= 0:
-        return "Losses and accuracies on the validation split by epoch"
-    return (
-        f"Once the attack has its full radius, robust accuracy still gains {min(gains):.0f} to {max(gains):.0f} points"
-    )
 
 
 def diagnoses(measurements: Sequence[Measurement], title: str) -> Figure:
@@ -138,9 +109,14 @@ def diagnoses(measurements: Sequence[Measurement], title: str) -> Figure:
     figure, (against_eps, against_steps) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
     for found in measurements:
         method = found.subject.get("method", "")
-        style = {"color": COLOURS.get(method), "marker": MARKERS.get(method, "o"), "markersize": 4, "linewidth": 1}
+        style: dict[str, Any] = {
+            "color": COLOURS.get(method),
+            "marker": MARKERS.get(method, "o"),
+            "markersize": 4,
+            "linewidth": 1,
+        }
         rows, steps = found.values["eps"], found.values["steps"]
-        _with_spans(against_eps, [row["eps"] for row in rows], [*map(_percents, rows)], label=label(method), **style)
+        _intervals(against_eps, [row["eps"] for row in rows], rows, label=label(method), **style)
         against_steps.plot([row["steps"] for row in steps], [row["cross_entropy"] for row in steps], **style)
     against_eps.set(xlabel="eps (of [0, 1])", ylabel="correct test images (%)", ylim=(-3, 103))
     against_steps.set(xlabel="steps of the attack", ylabel="mean cross-entropy (nats)", xscale="log")
@@ -158,9 +134,8 @@ def speed(bench: dict[str, Any]) -> Figure:
     for panel, (curve, title) in zip(axes, titles.items(), strict=True):
         points = bench["curves"][curve]
         for name, (colour, marker) in SPEED_STYLES.items():
-            times = [[1e3 * p["seconds"][name][key] for key in ("median", "low", "high")] for p in points]
-            style = {"color": colour, "marker": marker, "markersize": 5, "label": name}
-            _with_spans(panel, [p["at"] for p in points], times, **style)
+            style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 5, "label": name}
+            _intervals(panel, [p["at"] for p in points], [p["seconds"][name] for p in points], 1e3, "median", **style)
         panel.set(xlabel=title, ylabel="milliseconds", ylim=(0, None))
         panel.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         panel.grid(color="0.92")

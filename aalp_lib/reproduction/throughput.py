@@ -27,14 +27,9 @@ HEAD = (
 
 
 def measure(device: torch.device, quick: bool = False) -> dict[str, Any]:
-    """Throughput of each data set's network under its fast recipe, and the floors.
+    """Throughput of each data set's network under its fast recipe by batch size, and the shares of the two floors.
 
-    Returns
-    -------
-    dict
-        "environment"; "peak": measured bfloat16 FLOP/s of a large product and bytes/s of a large copy; "networks": for
-        each data set the network, and for each batch size images/s of PGD training with and without recorded loops,
-        attack gradients/s, and the shares of the two floors.
+    "peak" are measured bfloat16 FLOP/s of a large product and bytes/s of a large copy.
     """
     size, count = (256, 1 << 20) if quick else (8192, 1 << 30)
     square = torch.randn(size, size, device=device, dtype=torch.bfloat16)

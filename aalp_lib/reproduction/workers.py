@@ -168,6 +168,29 @@ def _tell(jobs: Iterable[Job], watch: Watch) -> None:
             watch(job, note["done"], note["total"], note["text"])
 
 
+@contextlib.contextmanager
+def cluster(scheduler: str | None) -> Iterator[Executor | None]:
+    """An executor of the Dask cluster whose scheduler has this address; None for None.
+
+    InputError without the extra [cluster]; OSError if no scheduler answers there.
+    """
+    if scheduler is None:
+        yield None
+        return
+    try:
+        from distributed import Client
+        from distributed.comm import resolve_address
+    except ImportError:
+        raise InputError("--scheduler needs Dask: pip install 'aalp_lib[cluster]'") from None
+    try:
+        resolve_address(scheduler)  # of an address that can be none, a client hangs when it is given up
+        client = Client(scheduler, timeout="20s", set_as_default=False)
+    except (OSError, ValueError) as error:
+        raise OSError(f"no Dask scheduler answers at {scheduler} ({error})") from error
+    with client:
+        yield client.get_executor(pure=False)
+
+
 # --- the processes that work -----------------------------------------------------------------------------------------
 
 _stop: Any = None

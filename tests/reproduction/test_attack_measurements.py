@@ -133,7 +133,7 @@ def test_altered_attacks_change_one_setting_of_table_2s():
 
 def test_altered_attacks_stand_beside_those_of_table_2(trained, few):
     few, told = few[:40], []
-    report = altered(trained, few, 0.1, 0.04, seed=3, progress=lambda *said: told.append(said))
+    report = altered(trained, few, aalp.PGD(0.1, 0.04, 100), seed=3, progress=lambda *said: told.append(said))
     plain = {name: attack for name, attack in altered_suite(0.1, 0.04).items() if " " not in name}
     for reading, ending in (("any", ""), ("last", " last")):
         alone = aalp.evaluate(trained, few, plain, seed=3, reading=reading)

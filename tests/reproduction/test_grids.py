@@ -10,7 +10,7 @@ import aalp_lib as aalp
 from aalp_lib import _checks
 from aalp_lib.cli import main
 from aalp_lib.methods import METHODS, TABLE_2
-from aalp_lib.reproduction import demo, grids, plans, schema
+from aalp_lib.reproduction import demo, grids, schema
 from aalp_lib.reproduction.grids import ABLATIONS, ALPHAS, Grid, jobs_of
 from aalp_lib.reproduction.jobs import finished, run_job
 from aalp_lib.reproduction.settings import SETTINGS
@@ -20,12 +20,12 @@ GRIDS_WITH_RECORDS = ("mnist", "cifar10", "ablations", "reasons", "controls")
 
 
 def test_a_reduced_protocol_is_said_in_every_record():
-    whole, part = (Grid("cifar10", Path("r"), ("alp",), epochs=epochs) for epochs in (None, 4))
-    assert [job.reduced for job in whole.jobs() + part.jobs()] == [None, "4 of 30 epochs"]
-    assert part.jobs()[0].config()["reduced"] == "4 of 30 epochs"
-    assert "reduced" not in whole.jobs()[0].config()
-    (job,) = Grid("cifar10", Path("r"), ("alp",), folder=Path("mine/cifar10-jpeg"), train_images=500).jobs()
-    assert (job.name, job.reduced) == ("cifar10-jpeg-alp-seed0", "500 training images")
+    whole, part = (Grid("cifar10", Path("r"), ("alp",)).jobs(epochs=epochs) for epochs in (None, 4))
+    assert [job.reduced for job in whole + part] == [None, "4 of 30 epochs"]
+    assert part[0].config()["reduced"] == "4 of 30 epochs"
+    assert "reduced" not in whole[0].config()
+    (job,) = Grid("cifar10", Path("r"), ("alp",)).jobs(folder=Path("mine/cifar10-jpeg"))
+    assert (job.name, job.reduced) == ("cifar10-jpeg-alp-seed0", None)
     assert job.suites()["last"] == aalp.table2_suite("cifar10")
 
 
@@ -36,10 +36,11 @@ def test_a_grid_names_what_is_wrong(tmp_path):
         ({"methods": ("alp-narrow",)}, "variant on mnist 'narrow'"),
         ({"methods": ("salp",)}, "method 'salp'"),
     ):
+        recipe = {"recipe": wrong.pop("recipe", "fast")}
         with pytest.raises(aalp.InputError, match=f"unknown {of}"):
-            Grid(**({"data": "mnist", "out": tmp_path} | wrong)).jobs()
+            Grid(**({"data": "mnist", "out": tmp_path} | wrong)).jobs(**recipe)
     with pytest.raises(aalp.InputError, match="a seed"):
-        Grid("mnist", tmp_path, seeds=(-1,))
+        Grid("mnist", tmp_path, seeds=(-1,)).jobs()
     with pytest.raises(aalp.InputError, match="unknown run of this grid 'alp'"):
         jobs_of("reasons", tmp_path, ["alp"])
 
@@ -56,7 +57,7 @@ def test_recipes_and_variants_keep_records_apart(tmp_path):
     names = {
         job.name
         for recipe in ("fast", "paper")
-        for job in Grid("mnist", tmp_path, ("alp", "alp-wide"), recipe=recipe).jobs()
+        for job in Grid("mnist", tmp_path, ("alp", "alp-wide")).jobs(recipe=recipe)
     }
     assert names == {"mnist-alp-seed0", "mnist-alp-wide-seed0", "mnist-alp-paper-seed0", "mnist-alp-paper-wide-seed0"}
 
@@ -119,11 +120,11 @@ def test_a_grid_runs_the_rows_and_seeds_that_are_asked_for(capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_jobs_for_a_scheduler_do_not_depend_on_this_machine(tmp_path, monkeypatch):
+def test_jobs_for_a_scheduler_do_not_depend_on_this_machine(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(_checks, "device", lambda name: pytest.fail("the device is for the worker to find"))
-    (job,) = plans.jobs("mnist", Path("results"), elsewhere=True, methods=("alp",), root=Path("data"))
-    assert (job.out, job.root, job.device) == (tmp_path / "results" / "mnist", tmp_path / "data", "auto")
+    assert main(["reproduce", "mnist", "--methods", "alp", "--dry-run", "--scheduler", "tcp://elsewhere:1"]) == 0
+    assert capsys.readouterr().out.startswith(f"1 run into {tmp_path}/results/mnist")
 
 
 @pytest.mark.slow
@@ -140,7 +141,8 @@ def test_svhn_is_one_command_on_its_own_files(tmp_path, capsys):
     assert made.accuracy["last"]["pgd100"]["count"] == 30
     capsys.readouterr()
     assert main(["results", str(tmp_path / "out"), "--table", "2", "--data", "svhn"]) == 0
-    assert capsys.readouterr().out.count("not measured yet") == len(TABLE_2)
+    said = capsys.readouterr().out
+    assert (said.count("| paper |"), said.count("| ours |")) == (len(TABLE_2), 0)
 
 
 # --- the demo

@@ -17,8 +17,8 @@ from aalp_lib.cli import main
 from aalp_lib.data import load
 from aalp_lib.reproduction import archive, attack_measurements, machine, measurements, protocols, schema
 from aalp_lib.reproduction.jobs import run_job
+from aalp_lib.reproduction.packing import fingerprint, keep_beside_records, packaged
 from aalp_lib.reproduction.settings import SETTINGS
-from aalp_lib.zoo import fingerprint, keep_beside_records, packaged
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -177,13 +177,13 @@ def test_what_others_left_is_not_read(tmp_path):
 
 
 def test_what_is_measured_on_a_reduced_run_says_so(tmp_path):
-    job = tiny("alp", tmp_path, train_images=360, reduced="360 training images")
+    job = tiny("alp", tmp_path, reduced="1 of 16 epochs")
     run_job(job)
     (one,) = measurements.trained(tmp_path)
     (path,) = measurements.measure(tmp_path, load("mnist-sample"), kinds=["diagnosis"], images=10)
     found = schema.Measurement.load(path)
-    assert found.subject["reduced"] == one.subject["reduced"] == "360 training images"
-    assert protocols.measured_protocol(found) == protocols.protocol(one.record) == "fast, reduced: 360 training images"
+    assert found.subject["reduced"] == one.subject["reduced"] == "1 of 16 epochs"
+    assert protocols.measured_protocol(found) == protocols.protocol(one.record) == "fast, reduced: 1 of 16 epochs"
 
 
 def test_a_measurement_belongs_to_the_weights_that_it_was_made_on(tmp_path):

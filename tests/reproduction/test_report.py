@@ -106,8 +106,9 @@ def test_the_command_lists_filters_and_names_what_it_leaves_out(capsys, folder):
     assert main(["results", str(folder)]) == 0
     said = capsys.readouterr()
     lines = [line.strip("| ").split(" | ") for line in said.out.splitlines()]
-    assert lines[2] == ["mnist", "ALP", "0", "fast", "full", "98.0", "", "69.0", "68.0", "11.0", "X, 2 threads"]
-    assert [line[:2] for line in lines[3:5]] == [["mnist", "AALP"], ["mnist-sample", "AALP"]]
+    assert (lines[0], lines[7]) == (["**mnist**"], ["**mnist-sample**"])
+    assert lines[4] == ["ALP", "0", "fast", "full", "98.0", "", "69.0", "68.0", "11.0", "X, 2 threads"]
+    assert (lines[5][0], lines[11][0]) == ("AALP", "AALP")
     assert f"left out: {folder / 'broken.json'} is not a readable record" in said.err
     assert main(["results", str(folder), "--method", "AALP", "--data", "mnist", "--form", "csv"]) == 0
     assert capsys.readouterr().out.count("mnist,aalp,AALP,") == 4  # two attacks, last and best

@@ -145,7 +145,6 @@ def test_robust_accuracy_figure_draws_each_record_with_its_interval():
     figure = plots_of_records.robust_accuracy([record("raw", pgd=0), record("adv"), record("aalp", pgd=720)])
     texts = drawn(figure)
     assert {"RAW", "Madry", "AALP", "PGD-40", "correct test images (%)"} <= set(texts)
-    assert any("keeps 70 to 72 % correct; without it, 0 %" in text for text in texts)
     assert len(figure.axes) == 2  # broken between RAW's 0 % and the others
     bars = figure.axes[0].containers
     assert len(bars) == 3
