@@ -52,7 +52,7 @@ def setup_lines() -> list[str]:
     return [
         "import importlib.util, sys  # on Colab, and nowhere else, install what is missing",
         'if importlib.util.find_spec("aalp_lib") is None and "google.colab" in sys.modules:',
-        f"    %pip install --quiet git+{repository()[0]}@v{version()}",
+        f'    %pip install --quiet "aalp_lib[reproduction] @ git+{repository()[0]}@v{version()}"',
     ]
 
 

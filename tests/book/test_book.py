@@ -314,7 +314,7 @@ def test_the_address_stands_in_one_place():
         chapter = nbformat.read(path, as_version=4)
         places = [cell.id for cell in chapter.cells if owner in cell.metadata.get("template", cell.source)]
         assert places == ["title", "setup"]
-        assert f"git+{address}@v{aalp.__version__}\n" in chapter.cells[1].source
+        assert f'git+{address}@v{aalp.__version__}"\n' in chapter.cells[1].source
 
 
 def test_packing_what_was_unpacked_changes_nothing(tmp_path):
