@@ -18,7 +18,7 @@ from aalp_lib._checks import InputError
 from aalp_lib.data import Split, to_float
 from aalp_lib.engine import Prepared
 from aalp_lib.engine.precision import without_tf32
-from aalp_lib.evaluation import HEADINGS, Outcome, Report
+from aalp_lib.evaluation import Outcome, Report
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, shown
 
@@ -103,7 +103,7 @@ def auto_attack(
                 parts[name].append(right)
                 done += cost[name]
                 if tell:
-                    tell(done, total, f"{HEADINGS[name]} done")
+                    tell(done, total, f"{name} done")
     return Report({name: Outcome(torch.cat(outcome).cpu()) for name, outcome in parts.items()})
 
 

@@ -20,7 +20,7 @@ FORMAT = "aalp_lib checkpoint 1"
 LAST, BEST = "last.safetensors", "best.safetensors"
 
 
-class Network(msgspec.Struct):
+class Description(msgspec.Struct):
     """What the description of every network's weights says: the arguments of `models.build`, none of a wrapped one."""
 
     model: dict[str, Any]
@@ -113,7 +113,7 @@ def load_model(path: str | Path, which: str = "last", *, model: Classifier | Non
     _checks.known("checkpoint", which, ("last", "best"))
     path = Path(path)
     checkpoint = read(path / {"last": LAST, "best": BEST}[which] if path.is_dir() else path)
-    config = checkpoint.described_as(Network).model
+    config = checkpoint.described_as(Description).model
     if model is None and not config:
         raise InputError(
             f"{checkpoint.path} holds a wrapped network: build it yourself, and pass load_model(..., model=wrap(it))"

@@ -30,19 +30,9 @@ def sample_scores(head: Callable[[Tensor], Tensor], features: Tensor, y: Tensor)
 
 
 def loss_gradient(model: Classifier, x: Tensor, y: Tensor) -> Tensor:
-    """Eq. 5: the contribution C, mean over samples of `|dLoss/dA|`, shape (F,).
-
-    Parameters
-    ----------
-    model : Classifier
-        Seen in evaluation mode.
-    x, y : (N, C, H, W) and (N,)
-        Images in [0, 1] and labels.
-    """
-    require_classifier(model)
-    model = engine.private(model)
-    with torch.no_grad():
-        return feature_gradient(model.head, model.features(x), y).abs().mean(0)
+    """Eq. 5: the contribution C, mean over samples of `|dLoss/dA|`, shape (F,); arguments as for `scores`."""
+    model, features = _seen(model, x)
+    return feature_gradient(model.head, features, y).abs().mean(0)
 
 
 def scores(model: Classifier, x: Tensor, y: Tensor) -> Tensor:
@@ -55,10 +45,16 @@ def scores(model: Classifier, x: Tensor, y: Tensor) -> Tensor:
     x, y : (N, C, H, W) and (N,)
         Images in [0, 1] and labels.
     """
+    model, features = _seen(model, x)
+    return sample_scores(model.head, features, y).mean(0)
+
+
+def _seen(model: Classifier, x: Tensor) -> tuple[Classifier, Tensor]:
+    """The model in evaluation mode, and its features (N, F)."""
     require_classifier(model)
     model = engine.private(model)
     with torch.no_grad():
-        return sample_scores(model.head, model.features(x), y).mean(0)
+        return model, model.features(x)
 
 
 def guided_dropout_mask(scores: Tensor, rule: Literal["median", "half"] = "median") -> Tensor:

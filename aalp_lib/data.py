@@ -3,7 +3,6 @@
 import hashlib
 import io
 import itertools
-import math
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -165,7 +164,7 @@ def load(
         _checks.known(
             "data set", str(name), SOURCES, "A folder with train/CLASS/*.png and test/CLASS/*.png will do too."
         )
-    return load_folder(Path(name), image_size).to(target)
+    return _load_folder(Path(name), image_size).to(target)
 
 
 def present(name: str | Path, root: str | Path | None = None) -> bool:
@@ -218,28 +217,8 @@ def stratified(
     return torch.nonzero(rest)[:, 0], chosen
 
 
-def subset(labels: Tensor, count: int, seed: int = 0) -> Tensor:
-    """`count` rows, drawn from every class in its share, at least one image of each; sorted int64 (count,).
-
-    Raises
-    ------
-    InputError
-        If that is more than there are, or fewer than there are classes.
-    """
-    sizes = labels.unique(return_counts=True)[1].tolist()
-    if not len(sizes) <= count <= len(labels):
-        raise InputError(f"a part must have {len(sizes)} (one a class) to {len(labels)} images, got {count}")
-    shares = [count * size / len(labels) for size in sizes]
-    counts = [max(1, math.floor(share)) for share in shares]
-    while sum(counts) != count:  # the largest remainder gets one more; what the "at least one" took is given back
-        step = 1 if sum(counts) < count else -1
-        open_ = [i for i, n in enumerate(counts) if step > 0 or n > 1]
-        counts[max(open_, key=lambda i: step * (shares[i] - counts[i]))] += step
-    return _drawn(labels, counts, seed)
-
-
 def _drawn(labels: Tensor, counts: Sequence[int], seed: int) -> Tensor:
-    """So many rows of each class that there is, in the order of the classes; sorted int64."""
+    """`counts` rows of each class that there is, in the order of the classes, drawn at random; sorted int64."""
     generator, part = torch.Generator().manual_seed(seed), []
     for label, count in zip(labels.unique(), counts, strict=True):
         rows = torch.nonzero(labels == label)[:, 0]
@@ -380,8 +359,8 @@ def name_of(data: str | Path) -> str:
     return name + "-folder" * (name in SOURCES)  # the reader's own copy is not the official set
 
 
-def load_folder(folder: Path, image_size: int | tuple[int, int] | None = None) -> Dataset:
-    """Load `train/CLASS/*`, `test/CLASS/*` and, where it exists, `val/CLASS/*`; see `load`.
+def _load_folder(folder: Path, image_size: int | tuple[int, int] | None) -> Dataset:
+    """Load `train/CLASS/*`, `test/CLASS/*` and, where it exists, `val/CLASS/*`.
 
     Images stay grey if all of them are, and are RGB otherwise. Without `val/`, a tenth of every class of `train/` is
     carved out. In the test split the classes take turns, so that images from its front are of all classes.
@@ -397,11 +376,9 @@ def load_folder(folder: Path, image_size: int | tuple[int, int] | None = None) -
     pixels = _read_images([Path(path) for of in samples.values() for path, _ in of], image_size)
     labels = torch.tensor([label for of in samples.values() for _, label in of])
     sizes = [len(of) for of in samples.values()]
-    splits = dict(zip(parts, map(Split, pixels.split(sizes), labels.split(sizes)), strict=True))
+    train, *val, test = map(Split, pixels.split(sizes), labels.split(sizes))
     name = name_of(folder)
-    if "val" not in splits:
-        return _with_val(name, tuple(classes), splits["train"], splits["test"])
-    return Dataset(name, tuple(classes), splits["train"], splits["val"], splits["test"])
+    return Dataset(name, tuple(classes), train, val[0], test) if val else _with_val(name, tuple(classes), train, test)
 
 
 def _in_turn(samples: list[tuple[str, int]]) -> list[tuple[str, int]]:

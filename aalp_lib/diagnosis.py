@@ -6,7 +6,7 @@ What counts as a sign follows Athalye, Carlini and Wagner (2018), section 3.1, a
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,9 @@ from aalp_lib.autoattack import QUERIES, auto_attack, installed
 from aalp_lib.data import Split, to_float
 from aalp_lib.engine import Forward
 from aalp_lib.engine.precision import Precision, without_tf32
-from aalp_lib.evaluation import Outcome, Report, evaluate, gradient_count, starts
+from aalp_lib.evaluation import Outcome, Report, evaluate, generators, gradient_count
 from aalp_lib.models import Classifier
-from aalp_lib.progress import Tell, shown, stages
+from aalp_lib.progress import Tell, shown, stages, told
 
 NOISE = 0.01  # share of the images below which a difference is no sign
 LARGE = 0.05  # share from which a gain by restarts or by another loss is a sign
@@ -74,7 +74,7 @@ class Diagnosis:
     @property
     def signs(self) -> list[str]:
         """A sentence, with its numbers, for each thing that looks like gradient masking; empty when nothing does."""
-        return [sentence for sentences in SIGNS.values() for sentence in sentences(self)]
+        return [*_signs_along_curves(self), *_signs_in_gradients(self), *_signs_of_others(self)]
 
     @property
     def plain(self) -> Row:
@@ -175,12 +175,12 @@ def diagnose(
         report = evaluate(
             model, split, suite, batch_size=batch_size, seed=seed, precision=precision, progress=tells["suite"]
         )
-        start = starts(attack, seed)[0]
-        walk = _Walk(**resume.part("steps", lambda: _walk(model, split, attack, start, batch_size, tells["steps"])))
+        path = functools.partial(_walk, model, split, attack, generators(attack, seed)[0], batch_size, tells["steps"])
+        walk = _Walk(**resume.part("steps", path))
         black_box = {}
         if source is not None:
             transfer = functools.partial(
-                _transferred, model, source, split, attack, starts(attack, seed)[0], batch_size, tells["transfer"]
+                _transferred, model, source, split, attack, generators(attack, seed)[0], batch_size, tells["transfer"]
             )
             black_box["transfer"] = Outcome(resume.part("transfer", transfer)["right"])
         if square:
@@ -268,24 +268,14 @@ class _Walk:
 
 
 def _walk(
-    model: Classifier,
-    split: Split,
-    attack: Attack,
-    start: torch.Generator,
-    batch_size: int,
-    progress: Tell | None,
+    model: Classifier, split: Split, attack: Attack, generator: torch.Generator, batch_size: int, tell: Tell | None
 ) -> dict[str, Tensor]:
     """The fields of a `_Walk`."""
     split = split.to(engine.device_of(model))
-    parts = []
-    total = -(-len(split) // batch_size)
     with engine.prepared(model, to_float(split.images[:2])) as forward:
         grey = _logits(forward, torch.full_like(split.images[:1], 0.5, dtype=torch.float32)).argmax(1)
-        for index, (x, y) in enumerate(split.batches(batch_size), 1):
-            parts.append(_walk_batch(forward, x, y, attack, start))
-            if progress:
-                progress(index, total, "loss against steps done")
-    clean, path, zero = zip(*parts, strict=True)
+        batches = told(split.batches(batch_size), -(-len(split) // batch_size), tell, "loss against steps done")
+        clean, path, zero = zip(*(_walk_batch(forward, x, y, attack, generator) for x, y in batches), strict=True)
     return {
         "clean": torch.cat(clean),
         "path": torch.cat(path, 1),
@@ -323,24 +313,15 @@ def _zero_gradient(forward: Forward, x: Tensor, y: Tensor) -> Tensor:
 
 
 def _transferred(
-    model: Classifier,
-    source: Classifier,
-    split: Split,
-    attack: Attack,
-    start: torch.Generator,
-    batch_size: int,
-    progress: Tell | None,
-) -> dict[str, Tensor]:
+    model: Classifier, source: Classifier, split: Split, attack: Attack, generator: torch.Generator, batch_size: int,
+    tell: Tell | None,
+) -> dict[str, Tensor]:  # fmt: skip
     """Which images stay "right" when `source`'s adversarial images are shown to `model`, bool (N,)."""
-    device = engine.device_of(model)
-    split, right = split.to(device), []
-    total = -(-len(split) // batch_size)
+    split, right = split.to(engine.device_of(model)), []
     model = engine.private(model)
-    for index, (x, y) in enumerate(split.batches(batch_size), 1):
-        x_adv = attack(source, x, y, generator=start)
+    for x, y in told(split.batches(batch_size), -(-len(split) // batch_size), tell, "transfer done"):
+        x_adv = attack(source, x, y, generator=generator)
         right.append((_logits(model, x).argmax(1) == y) & (_logits(model, x_adv).argmax(1) == y))
-        if progress:
-            progress(index, total, "transfer done")
     return {"right": torch.cat(right).cpu()}
 
 
@@ -349,77 +330,70 @@ def _transferred(
 BLACK_BOX = {"transfer": "Transfer", "square": "Square"}
 
 
-def _rising_with_eps(found: Diagnosis) -> Iterator[str]:
-    lowest = found.eps[0]
-    for row in found.eps[1:]:
+def _signs_along_curves(found: Diagnosis) -> Iterator[str]:
+    """More radius, steps and restarts that do not do what they must."""
+    for row in found.eps:
+        if row["accuracy"] > row["most"] + NOISE:
+            yield (
+                f"At eps = {row['eps']:g}, {_percent(row['accuracy'])} stay right under the attack, although images in "
+                f"the ball leave at most {_percent(row['most'])}."
+            )
+    for number, row in enumerate(found.eps):
+        lowest = min(found.eps[: number + 1], key=lambda r: r["accuracy"])
         if row["accuracy"] > lowest["accuracy"] + NOISE:
             yield (
                 f"Accuracy rises with the radius, from {_percent(lowest['accuracy'])} at eps = {lowest['eps']:g} to "
                 f"{_percent(row['accuracy'])} at eps = {row['eps']:g}."
             )
-            return
-        lowest = min(lowest, row, key=lambda r: r["accuracy"])
-
-
-def _steps_in_vain(found: Diagnosis) -> Iterator[str]:
+            break
     loss = "margin" if found.attack["loss"] == "margin" else "cross_entropy"
-    early, late = found.steps[-3], found.steps[-1]
-    best = min(found.restarts[-1], found.fgsm, found.margin, *found.black_box.values(), key=lambda r: r["accuracy"])
-    stands_still = late[loss] - early[loss] <= NOISE * abs(early[loss])
-    if stands_still and found.plain["accuracy"] > best["accuracy"] + LARGE:
+    plain, often, early, late = found.plain["accuracy"], found.restarts[-1], found.steps[-3], found.steps[-1]
+    best = min(row["accuracy"] for row in (often, found.fgsm, found.margin, *found.black_box.values()))
+    if late[loss] - early[loss] <= NOISE * abs(early[loss]) and plain > best + LARGE:
         yield (
             f"More steps do not help: the mean loss is {early[loss]:.3f} after {early['steps']} steps and "
-            f"{late[loss]:.3f} after {late['steps']}, at {_percent(found.plain['accuracy'])}, while another "
-            f"attack leaves {_percent(best['accuracy'])}."
+            f"{late[loss]:.3f} after {late['steps']}, at {_percent(plain)}, while another attack leaves "
+            f"{_percent(best)}."
+        )
+    if plain - often["accuracy"] > LARGE:
+        yield (
+            f"{often['restarts']} restarts lower the accuracy from {_percent(plain)} to {_percent(often['accuracy'])}."
         )
 
 
-SIGNS: dict[str, Callable[[Diagnosis], Iterable[str]]] = {  # each with the sentences that it gives rise to
-    "more is right than can be": lambda found: (
-        f"At eps = {row['eps']:g}, {_percent(row['accuracy'])} stay right under the attack, although images in "
-        f"the ball leave at most {_percent(row['most'])}."
-        for row in found.eps
-        if row["accuracy"] > row["most"] + NOISE
-    ),
-    "a larger ball leaves more right": _rising_with_eps,
-    "more steps do not raise the loss, yet others in the ball find images that it has not": _steps_in_vain,
-    "restarts help": lambda found: (
-        f"{often['restarts']} restarts lower the accuracy from {_percent(found.plain['accuracy'])} to "
-        f"{_percent(often['accuracy'])}."
-        for often in found.restarts[-1:]
-        if found.plain["accuracy"] - often["accuracy"] > LARGE
-    ),
-    "there is no gradient": lambda found: (
-        f"The cross-entropy's gradient is exactly 0 at {_percent(share)} of the {where} images."
-        for where, share in found.zero_gradients.items()
-        if share > NOISE
-    ),
-    "the network is certain": lambda found: (
-        f"At {_percent(z['certain'])} of the clean images the true class has a probability of exactly 1 in float32, "
-        f"and its logit no part in the gradient (mean margin {z['margin']:.1f}, largest logit {z['largest']:.1f})."
-        for z in [found.logits]
-        if z["certain"] > LARGE
-    ),
-    "one step does better": lambda found: (
-        f"FGSM leaves {_percent(fgsm['accuracy'])} right and {found.attack['steps']} steps leave "
-        f"{_percent(found.plain['accuracy'])}."
-        for fgsm in [found.fgsm]
-        if found.plain["accuracy"] > fgsm["accuracy"] + NOISE
-    ),
-    "another loss does better": lambda found: (
-        f"The margin loss leaves {_percent(margin['accuracy'])} right, the attack's own loss "
-        f"{_percent(found.plain['accuracy'])}."
-        for margin in [found.margin]
-        if found.plain["accuracy"] > margin["accuracy"] + LARGE
-    ),
-    "an attack without gradients does better": lambda found: (
-        f"{BLACK_BOX[name]}, which sees no gradient of the model, fools {row['only']} of {row['count']} images "
-        f"that the attack does not, and leaves {_percent(row['accuracy'])} right against "
-        f"{_percent(found.plain['accuracy'])}."
-        for name, row in found.black_box.items()
-        if row["only"] > NOISE * row["count"]
-    ),
-}
+def _signs_in_gradients(found: Diagnosis) -> Iterator[str]:
+    """Gradients that are 0, or lack the true class's part."""
+    for where, share in found.zero_gradients.items():
+        if share > NOISE:
+            yield f"The cross-entropy's gradient is exactly 0 at {_percent(share)} of the {where} images."
+    z = found.logits
+    if z["certain"] > LARGE:
+        yield (
+            f"At {_percent(z['certain'])} of the clean images the true class has a probability of exactly 1 in "
+            f"float32, and its logit no part in the gradient (mean margin {z['margin']:.1f}, largest logit "
+            f"{z['largest']:.1f})."
+        )
+
+
+def _signs_of_others(found: Diagnosis) -> Iterator[str]:
+    """Weaker attacks, and those without gradients, that do better."""
+    plain = found.plain["accuracy"]
+    if plain > found.fgsm["accuracy"] + NOISE:
+        yield (
+            f"FGSM leaves {_percent(found.fgsm['accuracy'])} right and {found.attack['steps']} steps leave "
+            f"{_percent(plain)}."
+        )
+    if plain > found.margin["accuracy"] + LARGE:
+        yield (
+            f"The margin loss leaves {_percent(found.margin['accuracy'])} right, the attack's own loss "
+            f"{_percent(plain)}."
+        )
+    for name, row in found.black_box.items():
+        if row["only"] > NOISE * row["count"]:
+            yield (
+                f"{BLACK_BOX[name]}, which sees no gradient of the model, fools {row['only']} of {row['count']} images "
+                f"that the attack does not, and leaves {_percent(row['accuracy'])} right against {_percent(plain)}."
+            )
 
 
 def _percent(share: float) -> str:

@@ -1,7 +1,7 @@
 """Robust accuracy under a suite of attacks, with per-image outcomes and intervals."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -12,16 +12,10 @@ from aalp_lib.attacks import CW, FGSM, PGD, Attack, Reading, derived
 from aalp_lib.data import Split, to_float
 from aalp_lib.engine.precision import PRECISIONS, Precision, faster, without_tf32
 from aalp_lib.models import Classifier
-from aalp_lib.progress import Tell, shown, stages
+from aalp_lib.progress import Tell, shown, stages, told
 
 Suite = Mapping[str, Attack]
 TABLE_2_STEPS = (10, 20, 40, 100)
-HEADINGS = {"clean": "Clean", "fgsm": "FGSM"} | {
-    f"{kind}{steps}": f"{kind.upper()}-{steps}" for kind in ("pgd", "cw") for steps in TABLE_2_STEPS
-}
-# of stronger attacks; those of AutoAttack say what its stages so far have left
-HEADINGS |= {"pgd100x20": "PGD-100, 20 starts", "cw100x20": "CW-100, 20 starts"}
-HEADINGS |= {"apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T", "square": "Square"}
 # eps and step of the paper's evaluation, in units of [0, 1]
 BALLS = {"mnist": (0.3, 0.01), "svhn": (12 / 255, 3 / 255), "cifar10": (8 / 255, 2 / 255)}
 
@@ -59,8 +53,7 @@ class Outcome:
     @property
     def numbers(self) -> dict[str, float]:
         """As records and tables keep them: accuracy, low, high, correct, count."""
-        low, high = self.interval
-        correct = int(self.correct.sum())
+        (low, high), correct = self.interval, int(self.correct.sum())
         return {"accuracy": self.accuracy, "low": low, "high": high, "correct": correct, "count": self.count}
 
     def __repr__(self) -> str:
@@ -129,14 +122,6 @@ def table2_suite(name: str) -> dict[str, Attack]:
 def paper_name(data: str) -> str:
     """The paper's data set that one is a part or a copy of: "mnist" for "mnist-sample"; otherwise its own name."""
     return data.removesuffix("-sample").removesuffix("-jpeg").removesuffix("-part")
-
-
-def suite_for(name: str, attack: Attack | None) -> Suite:
-    """Table 2's attacks for a data set of the paper; for any other, in the ball of the training attack."""
-    if paper_name(name) in BALLS:
-        return table2_suite(name)
-    eps = attack.eps if attack else 8 / 255
-    return suite_in_ball(eps, eps / 4)
 
 
 def suite_in_ball(eps: float, step: float) -> dict[str, Attack]:
@@ -227,25 +212,36 @@ def evaluate(
     _checks.known("reading", reading, ("any", "last"))
     _checks.count("the batch size", batch_size)
     split = split.to(engine.device_of(model))
+    precision = chosen_precision(model, split, precision, batch_size)
     trajectories, batches = _trajectories(suite), -(-len(split) // batch_size)
     costs = {f"trajectory {i}": one.steps * one.restarts * batches for i, (one, _) in enumerate(trajectories)}
-    found = chosen_precision(model, split, precision, batch_size)
     with shown(progress, "attacking") as tell, engine.prepared(model, to_float(split.images[:2])) as forward:
         with torch.no_grad():
             logits = torch.cat([forward(x) for x, _ in split.batches(batch_size)])
         _checks.no_nan(logits)
-        right = logits.argmax(1) == split.labels
-        correct, parts = {"clean": right}, right.split(batch_size)
-        for (name, tell_it), (longest, steps) in zip(stages(tell, **costs).items(), trajectories, strict=True):
+        correct = {"clean": logits.argmax(1) == split.labels}
+        for (part, tell_part), (longest, steps) in zip(stages(tell, **costs).items(), trajectories, strict=True):
             survivors = functools.partial(
-                longest.survivors, forward, at=[*steps.values()], reading=reading, generators=starts(longest, seed)
+                longest.survivors, forward, at=[*steps.values()], reading=reading, generators=generators(longest, seed)
             )
-            attack = functools.partial(
-                _over_batches, survivors, split.batches(batch_size), parts, found, tell_it, next(reversed(steps))
+            right = zip(split.batches(batch_size), correct["clean"].split(batch_size), strict=True)
+            attacked = told(right, batches, tell_part, f"{next(reversed(steps))} done")
+            alive = resume.part(
+                f"{part} {reading} {precision}", functools.partial(_alive, survivors, attacked, precision)
             )
-            alive = resume.part(f"{name} {reading} {found}", attack)["alive"]
-            correct |= dict(zip(steps, alive, strict=True))
+            correct |= dict(zip(steps, alive["alive"], strict=True))
     return Report({name: Outcome(correct[name].cpu()) for name in ("clean", *suite)})
+
+
+def _alive(
+    survivors: Callable[..., Tensor], batches: Iterable[tuple[tuple[Tensor, Tensor], Tensor]], precision: Precision
+) -> dict[str, Tensor]:
+    """Which images one trajectory leaves "alive", bool (S, N), of batches ((x, y), which are right without it)."""
+    alive = []
+    for (x, y), among in batches:
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+            alive.append(survivors(x, y, among=among))
+    return {"alive": torch.cat(alive, 1)}
 
 
 def chosen_precision(model: Classifier, split: Split, precision: Precision, batch_size: int = 500) -> Precision:
@@ -260,25 +256,7 @@ def chosen_precision(model: Classifier, split: Split, precision: Precision, batc
         return faster(forward, *next(split.batches(min(batch_size, 128)))) if precision == "auto" else precision
 
 
-def _over_batches(
-    survivors: Callable[..., Tensor],
-    batches: Iterable[tuple[Tensor, Tensor]],
-    right: Sequence[Tensor],
-    precision: Precision,
-    tell: Tell | None,
-    name: str,
-) -> dict[str, Tensor]:
-    """Which of the images that are `right`, batch by batch, one trajectory leaves "alive": bool (S, N)."""
-    alive = []
-    for index, ((x, y), among) in enumerate(zip(batches, right, strict=True), 1):
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            alive.append(survivors(x, y, among=among))
-        if tell:
-            tell(index, len(right), f"{HEADINGS.get(name, name)} done")
-    return {"alive": torch.cat(alive, 1)}
-
-
-def starts(attack: Attack, seed: int) -> list[torch.Generator]:
+def generators(attack: Attack, seed: int) -> list[torch.Generator]:
     """A generator for each restart, so that image i starts at the same place whatever the batches and the suite."""
     return [torch.Generator().manual_seed(seeds.derive(seed, attack.loss, run)) for run in range(attack.restarts)]
 

@@ -52,22 +52,23 @@ class GuidedDropout:
 
     def factors(self, model: Classifier, features: Tensor, y: Tensor, branches: int) -> Tensor:
         """What multiplies features (branches·N, F) with labels (branches·N,): shape (1 or branches·N, F)."""
-        scores = sample_scores(model.head, features.float() if _is_half(features) else features, y)  # (branches·N, F)
+        half = features.dtype in (torch.bfloat16, torch.float16)  # in which scores would tie where they differ
+        scores = sample_scores(model.head, features.float() if half else features, y)  # (branches·N, F)
         groups = {"batch": 1, "branch": branches, "sample": len(scores)}[self.scope]
-        ranked = scores if self.scope == "sample" else torch.stack([part.mean(0) for part in scores.chunk(groups)])
         if self.scope != "sample":
-            ranked = distributed.mean(ranked, len(scores))
-        kept = self._mask(ranked, len(scores)).to(features.dtype)  # (groups, F)
+            grouped = torch.stack([part.mean(0) for part in scores.chunk(groups)])  # Eq. 7, (groups, F)
+            scores = distributed.mean(grouped, len(features))
+        kept = self._mask(scores, len(features)).to(features.dtype)  # Eq. 8, (groups, F)
         if self.rescale:
             kept = kept / kept.mean(1, keepdim=True)
-        return kept if groups == 1 else kept.repeat_interleave(len(scores) // groups, 0)
+        return kept if groups == 1 else kept.repeat_interleave(len(features) // groups, 0)
 
-    def _mask(self, ranked: Tensor, rows: int) -> Tensor:
+    def _mask(self, scores: Tensor, rows: int) -> Tensor:
         if isinstance(self.rule, str):
-            return guided_dropout_mask(ranked, self.rule)
-        noise = torch.rand_like(ranked)
+            return guided_dropout_mask(scores, self.rule)
+        noise = torch.rand_like(scores)
         # the mean of all ranks' noise is the same on each of them
-        return self.rule(ranked, noise if self.scope == "sample" else distributed.mean(noise, rows))
+        return self.rule(scores, noise if self.scope == "sample" else distributed.mean(noise, rows))
 
 
 @dataclass(frozen=True)
@@ -197,11 +198,6 @@ def training_loss(method: Method, model: Classifier, x: Tensor, x_adv: Tensor | 
     classification = losses.cross_entropy(*chosen).mean()
     pairing = _pairing(method, z_clean, z_adv, y).mean() if method.pairing else classification.new_zeros(())
     return Terms(classification + method.weight * pairing, classification, pairing, kept)
-
-
-def _is_half(features: Tensor) -> bool:
-    """Whether scores of this precision would tie at the median where they differ."""
-    return features.dtype in (torch.bfloat16, torch.float16)
 
 
 def _pairing(method: Method, z_clean: Tensor, z_adv: Tensor, y: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import itertools
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -121,7 +122,9 @@ def lenet(
         nn.Linear(second * (image_size // 4) ** 2, hidden),
         nn.ReLU(),
     )
-    config = _config("lenet", locals(), "width", "in_channels", "image_size", "classes", "mean", "std")
+    config = _config(
+        "lenet", width=width, in_channels=in_channels, image_size=image_size, classes=classes, mean=mean, std=std
+    )
     return Classifier(body, nn.Linear(hidden, classes), mean, std, config)
 
 
@@ -142,10 +145,8 @@ def resnet9(
     ----------
     width : int
         Channels of the first convolution; later ones have 2, 4 and 8 times as many.
-    in_channels, classes : int
-        Images are (N, in_channels, H, W), H and W at least 8; logits are (N, classes).
-    mean, std : sequences of float
-        Normalisation; by default CIFAR-10's.
+    in_channels, classes, mean, std
+        As in `lenet`, by default CIFAR-10's; images are at least 8 pixels high and wide.
     """
     body = nn.Sequential(
         _conv_norm_relu(in_channels, width),
@@ -160,7 +161,7 @@ def resnet9(
         nn.AdaptiveMaxPool2d(1),
         nn.Flatten(),
     )
-    config = _config("resnet9", locals(), "width", "in_channels", "classes", "mean", "std")
+    config = _config("resnet9", width=width, in_channels=in_channels, classes=classes, mean=mean, std=std)
     return Classifier(body, nn.Linear(8 * width, classes), mean, std, config)
 
 
@@ -181,30 +182,21 @@ def resnet32(
     width : int
         Channels of the first of the three stages; the others have 2 and 4 times as many, and so many features there are
         (Zagoruyko and Komodakis 2016 widen residual networks so).
-    in_channels, classes : int
-        Images are (N, in_channels, H, W), H and W at least 4; logits are (N, classes).
-    mean, std : sequences of float
-        Normalisation; by default CIFAR-10's.
+    in_channels, classes, mean, std
+        As in `lenet`, by default CIFAR-10's; images are at least 4 pixels high and wide.
     """
-    first, second, third = width, 2 * width, 4 * width
-    stages = [
-        *[(first, first, 1)] * 5,
-        (first, second, 2),
-        *[(second, second, 1)] * 4,
-        (second, third, 2),
-        *[(third, third, 1)] * 4,
-    ]
+    widths = [width] * 6 + [2 * width] * 5 + [4 * width] * 5  # of the first convolution and of 15 blocks
     body = nn.Sequential(
-        _conv_norm_relu(in_channels, first),
-        *(_BasicBlock(fan_in, fan_out, stride) for fan_in, fan_out, stride in stages),
+        _conv_norm_relu(in_channels, width),
+        *(_BasicBlock(fan_in, fan_out) for fan_in, fan_out in itertools.pairwise(widths)),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
     )
     for module in body.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    config = _config("resnet32", locals(), "width", "in_channels", "classes", "mean", "std")
-    return Classifier(body, nn.Linear(third, classes), mean, std, config)
+    config = _config("resnet32", width=width, in_channels=in_channels, classes=classes, mean=mean, std=std)
+    return Classifier(body, nn.Linear(4 * width, classes), mean, std, config)
 
 
 MODELS: dict[str, Callable[..., Classifier]] = {"lenet": lenet, "resnet9": resnet9, "resnet32": resnet32}
@@ -222,12 +214,12 @@ def build(config: dict[str, Any]) -> Classifier:
     return MODELS[_checks.known("model", config.get("name", ""), MODELS)](**arguments)
 
 
-def _config(name: str, arguments: dict[str, Any], *keys: str) -> dict[str, Any]:
+def _config(name: str, **arguments: Any) -> dict[str, Any]:
     """The arguments that make this network again; ends a normalisation that does not fit the channels."""
     for key in ("mean", "std"):
         if len(arguments[key]) not in (1, arguments["in_channels"]):
             raise InputError(f"{key} has {len(arguments[key])} values for {arguments['in_channels']} channels")
-    return copy.deepcopy({"name": name} | {key: arguments[key] for key in keys})
+    return copy.deepcopy({"name": name} | arguments)
 
 
 def _conv_norm_relu(fan_in: int, fan_out: int, stride: int = 1) -> nn.Sequential:
@@ -246,13 +238,16 @@ class _Residual(nn.Module):
 
 
 class _BasicBlock(nn.Module):
-    """Two 3×3 convolutions and a shortcut without weights: (N, fan_in, H, W) -> (N, fan_out, H/stride, W/stride)."""
+    """Two 3×3 convolutions and a shortcut without weights: (N, fan_in, H, W) -> (N, fan_out, H, W).
 
-    def __init__(self, fan_in: int, fan_out: int, stride: int) -> None:
+    Where the channels change, height and width are halved.
+    """
+
+    def __init__(self, fan_in: int, fan_out: int) -> None:
         super().__init__()
-        self.first = _conv_norm_relu(fan_in, fan_out, stride)
+        self.stride, self.extra = 1 if fan_in == fan_out else 2, fan_out - fan_in
+        self.first = _conv_norm_relu(fan_in, fan_out, self.stride)
         self.second = nn.Sequential(nn.Conv2d(fan_out, fan_out, 3, padding=1, bias=False), nn.BatchNorm2d(fan_out))
-        self.stride, self.extra = stride, fan_out - fan_in
 
     def forward(self, x: Tensor) -> Tensor:
         shortcut = x

@@ -2,14 +2,15 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+T = TypeVar("T")
 Tell = Callable[[int, int, str], None]  # done, in all, and a word on what is going on
 EVERY = 300.0  # seconds between lines
 
@@ -76,3 +77,11 @@ def stages(progress: Tell | None, **costs: float) -> dict[str, Tell | None]:
 
     before = itertools.accumulate(costs.values(), initial=0.0)
     return {name: stage(start, cost) for start, (name, cost) in zip(before, costs.items(), strict=False)}
+
+
+def told(items: Iterable[T], total: int, tell: Tell | None, text: str) -> Iterator[T]:
+    """The items, of which there are `total`; each is told of, with `text`, once what was done with it is done."""
+    for index, item in enumerate(items, 1):
+        yield item
+        if tell:
+            tell(index, total, text)

@@ -9,12 +9,12 @@ from aalp_lib.models import Classifier
 
 
 def pairing_exact(model: Classifier, x: Tensor, delta: Tensor) -> Tensor:
-    """Eq. 1 and the first line of Eq. 2: `|f(x + delta) - f(x)|^2`, shape (N,).
+    """Eq. 1 and the first line of Eq. 2: `|f(x + delta) - f(x)|^2`, f mapping images to logits, shape (N,).
 
     Parameters
     ----------
     model : Classifier
-        Seen in evaluation mode; f maps to its logits.
+        Seen in evaluation mode.
     x, delta : (N, C, H, W)
         Images in [0, 1] and any perturbation of them.
     """
@@ -25,12 +25,7 @@ def pairing_exact(model: Classifier, x: Tensor, delta: Tensor) -> Tensor:
 def pairing_first_order(model: Classifier, x: Tensor, delta: Tensor) -> Tensor:
     """Eq. 2, last line: `|J delta|^2`, J the Jacobian of the logits at x, shape (N,). One forward-mode product.
 
-    Parameters
-    ----------
-    model : Classifier
-        Seen in evaluation mode.
-    x, delta : (N, C, H, W)
-        Images in [0, 1] and any perturbation of them.
+    Arguments as for `pairing_exact`.
     """
     change = jvp(engine.private(model), (x,), (delta,))[1]  # (N, K)
     return change.square().sum(1)

@@ -1,4 +1,4 @@
-"""The training loop: ramp and schedule, precision, history, checkpoints, interruption and resume."""
+"""Training: `fit`, which goes through `_Run.step` batch by batch, and is resumed to the same bits wherever it ended."""
 
 import contextlib
 import dataclasses
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from aalp_lib import _checks, checkpoints, data, engine, methods, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import PGD, Attack, scaled
-from aalp_lib.checkpoints import BEST, LAST, Checkpoint, Network
+from aalp_lib.checkpoints import BEST, LAST, Checkpoint, Description
 from aalp_lib.data import Dataset, Split
-from aalp_lib.engine import Forward, distributed
+from aalp_lib.engine import distributed
 from aalp_lib.engine.distributed import Shard
 from aalp_lib.methods import Method, Terms, attacked_view, training_loss
 from aalp_lib.models import Classifier, require_classifier
@@ -103,22 +103,19 @@ class Recipe:
 class Epoch:
     """One line of a history: means over the epoch's steps, then accuracies on the validation split after it.
 
-    `clean` and `robust` are fractions, None without a validation split; `robust` is under PGD-10 at full eps with steps
-    of eps / 4, None without an attack. `eps` and `lr` are those of the last step. `seconds` is the wall time of the
-    steps alone. `pairing` is the pairing loss before its weight, `kept` the fraction of features that Guided Dropout
-    kept.
+    Fractions are in [0, 1]; `clean` and `robust` are None without a validation split, `robust` without an attack, too.
     """
 
     epoch: int
     loss: float
     classification: float
-    pairing: float
-    kept: float
-    eps: float
+    pairing: float  # before its weight
+    kept: float  # fraction of features that Guided Dropout kept
+    eps: float  # of the last step, like `lr`
     lr: float
     clean: float | None
-    robust: float | None
-    seconds: float
+    robust: float | None  # under PGD-10 at full eps with steps of eps / 4
+    seconds: float  # wall time of the steps alone
 
 
 @dataclass
@@ -151,7 +148,7 @@ class History:
         return len(self.epochs)
 
 
-class State(Network):
+class State(Description):
     """What the description of a checkpoint of `fit` says: how far the run has come, `seconds` into the next epoch."""
 
     done: int
@@ -179,9 +176,6 @@ def fit(
 ) -> History:
     """Train `model` in place, where its weights are, and return the history.
 
-    Processes that call `fit` with the same arguments, under torchrun or in a group of torch.distributed, share one
-    training: see Notes.
-
     Parameters
     ----------
     model : Classifier
@@ -190,8 +184,8 @@ def fit(
     method : str or Method
         A row of `METHODS`.
     attack : Attack, optional
-        What is trained against, at full eps. Only methods without adversarial images can do without; they use its eps
-        for the robust accuracy that is watched on the validation split.
+        What is trained against, at full eps; its eps is that of the robust accuracy on the validation split, too. Only
+        methods without adversarial images can do without.
     epochs : int, optional
         Instead of the recipe's.
     seed : int
@@ -232,18 +226,11 @@ def fit(
     -----
     `torchrun --nproc-per-node 4 script.py`, or for the command `torchrun --nproc-per-node 4 -m aalp_lib train ...`,
     starts four processes on a machine: on GPUs over NCCL, each with its own (`distributed.device("auto")`); else gloo.
-
-    Every process holds the network (rank 0's weights are taken) and all data, draws order, augmentation and random
-    starts of the whole batch of `batch_size`, and computes on every n-th row. Gradients are averaged, rows counted
-    equally; Guided Dropout's mask is that of the whole batch. So the weights are, up to rounding, those of one process,
-    and the same bits on all, except that layers which draw, dropout say, draw otherwise. A loader is gone through in
-    full on every process: give it no DistributedSampler. The validation split is divided, too.
-
-    Batch norm becomes SyncBatchNorm while training lasts. That exists on CUDA alone: on several CPU processes such a
-    network is refused, unless its batch norms are frozen in evaluation mode.
-
-    Rank 0 alone reads and writes `out`: a run may be resumed on another number of processes. A Ctrl-C on any process
-    stops all of them after the same step. A process that fails leaves the group, which ends the others.
+    Each holds the network (rank 0's weights) and all data, and computes on every n-th row of a batch of `batch_size`.
+    So the weights are, up to rounding, those of one process, except that layers which draw, dropout say, draw
+    otherwise. Give every process the whole loader, without DistributedSampler. Batch norm becomes SyncBatchNorm, which
+    torch has on CUDA alone: on several CPU processes its statistics must be frozen (evaluation mode). Rank 0 alone
+    reads and writes `out`; a Ctrl-C on any process stops all.
 
     Examples
     --------
@@ -258,9 +245,8 @@ def fit(
         recipe = dataclasses.replace(recipe, epochs=epochs)
     require_classifier(model)
     with distributed.joined(next(model.parameters()).device), distributed.synced_norms(model):
-        run = _Run(
-            model, data, methods.method(method), attack, recipe, seed, val, Path(out) if out is not None else None
-        )
+        folder = Path(out) if out is not None else None
+        run = _Run(model, data, methods.method(method), attack, recipe, seed, val, folder)
         try:
             run.open(resume)
             _train(run, progress if distributed.rank() == 0 else None)
@@ -272,7 +258,7 @@ def fit(
 def _train(run: "_Run", progress: bool | Tell | None) -> None:
     """Take all steps that remain, unless asked to stop."""
     with shown(progress, "training") as tell, seeds.restored(), asked_to_stop(run.out is not None) as asked:
-        for inputs in run.steps():
+        for inputs in run.batches():
             run.step(*inputs)
             try:
                 if tell:
@@ -285,43 +271,108 @@ def _train(run: "_Run", progress: bool | Tell | None) -> None:
                 raise Interrupted(f"stopped after step {run.done} of {run.total}; {saved}")
 
 
-@contextlib.contextmanager
-def asked_to_stop(wanted: bool = True) -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets, instead of stopping in the middle of a step; the second one stops.
-
-    Without `wanted`, outside the main thread, and where SIGINT is ignored, nothing sets it.
-    """
-    asked = threading.Event()
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGINT)  # not from `signal.signal` below: `ask` may be called before that returns
-    if not wanted or not main or before is signal.SIG_IGN:
-        yield asked
-        return
-
-    def ask(*_: object) -> None:
-        asked.set()
-        signal.signal(signal.SIGINT, before)
-
-    signal.signal(signal.SIGINT, ask)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-class _Loss(nn.Module):
-    """The training loss as a module, which DistributedDataParallel can hook into."""
-
-    def __init__(self, method: Method, model: Classifier) -> None:
-        super().__init__()
-        self.method, self.model = method, model
-
-    def forward(self, x: Tensor, x_adv: Tensor | None, y: Tensor) -> Terms:
-        return training_loss(self.method, self.model, x, x_adv, y)
-
-
 class _Run:
-    """The state of one training and what moves it on by a step."""
+    """The state of one training and what moves it on by a step; what this needs is set up further down."""
+
+    done: int  # steps
+    sums: Tensor  # of the loss's terms since the epoch began, float64 (4,)
+    seconds: float  # of those steps
+    history: History
+
+    # --- the loop
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor, Shard]]:
+        """Yield this rank's part of the remaining batches, torch seeded anew for each and for each epoch's order."""
+        while self.done < self.total:
+            epoch, skipped = divmod(self.done, self.per_epoch)
+            torch.manual_seed(seeds.derive(self.seed, "epoch", epoch))
+            batches = iter(self._epoch())
+            for index in range(self.per_epoch):
+                torch.manual_seed(seeds.derive(self.seed, "step", epoch * self.per_epoch + index))
+                batch = next(batches, None)
+                if batch is None:
+                    raise InputError(f"the loader gave {index} batches, but its length says {self.per_epoch}")
+                if index >= skipped:
+                    yield self._augmented(batch[0].to(self.device), batch[1].to(self.device))
+
+    def step(self, x: Tensor, y: Tensor, shard: Shard) -> None:
+        """One step on this rank's rows of a batch; after an epoch's last, a line in the history and a checkpoint."""
+        began = time.perf_counter()
+        progress = (self.done + 1) / self.total
+        self.sums += self._learn(x, y, shard, progress).double().cpu()
+        self.done += 1
+        took = time.perf_counter() - began
+        self.seconds += took
+        self.history.seconds += took
+        if self.done % self.per_epoch == 0:
+            self._finish_epoch(progress)
+
+    def _learn(self, x: Tensor, y: Tensor, shard: Shard, progress: float) -> Tensor:
+        """The paper's step: attack the images, take Eq. 10 of both kinds, descend; returns Eq. 10's terms (4,)."""
+        with self._autocast():
+            x_adv = self._attacked(x, y, shard, progress)
+        # autocast anew: weights that were cast where no gradient was wanted must not be found again
+        with self._autocast(), self._own_draws():
+            terms = self.loss(x, x_adv, y)
+        means = distributed.mean(torch.stack([term.detach() for term in terms]), len(y))
+        self._check_finite(means[0])
+        self.optimizer.zero_grad(set_to_none=True)
+        (terms.total * shard.weight).backward()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.recipe.lr_at(progress)
+        self.optimizer.step()
+        return means
+
+    def _attacked(self, x: Tensor, y: Tensor, shard: Shard, progress: float) -> Tensor | None:
+        if self.attack is None:
+            return None
+        attack = scaled(self.attack, self.recipe.eps_fraction(progress))
+        with engine.prepared(self.model, x, self.format) as forward:
+            return attack.perturb(attacked_view(self.method, self.model, forward, x, y), x, y, shard=shard)
+
+    def _finish_epoch(self, progress: float) -> None:
+        began = time.perf_counter()
+        clean, robust = self._validate()
+        self.history.seconds += time.perf_counter() - began
+        loss, classification, pairing, kept = (self.sums / self.per_epoch).tolist()
+        eps = self.attack.eps * self.recipe.eps_fraction(progress) if self.attack else 0.0
+        number, lr = len(self.history) + 1, self.recipe.lr_at(progress)
+        line = Epoch(number, loss, classification, pairing, kept, eps, lr, clean, robust, self.seconds)
+        self.history.epochs.append(line)
+        self.sums, self.seconds = torch.zeros_like(self.sums), 0.0
+        accuracies = self.history["robust" if self.method.adversarial else "clean"]
+        if accuracies[-1] is None or accuracies[-1] >= max(accuracies):  # ties go to the later epoch
+            self.history.best = line.epoch
+        self.save()
+        self._save_best()
+
+    def _validate(self) -> tuple[float | None, float | None]:
+        """Clean and robust accuracy on the validation split, in float32 whatever the recipe's precision."""
+        if self.val is None:
+            return None, None
+        split, attack = self.val.to(self.device), self.watched
+        counts = torch.zeros(2, device=self.device)
+        with engine.prepared(self.model, data.to_float(split.images[:2]), self.format) as forward:
+            for batch in split.batches(512):
+                x, y, shard = self._of_rank(*batch)
+                with torch.no_grad():
+                    right = forward(x).argmax(1) == y
+                alive = (
+                    attack.survivors(forward, x, y, [attack.steps], among=right, shard=shard)[0] if attack else right
+                )
+                fractions = torch.stack([right.float().mean(), alive.float().mean()])
+                counts += (distributed.mean(fractions, len(y)) * shard.of).round()  # small rows may be on every rank
+        clean, robust = (counts.double() / len(split)).tolist()
+        return clean, robust if attack else None
+
+    def status(self) -> str:
+        """A word on the state: the epoch, and the latest accuracies."""
+        text = f"epoch {min(self.done // self.per_epoch + 1, self.recipe.epochs)}/{self.recipe.epochs}"
+        if self.history.epochs and self.history.epochs[-1].robust is not None:
+            text += f" val {self.history.epochs[-1].clean:.0%} robust {self.history.epochs[-1].robust:.0%}"
+        return text
+
+    # --- what it starts from
 
     def __init__(
         self,
@@ -343,11 +394,11 @@ class _Run:
         self.attack = method.training_attack(attack) if attack is not None and method.adversarial else None
         self.watched = PGD(attack.eps, attack.eps / 4, VAL_STEPS) if attack is not None else None
         self.format = torch.channels_last if recipe.channels_last else torch.contiguous_format
-        self.check(attack)
+        self._check(attack)
         self.per_epoch = _batches_per_epoch(self.train, recipe.batch_size)
         self.total = self.per_epoch * recipe.epochs
-        self.done = 0
-        self.history = History()
+        self.done, self.seconds, self.history = 0, 0.0, History()
+        self.sums = torch.zeros(4, dtype=torch.float64)
         model.to(memory_format=self.format)
         if not model.training:
             model.train()  # a model in training mode keeps the children that were put into evaluation mode
@@ -357,9 +408,8 @@ class _Run:
         )
         self._check_ranks()
         self.loss = distributed.parallel(_Loss(method, model))
-        self._start_epoch()
 
-    def check(self, attack: Attack | None) -> None:
+    def _check(self, attack: Attack | None) -> None:
         """Bad input ends here: an attack that is missing, images or labels that the model cannot take."""
         _checks.count("the seed", self.seed, least=0)
         dropout = self.method.guided_dropout
@@ -379,25 +429,7 @@ class _Run:
             for key, here, there in _differences(first, other):
                 raise InputError(f"every process needs the same {key}, but rank 0 has {here} and rank {rank} {there}")
 
-    def _start_epoch(self) -> None:
-        self.sums = torch.zeros(4, dtype=torch.float64)
-        self.seconds = 0.0
-
-    # --- the loop
-
-    def steps(self) -> Iterator[tuple[Tensor, Tensor, Shard]]:
-        """Yield this rank's part of the remaining batches, torch seeded anew for each and for each epoch's order."""
-        while self.done < self.total:
-            epoch, skipped = divmod(self.done, self.per_epoch)
-            torch.manual_seed(seeds.derive(self.seed, "epoch", epoch))
-            batches = iter(self._epoch())
-            for index in range(self.per_epoch):
-                torch.manual_seed(seeds.derive(self.seed, "step", epoch * self.per_epoch + index))
-                batch = next(batches, None)
-                if batch is None:
-                    raise InputError(f"the loader gave {index} batches, but its length says {self.per_epoch}")
-                if index >= skipped:
-                    yield self._prepared(batch[0].to(self.device), batch[1].to(self.device))
+    # --- a batch, before and while it is learnt
 
     def _epoch(self) -> Batches:
         if isinstance(self.train, Split):
@@ -405,7 +437,7 @@ class _Run:
             return self.train.batches(self.recipe.batch_size, order)
         return self.train
 
-    def _prepared(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Shard]:
+    def _augmented(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Shard]:
         if not isinstance(self.train, Split):
             self._lay_out(self._check_batch(images, labels))
             if len(set(distributed.gathered(_checksum(labels)))) > 1:
@@ -416,9 +448,9 @@ class _Run:
             images = data.random_crop(images, self.recipe.crop)
         if self.recipe.flip:
             images = data.random_flip(images)
-        return self._own(images, labels)
+        return self._of_rank(images, labels)
 
-    def _own(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Shard]:
+    def _of_rank(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Shard]:
         """This rank's rows of a batch, which every rank holds."""
         shard = distributed.shard(len(labels))
         return images[shard.rows].contiguous(memory_format=self.format), labels[shard.rows], shard
@@ -436,37 +468,6 @@ class _Run:
             self.model.to(memory_format=layout)
             for parameter, moments in self.optimizer.state.items():
                 moments.update({key: _laid_out(value, parameter) for key, value in moments.items()})
-
-    def step(self, x: Tensor, y: Tensor, shard: Shard) -> None:
-        """One step on this rank's rows of a batch; after an epoch's last, a line in the history and a checkpoint."""
-        began = time.perf_counter()
-        progress = (self.done + 1) / self.total
-        with self._autocast():
-            x_adv = self._adversarial(x, y, shard, progress)
-        # autocast anew: weights that were cast where no gradient was wanted must not be found again
-        with self._autocast(), self._own_draws():
-            terms = self.loss(x, x_adv, y)
-        means = distributed.mean(torch.stack([term.detach() for term in terms]), len(y))
-        self._check_finite(means[0])
-        self.optimizer.zero_grad(set_to_none=True)
-        (terms.total * shard.weight).backward()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.recipe.lr_at(progress)
-        self.optimizer.step()
-        self.done += 1
-        self.sums += means.double().cpu()
-        took = time.perf_counter() - began
-        self.seconds += took
-        self.history.seconds += took
-        if self.done % self.per_epoch == 0:
-            self._finish_epoch(progress)
-
-    def _adversarial(self, x: Tensor, y: Tensor, shard: Shard, progress: float) -> Tensor | None:
-        if self.attack is None:
-            return None
-        attack = scaled(self.attack, self.recipe.eps_fraction(progress))
-        with engine.prepared(self.model, x, self.format) as forward:
-            return attack.perturb(attacked_view(self.method, self.model, forward, x, y), x, y, shard=shard)
 
     @contextlib.contextmanager
     def _own_draws(self) -> Iterator[None]:
@@ -488,79 +489,16 @@ class _Run:
                 f"Start anew with a lower lr than {self.recipe.lr:g} or a longer ramp than {self.recipe.ramp:g}"
             )
 
-    def _check_weights(self) -> None:
-        for name, weight in self.model.state_dict().items():
-            if weight.is_floating_point() and not torch.isfinite(weight).all():
-                raise FloatingPointError(f"{name} is no longer finite after step {self.done}; {self._last_good()}")
-
     def _last_good(self) -> str:
         saved = self.out is not None and (self.out / LAST).exists()
         return f"the last good checkpoint is {self.out and self.out / LAST}" if saved else "nothing was saved"
-
-    # --- after an epoch
-
-    def _finish_epoch(self, progress: float) -> None:
-        began = time.perf_counter()
-        clean, robust = self._validate()
-        self.history.seconds += time.perf_counter() - began
-        loss, classification, pairing, kept = (self.sums / self.per_epoch).tolist()
-        eps = self.attack.eps * self.recipe.eps_fraction(progress) if self.attack else 0.0
-        number, lr = len(self.history) + 1, self.recipe.lr_at(progress)
-        line = Epoch(number, loss, classification, pairing, kept, eps, lr, clean, robust, self.seconds)
-        self.history.epochs.append(line)
-        self._start_epoch()
-        if self._is_best():
-            self.history.best = line.epoch
-        self.save()
-        self._save_best()
-
-    def _save_best(self) -> None:
-        """Write the model if it is the best, once its epoch is saved: a kill in between is made good on resuming."""
-        if self.history.best == len(self.history) and self.done % self.per_epoch == 0:
-            self._write(BEST, {})
-
-    def _validate(self) -> tuple[float | None, float | None]:
-        """Clean and robust accuracy on the validation split, in float32 whatever the recipe's precision."""
-        if self.val is None:
-            return None, None
-        split = self.val.to(self.device)
-        counts = torch.zeros(2, device=self.device)
-        with engine.prepared(self.model, data.to_float(split.images[:2]), self.format) as forward:
-            for batch in split.batches(512):
-                x, y, shard = self._own(*batch)
-                with torch.no_grad():
-                    right = forward(x).argmax(1) == y
-                alive = self._survivors(forward, x, y, right, shard)
-                fractions = torch.stack([right.float().mean(), alive.float().mean()])
-                counts += (distributed.mean(fractions, len(y)) * shard.of).round()  # small rows may be on every rank
-        clean, robust = (counts.double() / len(split)).tolist()
-        return clean, robust if self.watched else None
-
-    def _survivors(self, forward: Forward, x: Tensor, y: Tensor, right: Tensor, shard: Shard) -> Tensor:
-        """Which images the watched attack leaves right, bool (N,)."""
-        if self.watched is None:
-            return right
-        return self.watched.survivors(forward, x, y, [self.watched.steps], among=right, shard=shard)[0]
-
-    def _is_best(self) -> bool:
-        """Whether the last epoch is the best so far; ties go to the later one."""
-        name = "robust" if self.method.adversarial else "clean"
-        values = self.history[name]
-        return values[-1] is None or values[-1] >= max(values)
-
-    def status(self) -> str:
-        """A word on the state: the epoch, and the latest accuracies."""
-        text = f"epoch {min(self.done // self.per_epoch + 1, self.recipe.epochs)}/{self.recipe.epochs}"
-        if self.history.epochs and self.history.epochs[-1].robust is not None:
-            text += f" val {self.history.epochs[-1].clean:.0%} robust {self.history.epochs[-1].robust:.0%}"
-        return text
 
     # --- on disk
 
     def settings(self) -> dict[str, Any]:
         """What makes this run the run that it is; a resumed one must have the same."""
-        described = {
-            "data": self._described_data(),
+        described: dict[str, Any] = {
+            "data": {"name": self.data_name},
             "method": self.method.described(),
             "attack": dataclasses.asdict(self.attack) if self.attack else None,
             "watched": dataclasses.asdict(self.watched) if self.watched else None,
@@ -569,12 +507,9 @@ class _Run:
             "model": self.model.config,
             "steps": self.total,
         }
+        if isinstance(self.train, Split):
+            described["data"] |= {"images": len(self.train), "labels_crc32": _checksum(self.train.labels)}
         return json.loads(json.dumps(described))  # as they come back from disk: tuples are lists
-
-    def _described_data(self) -> dict[str, Any]:
-        if not isinstance(self.train, Split):
-            return {"name": self.data_name}
-        return {"name": self.data_name, "images": len(self.train), "labels_crc32": _checksum(self.train.labels)}
 
     def open(self, resume: bool) -> None:
         """Take possession of the folder, and take up the state of the run in it, if there is one."""
@@ -613,16 +548,24 @@ class _Run:
         }
         self._write(LAST, moments | {"sums": self.sums})
 
+    def _save_best(self) -> None:
+        """Write the model if it is the best, once its epoch is saved: a kill in between is made good on resuming."""
+        if self.history.best == len(self.history) and self.done % self.per_epoch == 0:
+            self._write(BEST, {})
+
     def _write(self, name: str, extra: dict[str, Tensor]) -> None:
         if self.out is not None:
             path = self.out / name
             distributed.once(lambda: self._write_to(path, extra))
 
     def _write_to(self, path: Path, extra: dict[str, Tensor]) -> None:
-        self._check_weights()
-        weights = {f"model.{key}": value for key, value in self.model.state_dict().items()}
+        weights = self.model.state_dict()
+        for name, weight in weights.items():
+            if weight.is_floating_point() and not torch.isfinite(weight).all():
+                raise FloatingPointError(f"{name} is no longer finite after step {self.done}; {self._last_good()}")
         state = State(self.model.config, self.done, self.seconds, self.history)
-        checkpoints.write(path, Checkpoint(weights | extra, msgspec.to_builtins(state)))
+        named = {f"model.{name}": weight for name, weight in weights.items()}
+        checkpoints.write(path, Checkpoint(named | extra, msgspec.to_builtins(state)))
 
     def _take_up(self, saved: Checkpoint) -> None:
         if "sums" not in saved.tensors:
@@ -637,6 +580,41 @@ class _Run:
         self.done, self.seconds, self.history = state.done, state.seconds, state.history
         self.sums = saved.tensors["sums"]
         self._save_best()
+
+
+class _Loss(nn.Module):
+    """The training loss as a module, which DistributedDataParallel can hook into."""
+
+    def __init__(self, method: Method, model: Classifier) -> None:
+        super().__init__()
+        self.method, self.model = method, model
+
+    def forward(self, x: Tensor, x_adv: Tensor | None, y: Tensor) -> Terms:
+        return training_loss(self.method, self.model, x, x_adv, y)
+
+
+@contextlib.contextmanager
+def asked_to_stop(wanted: bool = True) -> Iterator[threading.Event]:
+    """An event that the first Ctrl-C sets, instead of stopping in the middle of a step; the second one stops.
+
+    Without `wanted`, outside the main thread, and where SIGINT is ignored, nothing sets it.
+    """
+    asked = threading.Event()
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT)  # not from `signal.signal` below: `ask` may be called before that returns
+    if not wanted or not main or before is signal.SIG_IGN:
+        yield asked
+        return
+
+    def ask(*_: object) -> None:
+        asked.set()
+        signal.signal(signal.SIGINT, before)
+
+    signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _checksum(labels: Tensor) -> int:

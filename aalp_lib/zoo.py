@@ -1,18 +1,13 @@
-"""Trained networks that come with the package, and how weights are packed in half precision."""
+"""Trained networks that come with the package, their weights in half precision (`reproduction.packing` makes them)."""
 
 import hashlib
-from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import TypedDict
 
-from torch import Tensor
-
 from aalp_lib import _checks, checkpoints
 from aalp_lib._checks import InputError
-from aalp_lib.checkpoints import Checkpoint, Network
 from aalp_lib.models import Classifier
-from aalp_lib.train import State
 
 INDEX = "index.json"
 
@@ -37,12 +32,6 @@ def index(folder: Path | None = None) -> dict[str, dict[str, Entry]]:
     return checkpoints.read_json(path, dict[str, dict[str, Entry]]) if path.exists() else known
 
 
-def packaged(name: str, which: str = "last", folder: Path | None = None) -> Path | None:
-    """Where the package, or a folder that `pack` has written, keeps the weights of a network; None if it does not."""
-    entry = index(folder).get(name, {}).get(which)
-    return (folder or weights()) / entry["file"] if entry else None
-
-
 def pretrained(name: str, which: str = "last", *, folder: str | Path | None = None) -> Classifier:
     """Load a trained network that comes with the package, in evaluation mode, on the CPU.
 
@@ -58,7 +47,7 @@ def pretrained(name: str, which: str = "last", *, folder: str | Path | None = No
         After the last epoch, or the best on the validation split. The package has no room for the "best" of
         "mnist/aalp_gd" and "mnist/aalp_sw"; they lie in the folder `weights` of the repository.
     folder : path, optional
-        Another folder that `pack` has written: `results/cifar10/weights` of the repository for "cifar10-jpeg/aalp".
+        Another folder with such an index: `results/cifar10/weights` of the repository for "cifar10-jpeg/aalp".
 
     Raises
     ------
@@ -83,67 +72,3 @@ def pretrained(name: str, which: str = "last", *, folder: str | Path | None = No
     if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
         raise InputError(f"{path} is missing or is not the file that {INDEX} describes; install the package again")
     return checkpoints.load_model(path)
-
-
-def pack(run: str | Path, name: str, folder: str | Path) -> dict[str, Entry]:
-    """Put both models of a run into a folder in half precision and enter them in its index; returns the entries.
-
-    Where the best epoch is the last one, both names stand for one file.
-
-    Parameters
-    ----------
-    run : path
-        The folder that `fit` wrote to.
-    name : str
-        What `pretrained` will call it.
-    folder : path
-    """
-    folder = Path(folder)
-    found: dict[str, Entry] = {}
-    for which, file in (("last", checkpoints.LAST), ("best", checkpoints.BEST)):
-        checkpoint = checkpoints.read(Path(run) / file)
-        epoch = len(checkpoint.described_as(State).history)
-        if found and found["last"]["epoch"] == epoch:
-            found[which] = found["last"]
-            continue
-        path = _store(checkpoint, folder / f"{name}-{which}.safetensors")
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        found[which] = Entry(file=str(path.relative_to(folder)), sha256=digest, epoch=epoch)
-    checkpoints.write_json(folder / INDEX, dict(sorted((index(folder) | {name: found}).items())))
-    return found
-
-
-def keep_beside_records(run: str | Path) -> Path:
-    """Put the last model of a grid's run, `results/mnist/runs/NAME` say, in half precision where `beside_records` says.
-
-    From there `aalp measure` takes it where the run is not at hand. FileNotFoundError or InputError if the run has no
-    checkpoint, or a damaged one.
-    """
-    return _store(checkpoints.read(Path(run) / checkpoints.LAST), beside_records(Path(run)))
-
-
-def beside_records(run: Path) -> Path:
-    """Where the last model of a run stays beside the records: `results/mnist/weights/NAME.safetensors`."""
-    return run.parent.parent / "weights" / f"{run.name}.safetensors"
-
-
-def fingerprint(of: Path | Classifier) -> str:
-    """What tells a network from others: the same for it, for its checkpoint and for its weights in half precision.
-
-    The first 16 hexadecimal digits of the SHA-256 of its weights in half precision.
-    """
-    weights = checkpoints.read(of).part("model") if isinstance(of, Path) else of.state_dict()
-    halves = (value.cpu().contiguous().numpy().tobytes() for _, value in sorted(_halves(weights).items()))
-    return hashlib.sha256(b"".join(halves)).hexdigest()[:16]
-
-
-def _halves(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value.half() if value.is_floating_point() else value for key, value in weights.items()}
-
-
-def _store(checkpoint: Checkpoint, path: Path) -> Path:
-    """Write the weights in half precision, with what makes the network again."""
-    tensors = {f"model.{key}": value for key, value in _halves(checkpoint.part("model")).items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    checkpoints.write(path, Checkpoint(tensors, {"model": checkpoint.described_as(Network).model}))
-    return path

@@ -14,6 +14,7 @@ from . import (
     jobs as jobs,
     machine as machine,
     measurements as measurements,
+    packing as packing,
     pages as pages,
     paper as paper,
     per_epoch as per_epoch,

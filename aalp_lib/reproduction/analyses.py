@@ -25,7 +25,7 @@ from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
 from aalp_lib.data import Dataset, Split, load, to_float
 from aalp_lib.engine.precision import without_tf32
-from aalp_lib.evaluation import BALLS, paper_name, starts
+from aalp_lib.evaluation import BALLS, generators, paper_name
 from aalp_lib.models import Classifier
 from aalp_lib.reproduction import machine
 from aalp_lib.reproduction.schema import Measurement
@@ -57,7 +57,7 @@ class Attacked:
 
 def attacked(model: Classifier, split: Split, attack: Attack, *, seed: int = 0) -> Attacked:
     """Attack every image of a split once and keep the last iterate; image i starts where `evaluate` would start it."""
-    (generator, *_), split = starts(attack, seed), split.to(next(model.parameters()).device)
+    (generator, *_), split = generators(attack, seed), split.to(next(model.parameters()).device)
     found = [attack(model, x, y, generator=generator) for x, y in split.batches(BATCH)]
     return Attacked(to_float(split.images), torch.cat(found), split.labels)
 

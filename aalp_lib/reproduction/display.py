@@ -15,12 +15,11 @@ from rich.text import Text
 from aalp_lib.attacks import Attack
 from aalp_lib.data import Dataset
 from aalp_lib.diagnosis import Diagnosis
-from aalp_lib.evaluation import HEADINGS
 from aalp_lib.methods import Method
 from aalp_lib.progress import bars
 from aalp_lib.reproduction import plots_of_records, schema
 from aalp_lib.reproduction.jobs import Job
-from aalp_lib.reproduction.schema import Record
+from aalp_lib.reproduction.schema import HEADINGS, Record
 from aalp_lib.reproduction.settings import Setting
 from aalp_lib.reproduction.workers import run_jobs
 from aalp_lib.train import History

@@ -20,13 +20,12 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
 
-from aalp_lib.evaluation import HEADINGS
 from aalp_lib.methods import METHODS, TABLE_2
 from aalp_lib.plots import COLOURS, MARKERS, RIGHT, WRONG
 from aalp_lib.reproduction.analyses import SETS, concentration, unpack
 from aalp_lib.reproduction.grids import ALPHAS
 from aalp_lib.reproduction.plots_of_records import diagnoses
-from aalp_lib.reproduction.schema import Measurement, Record, label
+from aalp_lib.reproduction.schema import HEADINGS, Measurement, Record, label
 
 SET_COLOURS = dict(zip(SETS, (RIGHT, WRONG), strict=True))
 WORD_COLOURS = {"ahead": RIGHT, "behind": WRONG}  # what is neither is grey

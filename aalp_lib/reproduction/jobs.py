@@ -14,15 +14,15 @@ from aalp_lib import _checks, checkpoints
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
 from aalp_lib.data import SOURCES, Dataset, Split, load, name_of
-from aalp_lib.evaluation import Report, evaluate, gradient_count, suite_for
+from aalp_lib.evaluation import Report, evaluate, gradient_count
 from aalp_lib.methods import Method, method
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, stages
 from aalp_lib.reproduction import machine, per_epoch, schema
+from aalp_lib.reproduction.packing import fingerprint
 from aalp_lib.reproduction.schema import Record
-from aalp_lib.reproduction.settings import Setting, new_model, tier
+from aalp_lib.reproduction.settings import Setting, new_model, suite_for, tier
 from aalp_lib.train import RUN, History, fit
-from aalp_lib.zoo import fingerprint
 
 
 @dataclass(frozen=True)

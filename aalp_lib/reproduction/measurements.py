@@ -14,16 +14,17 @@ from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
 from aalp_lib.data import SOURCES as KNOWN_DATA, Dataset
 from aalp_lib.engine.precision import Precision
-from aalp_lib.evaluation import suite_for
 from aalp_lib.methods import named
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, stages
 from aalp_lib.reproduction import analyses
 from aalp_lib.reproduction.attack_measurements import measure_attacks
 from aalp_lib.reproduction.jobs import Origin
+from aalp_lib.reproduction.packing import beside_records, fingerprint, packaged
 from aalp_lib.reproduction.protocols import changes, recipe, training_protocol
 from aalp_lib.reproduction.schema import Record, named_records
-from aalp_lib.zoo import beside_records, fingerprint, packaged, weights
+from aalp_lib.reproduction.settings import suite_for
+from aalp_lib.zoo import weights
 
 Kind = Literal["samples", "diagnosis", "strong", "attacks"]
 KINDS: tuple[Kind, ...] = get_args(Kind)  # "samples" brings contributions, activation and examples along
@@ -71,9 +72,9 @@ class Trained:
 def trained(folder: str | Path) -> list[Trained]:
     """The runs of a grid's folder with a record and weights, by name.
 
-    Weights are the run's own checkpoints; else those kept beside the records (`zoo.keep_beside_records`), or, for seed
-    0 of the recipe "fast", those packed there or in the package (`zoo.pack`). Weights of another network than the
-    record's are none of its own.
+    Weights are the run's own checkpoints; else those that `packing` kept beside the records, or, for seed 0 of the
+    recipe "fast", those that it packed there or in the package. Weights of another network than the record's are none
+    of its own.
     """
     found = []
     for name, record in named_records(folder).items():

@@ -10,10 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from aalp_lib.evaluation import HEADINGS
 from aalp_lib.methods import METHODS, TABLE_2
 from aalp_lib.plots import COLOURS, MARKERS
-from aalp_lib.reproduction.schema import Measurement, Record, columns, label
+from aalp_lib.reproduction.schema import HEADINGS, Measurement, Record, columns, label
 
 SPEED_STYLES = {
     "torchattacks": ("#7f7f7f", "o"),

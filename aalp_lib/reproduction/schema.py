@@ -18,9 +18,15 @@ from torch import Tensor
 
 from aalp_lib import _checks, checkpoints
 from aalp_lib._checks import InputError
-from aalp_lib.evaluation import HEADINGS, Report
+from aalp_lib.evaluation import TABLE_2_STEPS, Report
 from aalp_lib.methods import METHODS
 
+HEADINGS = {"clean": "Clean", "fgsm": "FGSM"} | {
+    f"{kind}{steps}": f"{kind.upper()}-{steps}" for kind in ("pgd", "cw") for steps in TABLE_2_STEPS
+}
+# of stronger attacks; those of AutoAttack say what its stages so far have left
+HEADINGS |= {"pgd100x20": "PGD-100, 20 starts", "cw100x20": "CW-100, 20 starts"}
+HEADINGS |= {"apgd-ce": "APGD-CE", "apgd-t": "APGD-T", "fab-t": "FAB-T", "square": "Square"}
 SCHEMA = 1
 
 
@@ -36,7 +42,7 @@ class Record:
         "quick" for the bundled data, "full" for a whole data set; a quick number never enters a paper table.
     config : dict
         Network, training attack, recipe, method, and what of the evaluation may differ: reading, images, precision,
-        seed. The attacks of the columns follow from the data and the training attack, see `evaluate.suite_for`.
+        seed. The attacks of the columns follow from the data and the training attack, see `settings.suite_for`.
     environment : dict
         Device, processor, threads, versions, commit and code. On a GPU "tf32": whether convolutions in float32 were
         TF32 in training, and "evaluation_tf32", whether in evaluation; without the second, the first is of both.
@@ -50,7 +56,7 @@ class Record:
     seconds : dict
         Wall time of "training" and "evaluation".
     network : str, optional
-        `pretrained.fingerprint` of the last model's weights; None where nobody took it.
+        `packing.fingerprint` of the last model's weights; None where nobody took it.
     schema : int
     """
 

@@ -10,6 +10,7 @@ from aalp_lib import _checks, models, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import PGD, Attack
 from aalp_lib.data import Dataset
+from aalp_lib.evaluation import BALLS, Suite, paper_name, suite_in_ball, table2_suite
 from aalp_lib.models import Classifier
 from aalp_lib.reproduction import paper
 from aalp_lib.train import Recipe
@@ -106,3 +107,11 @@ def new_model(setting: Setting, seed: int) -> Classifier:
 def tier(data: str) -> str:
     """Which tier a number measured on a data set belongs to."""
     return "quick" if data == "mnist-sample" else "full"
+
+
+def suite_for(name: str, attack: Attack | None) -> Suite:
+    """Table 2's attacks for a data set of the paper; for any other, in the ball of the training attack."""
+    if paper_name(name) in BALLS:
+        return table2_suite(name)
+    eps = attack.eps if attack else 8 / 255
+    return suite_in_ball(eps, eps / 4)

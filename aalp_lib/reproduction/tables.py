@@ -7,14 +7,14 @@ from typing import Any
 import pandas as pd
 
 from aalp_lib import _checks
-from aalp_lib.evaluation import HEADINGS, gradient_count, paper_name, suite_in_ball
+from aalp_lib.evaluation import gradient_count, paper_name, suite_in_ball
 from aalp_lib.methods import METHODS
 from aalp_lib.reproduction import paper, protocols
 from aalp_lib.reproduction.archive import Model, Records, is_ablation
 from aalp_lib.reproduction.attack_measurements import ALTERED
 from aalp_lib.reproduction.comparisons import Comparison
 from aalp_lib.reproduction.frames import frame as frame_of
-from aalp_lib.reproduction.schema import Measurement, Record, label
+from aalp_lib.reproduction.schema import HEADINGS, Measurement, Record, label
 from aalp_lib.train import VAL_STEPS
 
 TITLES = {

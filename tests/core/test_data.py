@@ -14,7 +14,6 @@ from PIL import Image
 
 import aalp_lib as aalp
 from aalp_lib import data
-from aalp_lib.data import subset
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -253,25 +252,6 @@ def test_validation_carve_is_fixed_by_seed_and_stratified():
 
 
 # --- augmentation
-
-
-@pytest.mark.parametrize(
-    ("sizes", "count"), [([500, 500], 7), ([100, 3, 1], 5), ([5923, 6742, 5958], 1000), ([2, 2], 2)]
-)
-def test_a_part_has_as_many_images_as_were_asked_for_and_all_classes(sizes, count):
-    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-    rows = subset(labels, count)
-    assert len(rows.unique()) == count
-    found = labels[rows].bincount(minlength=len(sizes))
-    assert found.min() >= 1
-    shares = count * torch.tensor(sizes) / sum(sizes)
-    assert ((found - shares).abs() < 1).all() or count < 2 * len(sizes)
-    assert torch.equal(rows, subset(labels, count))
-
-
-def test_a_part_needs_an_image_of_every_class():
-    with pytest.raises(aalp.InputError, match=r"a part must have 3 \(one a class\) to 6 images, got 2"):
-        subset(torch.arange(3).repeat(2), 2)
 
 
 def test_crop_cuts_every_image_at_a_place_of_its_own(generator):

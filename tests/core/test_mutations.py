@@ -21,8 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SLIPS = {
     "the pairing loss": ("03", "losses.py", ".square().sum(1)\n\n\ndef confidence", ".abs().sum(1)\n\n\ndef confidence",
                          r"\.alp\("),
-    "Eq. 7": ("06", "contributions.py", "return sample_scores(model.head, model.features(x), y).mean(0)",
-              "return feature_gradient(model.head, model.features(x), y).abs().mean(0)", r"\bscores\("),
+    "Eq. 7": ("06", "contributions.py", "return sample_scores(model.head, features, y).mean(0)",
+              "return feature_gradient(model.head, features, y).abs().mean(0)", r"\bscores\("),
     "Eq. 9": ("07", "losses.py", "weight = confidence(z_clean, y)", "weight = 1 - confidence(z_clean, y)",
               r"adaptive_alp\("),
 }  # fmt: skip

@@ -13,8 +13,9 @@ from aalp_lib import checkpoints
 from aalp_lib.methods import TABLE_2
 from aalp_lib.reproduction.jobs import run_job
 from aalp_lib.reproduction.measurements import trained
+from aalp_lib.reproduction.packing import pack
 from aalp_lib.reproduction.schema import Record
-from aalp_lib.zoo import INDEX, index, pack, weights
+from aalp_lib.zoo import INDEX, index, weights
 
 SIZE = 8_000_000
 

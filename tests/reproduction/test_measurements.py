@@ -17,8 +17,8 @@ from aalp_lib.cli import main
 from aalp_lib.data import load
 from aalp_lib.reproduction import attack_measurements, machine, measurements, protocols, schema
 from aalp_lib.reproduction.jobs import run_job
+from aalp_lib.reproduction.packing import fingerprint, keep_beside_records, packaged
 from aalp_lib.reproduction.settings import SETTINGS
-from aalp_lib.zoo import fingerprint, keep_beside_records, packaged
 
 ROOT = Path(__file__).resolve().parents[2]
 
