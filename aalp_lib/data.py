@@ -211,13 +211,13 @@ def stratified(
         if size < 2:
             name = classes[label] if classes else label
             raise InputError(f"class {name} has {size} training image; a validation split needs two")
-    chosen = drawn(labels, [max(1, round(fraction * size)) for size in sizes.tolist()], seed)
+    chosen = _drawn(labels, [max(1, round(fraction * size)) for size in sizes.tolist()], seed)
     rest = torch.ones(len(labels), dtype=torch.bool)
     rest[chosen] = False
     return torch.nonzero(rest)[:, 0], chosen
 
 
-def drawn(labels: Tensor, counts: Sequence[int], seed: int) -> Tensor:
+def _drawn(labels: Tensor, counts: Sequence[int], seed: int) -> Tensor:
     """`counts` rows of each class that there is, in the order of the classes, drawn at random; sorted int64."""
     generator, part = torch.Generator().manual_seed(seed), []
     for label, count in zip(labels.unique(), counts, strict=True):

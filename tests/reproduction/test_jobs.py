@@ -9,7 +9,7 @@ import aalp_lib as aalp
 from aalp_lib import checkpoints
 from aalp_lib.cli import main
 from aalp_lib.reproduction import archive, machine, measurements, schema
-from aalp_lib.reproduction.jobs import Origin, finished, run_job, subset
+from aalp_lib.reproduction.jobs import Origin, finished, run_job
 from aalp_lib.reproduction.packing import fingerprint
 
 
@@ -108,22 +108,3 @@ def test_an_observed_job_gives_the_same_record_and_what_was_seen(tmp_path):
     assert run_job(tiny("alp", tmp_path / "seen", observe=True)) == seen
     with pytest.raises(aalp.InputError, match="of a run that was not observed"):
         run_job(tiny("alp", tmp_path / "plain", observe=True))
-
-
-@pytest.mark.parametrize(
-    ("sizes", "count"), [([500, 500], 7), ([100, 3, 1], 5), ([5923, 6742, 5958], 1000), ([2, 2], 2)]
-)
-def test_a_part_has_as_many_images_as_were_asked_for_and_all_classes(sizes, count):
-    labels = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
-    rows = subset(labels, count)
-    assert len(rows.unique()) == count
-    found = labels[rows].bincount(minlength=len(sizes))
-    assert found.min() >= 1
-    shares = count * torch.tensor(sizes) / sum(sizes)
-    assert ((found - shares).abs() < 1).all() or count < 2 * len(sizes)
-    assert torch.equal(rows, subset(labels, count))
-
-
-def test_a_part_needs_an_image_of_every_class():
-    with pytest.raises(aalp.InputError, match=r"a part must have 3 \(one a class\) to 6 images, got 2"):
-        subset(torch.arange(3).repeat(2), 2)

@@ -99,7 +99,7 @@ def test_a_job_that_fails_does_not_stop_the_others(tmp_path):
     jobs = [tiny(name, tmp_path) for name in ("adv", "raw", "alp")]
     for job in (jobs[0], jobs[2]):
         _damage(job.run)
-    with pytest.raises(aalp.InputError, match=r"adv-seed0/last\.safetensors") as caught:
+    with pytest.raises(aalp.InputError, match=r"adv-seed0 holds last\.safetensors but no run\.json") as caught:
         list(run_jobs(jobs, 1))
     assert [job.record.exists() for job in jobs] == [False, True, False]
     one, other = caught.value.__notes__
@@ -108,9 +108,9 @@ def test_a_job_that_fails_does_not_stop_the_others(tmp_path):
 
 
 def _damage(run):
-    """Leave a checkpoint that cannot be read."""
+    """Leave a checkpoint of which nobody can tell what run it was."""
     run.mkdir(parents=True)
-    (run / checkpoints.LAST).write_bytes(b"no checkpoint")
+    (run / checkpoints.LAST).touch()
 
 
 def test_two_jobs_of_one_name_would_write_one_folder(tmp_path):
@@ -123,7 +123,7 @@ def test_a_failed_run_is_named_on_the_command_line(capsys, tmp_path):
     _damage(tmp_path / "mnist-sample" / "runs" / "mnist-sample-raw-seed0")
     assert main([*arguments, "--device", "cpu", "--out", str(tmp_path)]) == 2
     said = capsys.readouterr().err.splitlines()
-    assert "raw-seed0/last.safetensors" in said[0]
+    assert "raw-seed0 holds last.safetensors but no run.json" in said[0]
     assert said[1] == "  in mnist-sample-raw-seed0"
 
 
