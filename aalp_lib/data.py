@@ -4,18 +4,20 @@ import hashlib
 import io
 import itertools
 import os
-from collections import defaultdict
+import unicodedata
+import warnings
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from aalp_lib import _checks
@@ -129,6 +131,7 @@ def load(
     name : str or path
         "mnist-sample" (shipped with the package), "mnist", "svhn", "cifar10", "svhn-part" (SVHN's two files with fewer
         images, under `root`), or a folder of the layout `train/CLASS/*.png`, `test/CLASS/*.png`, where `val/` may be.
+        Photographs are turned as their EXIF tag says; hidden files and folders are no images and no classes.
     root : path, optional
         Folder that holds the files in torchvision's layout; what is missing there is downloaded. By default the
         user's cache, `$AALP_DATA` or `~/.cache/aalp_lib`.
@@ -147,6 +150,11 @@ def load(
         Unknown name, unusable folder, an image that cannot be read (named), damaged bundled file.
     OSError
         A download that fails; the message says what to do offline.
+
+    Warns
+    -----
+    UserWarning
+        If a folder holds files that are left out, for they are of other formats or in no class.
 
     Examples
     --------
@@ -350,6 +358,9 @@ def _with_val(name: str, classes: tuple[str, ...], train: Split, test: Split) ->
 
 # --- a folder of images ----------------------------------------------------------------------------------------------
 
+EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_IMAGES = f"images are {', '.join(EXTENSIONS)} inside train/CLASS and test/CLASS"
+
 
 def name_of(data: str | Path) -> str:
     """The name of the data set that `load` would load: a known one, or that of a folder."""
@@ -366,35 +377,92 @@ def _load_folder(folder: Path, image_size: int | tuple[int, int] | None) -> Data
     carved out. In the test split the classes take turns, so that images from its front are of all classes.
     """
     names = ("train", "val", "test") if (folder / "val").is_dir() else ("train", "test")
-    parts = {part: _list_images(folder / part) for part in names}
-    classes = parts["train"].classes
-    for part, listing in parts.items():
-        if listing.classes != classes:
-            raise InputError(f"{folder / part} has the classes {listing.classes}, but train has {classes}")
-    samples = {part: listing.samples for part, listing in parts.items()}
+    samples = {part: _list_images(folder / part) for part in names}
+    classes = sorted({sample.name for sample in samples["train"]})
+    for part in names:
+        _check_classes(folder / part, {sample.name for sample in samples[part]}, set(classes))
     samples["test"] = _in_turn(samples["test"])
-    pixels = _read_images([Path(path) for of in samples.values() for path, _ in of], image_size)
-    labels = torch.tensor([label for of in samples.values() for _, label in of])
+    pixels = _read_images([sample.path for of in samples.values() for sample in of], image_size)
+    number = {name: label for label, name in enumerate(classes)}
+    labels = torch.tensor([number[sample.name] for of in samples.values() for sample in of])
     sizes = [len(of) for of in samples.values()]
     train, *val, test = map(Split, pixels.split(sizes), labels.split(sizes))
     name = name_of(folder)
     return Dataset(name, tuple(classes), train, val[0], test) if val else _with_val(name, tuple(classes), train, test)
 
 
-def _in_turn(samples: list[tuple[str, int]]) -> list[tuple[str, int]]:
+def _check_classes(folder: Path, found: set[str], wanted: set[str]) -> None:
+    more, less = (", ".join(map(_told_apart, sorted(names))) for names in (found - wanted, wanted - found))
+    if more or less:
+        differs = " and ".join(filter(None, (more and f"has the classes {more}", less and f"lacks the classes {less}")))
+        raise InputError(f"{folder} {differs}; train has others")
+
+
+def _told_apart(name: str) -> str:
+    """A name in quotes; one that is not ASCII also as its code points, for it may look like another."""
+    return repr(name) if name.isascii() else f"{name!r} ({ascii(name)[1:-1]})"
+
+
+class _Sample(NamedTuple):
+    """An image and its class: the name of its folder, in Unicode's composed form whatever system wrote it."""
+
+    name: str
+    path: Path
+
+
+def _in_turn(samples: list[_Sample]) -> list[_Sample]:
     """The first of every class, then the second of every class, and so on."""
-    turns: dict[int, Iterator[int]] = defaultdict(itertools.count)
-    return sorted(samples, key=lambda sample: (next(turns[sample[1]]), sample[1]))
+    turns: dict[str, Iterator[int]] = defaultdict(itertools.count)
+    return sorted(samples, key=lambda sample: (next(turns[sample.name]), sample.name))
 
 
-def _list_images(folder: Path) -> Any:
+def _list_images(folder: Path) -> list[_Sample]:
+    """The images below `folder/CLASS`, class by class; a warning counts the files that are left out."""
     _check_part(folder)
-    from torchvision.datasets import ImageFolder
-
     try:
-        return ImageFolder(str(folder))
-    except FileNotFoundError as error:
-        raise InputError(f"{folder} is without images: {str(error).splitlines()[0]}") from error
+        entries = _not_hidden(folder)
+        files = {place: _files(place) for place in entries if place.is_dir()}
+    except OSError as error:
+        raise InputError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+    outside = [path for path in entries if path not in files and _is_image(path)]
+    left_out = Counter(path.suffix or path.name for path in outside)
+    left_out += Counter(path.suffix or path.name for of in files.values() for path in of if not _is_image(path))
+    said = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
+    samples = [
+        _Sample(unicodedata.normalize("NFC", place.name), path)
+        for place, of in files.items()
+        for path in of
+        if _is_image(path)
+    ]
+    empty = {unicodedata.normalize("NFC", place.name) for place in files} - {sample.name for sample in samples}
+    if empty or not samples:
+        of = f" of the classes {', '.join(map(_told_apart, sorted(empty)))}" if empty else ""
+        raise InputError(f"{folder} is without images{of}; {_IMAGES}" + f", but there are {said}" * bool(said))
+    if said:
+        warnings.warn(f"left out of {folder}: {said}; {_IMAGES}", stacklevel=4)
+    return sorted(samples, key=lambda sample: sample.name)  # within a class as they were
+
+
+def _not_hidden(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files below a folder, links followed but never round a loop, in the order of their folders and names."""
+    part = folder.parent.resolve()
+    found, todo = [], [(folder, frozenset([folder.resolve(), part, *part.parents]))]
+    while todo:
+        here, above = todo.pop()
+        for path in _not_hidden(here):
+            if not path.is_dir():
+                found.append(path)
+            elif (real := path.resolve()) not in above:
+                todo.append((path, above | {real}))
+    return sorted(found, key=lambda path: (str(path.parent), path.name))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS
 
 
 def _check_part(folder: Path) -> None:
@@ -421,13 +489,24 @@ def _read_images(paths: list[Path], image_size: int | tuple[int, int] | None) ->
     return stacked[:, None] if stacked.ndim == 3 else stacked.permute(0, 3, 1, 2).contiguous()
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """An image turned as its EXIF tag says."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a damaged tag raises almost anything; a viewer then shows the image as it is stored
+        return image
+
+
 def _read_image(path: Path, size: tuple[int, int] | None) -> np.ndarray:
     """One image as uint8 (H, W) if it is grey, else (H, W, 3)."""
+    if not path.is_file():
+        raise InputError(f"cannot read the image {path}: it is a broken link or no regular file")
     try:
         with Image.open(path) as image:
             if image.mode[0] in "IF":
                 raise InputError(f"{path} has more than 8 bits a channel ({image.mode}); convert it to 8")
-            pixels = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+            image.load()
+            pixels = _upright(image).convert("L" if image.mode in ("1", "L", "LA") else "RGB")
     except InputError:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
