@@ -2,7 +2,9 @@
 
 import difflib
 import numbers
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -77,6 +79,13 @@ def count(name: str, value: int, least: int = 1) -> None:
     """Raise unless `value` is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise InputError(f"{name} must be a whole number of at least {least}, got {value}")
+
+
+def path(value: str | os.PathLike[str]) -> Path:
+    """Return `value` as a path, `~` being the user's home; the empty string is none."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise InputError(f"a path must be a string or a Path, and not empty, got {value!r}")
+    return Path(os.path.expanduser(value))
 
 
 def device(name: str | torch.device) -> torch.device:

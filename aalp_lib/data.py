@@ -167,12 +167,13 @@ def load(
     if str(name) in SOURCES:
         if image_size is not None:
             raise InputError(f"image_size is for a folder of images, not for '{name}'")
-        return SOURCES[str(name)](Path(root).expanduser() if root else None).to(target)
-    if not Path(name).is_dir():
+        return SOURCES[str(name)](_checks.path(root) if root is not None else None).to(target)
+    folder = _checks.path(name)
+    if not folder.is_dir():
         _checks.known(
             "data set", str(name), SOURCES, "A folder with train/CLASS/*.png and test/CLASS/*.png will do too."
         )
-    return _load_folder(Path(name), image_size).to(target)
+    return _load_folder(folder, image_size).to(target)
 
 
 def present(name: str | Path, root: str | Path | None = None) -> bool:
@@ -183,13 +184,13 @@ def present(name: str | Path, root: str | Path | None = None) -> bool:
     _check_root(root)
     if str(name) not in SOURCES:
         for part in ("train", "test"):
-            _check_part(Path(name) / part)
-    folder = Path(root).expanduser() if root else cache()
+            _check_part(_checks.path(name) / part)
+    folder = _checks.path(root) if root is not None else cache()
     return all(any(folder.glob(pattern)) for pattern in _FILES.get(str(name), ()))
 
 
 def _check_root(root: str | Path | None) -> None:
-    if root is not None and not Path(root).expanduser().is_dir():
+    if root is not None and not _checks.path(root).is_dir():
         raise InputError(f"root must be a folder that exists, got {root}")
 
 
@@ -366,7 +367,7 @@ def name_of(data: str | Path) -> str:
     """The name of the data set that `load` would load: a known one, or that of a folder."""
     if str(data) in SOURCES:
         return str(data)
-    name = Path(data).resolve().name
+    name = _checks.path(data).resolve().name
     return name + "-folder" * (name in SOURCES)  # the reader's own copy is not the official set
 
 

@@ -245,7 +245,7 @@ def fit(
         recipe = dataclasses.replace(recipe, epochs=epochs)
     require_classifier(model)
     with distributed.joined(next(model.parameters()).device), distributed.synced_norms(model):
-        folder = Path(out) if out is not None else None
+        folder = _checks.path(out) if out is not None else None
         run = _Run(model, data, methods.method(method), attack, recipe, seed, val, folder)
         try:
             run.open(resume)

@@ -16,6 +16,7 @@ from PIL import Image
 
 import aalp_lib as aalp
 from aalp_lib import data
+from aalp_lib.reproduction import packing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -392,3 +393,38 @@ def test_a_pipe_is_no_image(tmp_path):
     os.mkfifo(folder / "train" / "dog" / "pipe.png")
     with pytest.raises(aalp.InputError, match=r"pipe\.png: it is a broken link or no regular file"):
         aalp.load(folder)
+
+
+# --- paths
+
+
+def test_a_tilde_is_home_in_every_path(tmp_path, monkeypatch, sample):
+    home, work = tmp_path / "home", tmp_path / "work"
+    home.mkdir()
+    work.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    monkeypatch.chdir(work)
+    write_images(home / "pets")
+    assert aalp.load("~/pets").name == "pets"
+    assert data.present("~/pets")
+    few = aalp.Dataset("few", sample.classes, sample.train[:32], sample.val[:8], sample.test[:8])
+    aalp.fit(aalp.models.lenet((4, 8, 16)), few, "raw", epochs=1, out="~/my run")
+    assert (home / "my run" / "run.json").is_file()
+    packing.pack("~/my run", "few/raw", "~/weights")
+    for network in (aalp.load_model("~/my run"), aalp.pretrained("few/raw", folder=Path("~/weights"))):
+        assert network.head.in_features == 16
+    assert aalp.reproduction.records("~/my run").runs == {}
+    assert not list(work.iterdir())
+
+
+@pytest.mark.parametrize("path", ["", 5, b"pets"])
+def test_what_is_no_path_is_refused(path, sample):
+    few = aalp.Dataset("few", sample.classes, sample.train[:32], sample.val[:8], sample.test[:8])
+    for call in (
+        lambda: aalp.load("mnist", root=path),
+        lambda: aalp.load_model(path),
+        lambda: aalp.fit(aalp.models.lenet((4, 8, 16)), few, "raw", epochs=1, out=path),
+    ):
+        with pytest.raises(aalp.InputError, match="a path must be a string or a Path, and not empty"):
+            call()
