@@ -85,6 +85,7 @@ class Attack:
     restarts: int = 1
 
     def __post_init__(self) -> None:
+        _checks.plain_numbers(self)
         _checks.radius(self.eps)
         _checks.positive("step", self.step)
         _checks.count("steps", self.steps)

@@ -47,6 +47,7 @@ class Split:
     labels: Tensor
 
     def __post_init__(self) -> None:
+        _checks.tensor("the images of a split", self.images)
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
             raise InputError(
                 "the images of a split must be uint8 of shape (N, C, H, W), "
@@ -74,7 +75,7 @@ class Split:
 
         `order` (int64, any length) says which images and in which order; by default all, as they stand.
         """
-        _checks.count("the batch size", size)
+        size = _checks.count("the batch size", size)
         if order is None:
             order = torch.arange(len(self), device=self.labels.device)
         for rows in order.split(size):

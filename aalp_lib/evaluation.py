@@ -210,7 +210,7 @@ def evaluate(
         If `reading` is unknown, a label out of range, or the model cannot take such images.
     """
     _checks.known("reading", reading, ("any", "last"))
-    _checks.count("the batch size", batch_size)
+    batch_size = _checks.count("the batch size", batch_size)
     split = split.to(engine.device_of(model))
     precision = chosen_precision(model, split, precision, batch_size)
     trajectories, batches = _trajectories(suite), -(-len(split) // batch_size)

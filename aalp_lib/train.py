@@ -77,6 +77,7 @@ class Recipe:
     channels_last: bool = True
 
     def __post_init__(self) -> None:
+        _checks.plain_numbers(self)
         _checks.count("epochs", self.epochs)
         _checks.count("batch_size", self.batch_size)
         _checks.count("crop", self.crop, least=0)
@@ -411,7 +412,7 @@ class _Run:
 
     def _check(self, attack: Attack | None) -> None:
         """Bad input ends here: an attack that is missing, images or labels that the model cannot take."""
-        _checks.count("the seed", self.seed, least=0)
+        self.seed = _checks.count("the seed", self.seed, least=0)
         dropout = self.method.guided_dropout
         if self.method.adversarial and attack is None:
             raise InputError(f"method '{self.method.name}' trains on adversarial images: pass an attack, PGD(...) say")

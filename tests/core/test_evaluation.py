@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from conftest import linear
@@ -208,3 +209,23 @@ def test_later_restarts_see_survivors_only(trained, few):
         handle.remove()
     assert int(once.sum()) < 20
     assert sum(seen) - first <= 19 * 11 * int(once.sum())
+
+
+def test_numpys_numbers_are_numbers_and_its_arrays_are_refused(trained, few, tmp_path):
+    attack = aalp.PGD(np.float32(0.1), torch.tensor(0.05), np.int64(4))
+    assert [type(value) for value in (attack.eps, attack.step, attack.steps)] == [float, float, int]
+    plain = aalp.PGD(attack.eps, attack.step, 4)
+    found = aalp.evaluate(trained, few, {"a": attack}, batch_size=np.int64(50), seed=np.int64(3))
+    assert torch.equal(found["a"].correct, aalp.evaluate(trained, few, {"a": plain}, seed=3)["a"].correct)
+    x, y = next(few.batches(4))
+    for call in (
+        lambda: attack(trained, x.numpy(), y),
+        lambda: attack(trained, x, y.tolist()),
+        lambda: aalp.Split(few.images.numpy(), few.labels),
+        lambda: aalp.Split(few.images, few.labels.numpy()),
+    ):
+        with pytest.raises(aalp.InputError, match=r"must be a torch tensor, got (ndarray|list)"):
+            call()
+    for eps in ("8/255", torch.tensor([0.1, 0.2]), True, None):
+        with pytest.raises(aalp.InputError, match="eps must be a number above 0"):
+            aalp.PGD(eps, 0.1, 4)
