@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class InputError(ValueError):
@@ -43,6 +43,12 @@ def tensor(name: str, value: object) -> None:
     """Raise unless `value` is a tensor."""
     if not isinstance(value, Tensor):
         raise InputError(f"{name} must be a torch tensor, got {type(value).__name__}; torch.as_tensor makes one")
+
+
+def network(model: object) -> None:
+    """Raise unless `model` is a module."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the model must be an nn.Module, got {type(model).__name__}; let a module's forward call it")
 
 
 def images(x: Tensor) -> None:

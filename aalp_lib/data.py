@@ -7,7 +7,7 @@ import os
 import unicodedata
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
@@ -64,11 +64,11 @@ class Split:
         return f"{len(self)} images {'×'.join(str(n) for n in self.images.shape[1:])} on {self.images.device}"
 
     def __getitem__(self, rows: Tensor | slice) -> "Split":
-        return Split(self.images[rows], self.labels[rows])
+        return type(self)(self.images[rows], self.labels[rows])
 
     def to(self, device: str | torch.device) -> "Split":
         """Return the split on `device`."""
-        return Split(self.images.to(device), self.labels.to(device))
+        return type(self)(self.images.to(device), self.labels.to(device))
 
     def batches(self, size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images (n, C, H, W) float32 in [0, 1], labels (n,)), `size` at a time, the last one shorter.
@@ -116,6 +116,59 @@ class Dataset:
     def to(self, device: str | torch.device) -> "Dataset":
         """Return the data set on `device`."""
         return Dataset(self.name, self.classes, *(s.to(device) for s in (self.train, self.val, self.test)))
+
+
+class _FloatSplit(Split):
+    """A split whose images are floating point in [0, 1] already, of any shape (N, ...)."""
+
+    def __post_init__(self) -> None:
+        _checks.images(self.images)
+        if not len(self.images):
+            raise InputError("there must be at least one image, got none")
+        _checks.labels(self.labels, len(self.images), 2**31)
+
+
+Labelled = Split | Dataset | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
+
+
+def split_of(source: Labelled) -> Split:
+    """The images and labels that are meant: a data set's test split, a pair of tensors, or all that a loader gives.
+
+    InputError if it is none of these; images are uint8, or floating point in [0, 1].
+    """
+    if isinstance(source, Split):
+        return source
+    if isinstance(source, Dataset):
+        return source.test
+    a_pair = isinstance(source, tuple | list) and len(source) == 2 and not isinstance(source[0], tuple | list)
+    both: Any = source if a_pair else _gathered(source)
+    images, labels = both
+    _checks.tensor("images", images)
+    return Split(images, labels) if images.dtype == torch.uint8 else _FloatSplit(images.detach(), labels)
+
+
+def _gathered(loader: Any) -> tuple[Tensor, Tensor]:
+    """All images and labels of a loader."""
+    if isinstance(loader, torch.utils.data.Dataset):
+        raise InputError("a torch data set gives single images: put it into a DataLoader(data, batch_size=500)")
+    batches = [pair(batch) for batch in loader] if isinstance(loader, Iterable) else []
+    if not batches:
+        raise InputError(
+            "what is attacked must be a Split, a Dataset, a pair of tensors (images, labels) or a loader of such "
+            f"pairs, and not be empty, got {type(loader).__name__}"
+        )
+    try:
+        images, labels = (torch.cat(part) for part in zip(*batches, strict=True))
+    except RuntimeError as error:
+        raise InputError(f"the batches of the loader do not go together: {error}") from error
+    return images, labels
+
+
+def pair(batch: Any) -> tuple[Tensor, Tensor]:
+    """The images and labels of a loader's batch; InputError unless it begins with these two tensors."""
+    if not isinstance(batch, tuple | list) or len(batch) < 2 or not all(isinstance(t, Tensor) for t in batch[:2]):
+        raise InputError(f"a batch must be a pair of tensors (images, labels), got {type(batch).__name__}")
+    return batch[0], batch[1]
 
 
 def load(
@@ -202,8 +255,8 @@ def cache() -> Path:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Turn uint8 images into float32 in [0, 1], same shape."""
-    return images.float().div_(255)
+    """Turn uint8 images into float32 in [0, 1], same shape; floating-point ones stay as they are."""
+    return images if images.is_floating_point() else images.float().div_(255)
 
 
 def stratified(

@@ -294,7 +294,7 @@ class _Run:
                 if batch is None:
                     raise InputError(f"the loader gave {index} batches, but its length says {self.per_epoch}")
                 if index >= skipped:
-                    yield self._augmented(batch[0].to(self.device), batch[1].to(self.device))
+                    yield self._augmented(*(part.to(self.device) for part in data.pair(batch)))
 
     def step(self, x: Tensor, y: Tensor, shard: Shard) -> None:
         """One step on this rank's rows of a batch; after an epoch's last, a line in the history and a checkpoint."""
@@ -418,6 +418,8 @@ class _Run:
             raise InputError(f"method '{self.method.name}' trains on adversarial images: pass an attack, PGD(...) say")
         if attack and attack.restarts > 1 and dropout and dropout.in_attack and dropout.scope == "sample":
             raise InputError("a mask for each sample in the attack goes with one start only, got restarts > 1")
+        if self.val is not None and not isinstance(self.val, Split):
+            raise InputError(f"val must be a Split, got {type(self.val).__name__}")
         for split in (self.train, self.val):
             if isinstance(split, Split):
                 self.format = self._check_batch(data.to_float(split.images[:2].to(self.device)), split.labels)

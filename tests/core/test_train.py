@@ -471,3 +471,12 @@ def test_numpys_numbers_in_settings_are_kept_as_numbers(sample, tmp_path):
     aalp.fit(network, few, "alp", attack, recipe=recipe, seed=np.int64(7), out=tmp_path / "run")
     again = aalp.fit(network, few, "alp", attack, recipe=recipe, seed=7, out=tmp_path / "run", resume=True)
     assert len(again) == 1
+
+
+def test_batches_that_are_no_pairs_are_said(sample):
+    x, y = next(sample.train.batches(8))
+    for batches in ([{"image": x, "label": y}], [x], [(x,)], [(x.numpy(), y.numpy())]):
+        with pytest.raises(aalp.InputError, match=r"pair of tensors \(images, labels\)"):
+            aalp.fit(aalp.models.lenet((4, 8, 16)), batches, "raw", epochs=1)
+    with pytest.raises(aalp.InputError, match="val must be a Split, got tuple"):
+        aalp.fit(aalp.models.lenet((4, 8, 16)), [(x, y)], "raw", epochs=1, val=(x, y))
