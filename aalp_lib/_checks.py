@@ -77,10 +77,15 @@ def labels(y: Tensor, count: int, classes: int) -> None:
         raise InputError(f"labels must lie in [0, {classes - 1}], got values in [{int(y.min())}, {int(y.max())}]")
 
 
+def number(name: str, value: object) -> None:
+    """Raise unless `value` is a real number."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise InputError(f"{name} must be a number, got {value!r}")
+
+
 def positive(name: str, value: float) -> None:
     """Raise unless `value` is a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise InputError(f"{name} must be a number above 0, got {value!r}")
+    number(name, value)
     if not 0 < value < float("inf"):
         raise InputError(f"{name} must be above 0, got {value}")
 

@@ -128,6 +128,8 @@ class Attack:
             gives NaN, no gradient reaches the images, or `start` has another shape.
         """
         _checks.images(x)
+        if start is not None:
+            _checks.tensor("the start", start)
         if start is not None and start.shape != x.shape:
             raise InputError(f"the start must have the images' shape {tuple(x.shape)}, got {tuple(start.shape)}")
         if not len(x):

@@ -414,6 +414,7 @@ def _with_val(name: str, classes: tuple[str, ...], train: Split, test: Split) ->
 # --- a folder of images ----------------------------------------------------------------------------------------------
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow's others may start programs
 _IMAGES = f"images are {', '.join(EXTENSIONS)} inside train/CLASS and test/CLASS"
 
 
@@ -527,9 +528,7 @@ def _check_part(folder: Path) -> None:
 
 def _read_images(paths: list[Path], image_size: int | tuple[int, int] | None) -> Tensor:
     """All images as uint8 (N, C, H, W), C = 1 if every one of them is grey, else 3."""
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    for side in size or ():
-        _checks.count("the image size", side)
+    size = _two_sides(image_size) if image_size is not None else None
     with ThreadPoolExecutor() as pool:
         arrays = list(pool.map(lambda path: _read_image(path, size), paths))
     for path, array in zip(paths, arrays, strict=True):
@@ -542,6 +541,11 @@ def _read_images(paths: list[Path], image_size: int | tuple[int, int] | None) ->
         arrays = [array if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2) for array in arrays]
     stacked = torch.from_numpy(np.stack(arrays))
     return stacked[:, None] if stacked.ndim == 3 else stacked.permute(0, 3, 1, 2).contiguous()
+
+
+def _two_sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = size if isinstance(size, tuple | list) and len(size) == 2 else (size, size)
+    return _checks.count("the image size", height), _checks.count("the image size", width)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -557,7 +561,7 @@ def _read_image(path: Path, size: tuple[int, int] | None) -> np.ndarray:
     if not path.is_file():
         raise InputError(f"cannot read the image {path}: it is a broken link or no regular file")
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             if image.mode[0] in "IF":
                 raise InputError(f"{path} has more than 8 bits a channel ({image.mode}); convert it to 8")
             image.load()

@@ -82,6 +82,8 @@ class Recipe:
         _checks.count("batch_size", self.batch_size)
         _checks.count("crop", self.crop, least=0)
         _checks.positive("lr", self.lr)
+        _checks.number("weight_decay", self.weight_decay)
+        _checks.number("ramp", self.ramp)
         if not 0 <= self.weight_decay < float("inf"):
             raise InputError(f"weight_decay must be at least 0, got {self.weight_decay}")
         if not 0 <= self.ramp <= 1:

@@ -178,7 +178,11 @@ def test_images_of_several_sizes_are_resized_on_request(tmp_path):
     Image.new("RGB", (9, 9)).save(folder / "train" / "dog" / "0.png")
     with pytest.raises(aalp.InputError, match=r"differ in size.*image_size"):
         aalp.load(folder)
-    assert aalp.load(folder, image_size=8).test.images.shape == (8, 3, 8, 8)
+    for size in (8, np.int64(8)):
+        assert aalp.load(folder, image_size=size).test.images.shape == (8, 3, 8, 8)
+    for size in ("8", 8.0, (8, 8, 8), -1):
+        with pytest.raises(aalp.InputError, match="image size must be"):
+            aalp.load(folder, image_size=size)
     assert aalp.load(folder, image_size=(4, 8)).test.images.shape == (8, 3, 4, 8)
 
 
@@ -385,6 +389,14 @@ def test_links_in_a_folder_are_followed_but_not_in_a_circle(tmp_path):
     (folder / "test" / "dog" / "itself").symlink_to(folder / "test" / "dog")
     found = aalp.load(folder)
     assert len(found.train) + len(found.val) == len(found.test) == 8
+
+
+def test_no_program_is_started_for_an_image(tmp_path):
+    """Pillow would hand PostScript to Ghostscript, whatever the file is called."""
+    folder = write_images(tmp_path / "pets")
+    (folder / "train" / "dog" / "0.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 5\n")
+    with pytest.raises(aalp.InputError, match="cannot identify image file"):
+        aalp.load(folder)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")

@@ -222,13 +222,14 @@ def test_numpys_numbers_are_numbers_and_its_arrays_are_refused(trained, few, tmp
     for call in (
         lambda: attack(trained, x.numpy(), y),
         lambda: attack(trained, x, y.tolist()),
+        lambda: attack(trained, x, y, start=x.numpy()),
         lambda: aalp.Split(few.images.numpy(), few.labels),
         lambda: aalp.Split(few.images, few.labels.numpy()),
     ):
         with pytest.raises(aalp.InputError, match=r"must be a torch tensor, got (ndarray|list)"):
             call()
     for eps in ("8/255", torch.tensor([0.1, 0.2]), True, None):
-        with pytest.raises(aalp.InputError, match="eps must be a number above 0"):
+        with pytest.raises(aalp.InputError, match="eps must be a number, got"):
             aalp.PGD(eps, 0.1, 4)
 
 
