@@ -2,10 +2,13 @@
 
 import difflib
 import numbers
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class InputError(ValueError):
@@ -36,8 +39,21 @@ def known_or_function(kind: str, value: object, names: Iterable[str]) -> None:
         raise InputError(f"a {kind} of one's own must be a function with a name that is not taken, got '{name}'")
 
 
+def tensor(name: str, value: object) -> None:
+    """Raise unless `value` is a tensor."""
+    if not isinstance(value, Tensor):
+        raise InputError(f"{name} must be a torch tensor, got {type(value).__name__}; torch.as_tensor makes one")
+
+
+def network(model: object) -> None:
+    """Raise unless `model` is a module."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"the model must be an nn.Module, got {type(model).__name__}; let a module's forward call it")
+
+
 def images(x: Tensor) -> None:
     """Raise unless `x` is a floating-point batch (N, C, H, W), or any (N, ...), with values in [0, 1]."""
+    tensor("images", x)
     if not torch.is_floating_point(x):
         raise InputError(f"images must be floating point in [0, 1], got {x.dtype}; divide uint8 images by 255")
     if x.ndim < 2:
@@ -54,14 +70,22 @@ def no_nan(logits: Tensor) -> None:
 
 def labels(y: Tensor, count: int, classes: int) -> None:
     """Raise unless `y` holds `count` integer labels in [0, classes)."""
+    tensor("labels", y)
     if y.dtype != torch.int64 or y.shape != (count,):
         raise InputError(f"labels must be int64 of shape ({count},), got {y.dtype} of shape {tuple(y.shape)}")
     if count and not (y.min() >= 0 and y.max() < classes):
         raise InputError(f"labels must lie in [0, {classes - 1}], got values in [{int(y.min())}, {int(y.max())}]")
 
 
+def number(name: str, value: object) -> None:
+    """Raise unless `value` is a real number."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise InputError(f"{name} must be a number, got {value!r}")
+
+
 def positive(name: str, value: float) -> None:
     """Raise unless `value` is a finite number above 0."""
+    number(name, value)
     if not 0 < value < float("inf"):
         raise InputError(f"{name} must be above 0, got {value}")
 
@@ -73,10 +97,25 @@ def radius(eps: float) -> None:
         raise InputError(f"eps must be at most 1, since images lie in [0, 1], got {eps}; write 8/255, not 8")
 
 
-def count(name: str, value: int, least: int = 1) -> None:
-    """Raise unless `value` is a whole number of at least `least`."""
+def count(name: str, value: int, least: int = 1) -> int:
+    """Return `value` as Python's int; raise unless it is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise InputError(f"{name} must be a whole number of at least {least}, got {value}")
+    return int(value)
+
+
+def plain_numbers(settings: object) -> None:
+    """Make Python's numbers of those fields of a frozen dataclass that are numpy's, or tensors of one number."""
+    for name, value in vars(settings).items():
+        if isinstance(value, np.generic) or (isinstance(value, Tensor) and not value.ndim):
+            object.__setattr__(settings, name, value.item())
+
+
+def path(value: str | os.PathLike[str]) -> Path:
+    """Return `value` as a path, `~` being the user's home; the empty string is none."""
+    if not isinstance(value, str | os.PathLike) or not os.fspath(value):
+        raise InputError(f"a path must be a string or a Path, and not empty, got {value!r}")
+    return Path(os.path.expanduser(value))
 
 
 def device(name: str | torch.device) -> torch.device:

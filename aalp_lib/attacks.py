@@ -85,6 +85,7 @@ class Attack:
     restarts: int = 1
 
     def __post_init__(self) -> None:
+        _checks.plain_numbers(self)
         _checks.radius(self.eps)
         _checks.positive("step", self.step)
         _checks.count("steps", self.steps)
@@ -127,6 +128,8 @@ class Attack:
             gives NaN, no gradient reaches the images, or `start` has another shape.
         """
         _checks.images(x)
+        if start is not None:
+            _checks.tensor("the start", start)
         if start is not None and start.shape != x.shape:
             raise InputError(f"the start must have the images' shape {tuple(x.shape)}, got {tuple(start.shape)}")
         if not len(x):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from aalp_lib import _checks, engine, resume, seeds
 from aalp_lib._checks import InputError
-from aalp_lib.data import Split, to_float
+from aalp_lib.data import Labelled, Split, split_of, to_float
 from aalp_lib.engine import Prepared
 from aalp_lib.engine.precision import without_tf32
 from aalp_lib.evaluation import Outcome, Report
@@ -35,7 +35,7 @@ def installed() -> bool:
 @without_tf32()
 def auto_attack(
     model: Classifier,
-    split: Split,
+    split: Labelled,
     eps: float,
     *,
     seed: int = 0,
@@ -50,8 +50,8 @@ def auto_attack(
     ----------
     model : Classifier
         Seen in evaluation mode and left as it was. Torch's global generators are, too.
-    split : Split
-        Moved to the model's device.
+    split : Split, Dataset, (images, labels), or a loader of such pairs
+        As in `evaluate`.
     eps : float
         Radius of the ball, in (0, 1].
     seed : int
@@ -87,7 +87,7 @@ def auto_attack(
     _checks.radius(eps)
     _checks.count("the number of queries", queries)
     _checks.count("the batch size", batch_size)
-    split = split.to(engine.device_of(model))
+    split = split_of(split).to(engine.device_of(model))
     cost = {"apgd-ce": 100, "apgd-t": 900, "fab-t": 900, "square": queries // 2}
     total, done = -(-len(split) // batch_size) * sum(cost[name] for name in names), 0
     parts: dict[str, list[Tensor]] = {name: [] for name in ("clean", *names)}

@@ -111,7 +111,7 @@ def load_model(path: str | Path, which: str = "last", *, model: Classifier | Non
         Missing, damaged or foreign file; a network that was wrapped and so cannot be made from its description.
     """
     _checks.known("checkpoint", which, ("last", "best"))
-    path = Path(path)
+    path = _checks.path(path)
     checkpoint = read(path / {"last": LAST, "best": BEST}[which] if path.is_dir() else path)
     config = checkpoint.described_as(Description).model
     if model is None and not config:

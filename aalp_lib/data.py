@@ -4,18 +4,20 @@ import hashlib
 import io
 import itertools
 import os
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+import unicodedata
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from aalp_lib import _checks
@@ -45,6 +47,7 @@ class Split:
     labels: Tensor
 
     def __post_init__(self) -> None:
+        _checks.tensor("the images of a split", self.images)
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
             raise InputError(
                 "the images of a split must be uint8 of shape (N, C, H, W), "
@@ -61,18 +64,18 @@ class Split:
         return f"{len(self)} images {'×'.join(str(n) for n in self.images.shape[1:])} on {self.images.device}"
 
     def __getitem__(self, rows: Tensor | slice) -> "Split":
-        return Split(self.images[rows], self.labels[rows])
+        return type(self)(self.images[rows], self.labels[rows])
 
     def to(self, device: str | torch.device) -> "Split":
         """Return the split on `device`."""
-        return Split(self.images.to(device), self.labels.to(device))
+        return type(self)(self.images.to(device), self.labels.to(device))
 
     def batches(self, size: int, order: Tensor | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images (n, C, H, W) float32 in [0, 1], labels (n,)), `size` at a time, the last one shorter.
 
         `order` (int64, any length) says which images and in which order; by default all, as they stand.
         """
-        _checks.count("the batch size", size)
+        size = _checks.count("the batch size", size)
         if order is None:
             order = torch.arange(len(self), device=self.labels.device)
         for rows in order.split(size):
@@ -115,6 +118,59 @@ class Dataset:
         return Dataset(self.name, self.classes, *(s.to(device) for s in (self.train, self.val, self.test)))
 
 
+class _FloatSplit(Split):
+    """A split whose images are floating point in [0, 1] already, of any shape (N, ...)."""
+
+    def __post_init__(self) -> None:
+        _checks.images(self.images)
+        if not len(self.images):
+            raise InputError("there must be at least one image, got none")
+        _checks.labels(self.labels, len(self.images), 2**31)
+
+
+Labelled = Split | Dataset | tuple[Tensor, Tensor] | Iterable[tuple[Tensor, Tensor]]
+
+
+def split_of(source: Labelled) -> Split:
+    """The images and labels that are meant: a data set's test split, a pair of tensors, or all that a loader gives.
+
+    InputError if it is none of these; images are uint8, or floating point in [0, 1].
+    """
+    if isinstance(source, Split):
+        return source
+    if isinstance(source, Dataset):
+        return source.test
+    a_pair = isinstance(source, tuple | list) and len(source) == 2 and not isinstance(source[0], tuple | list)
+    both: Any = source if a_pair else _gathered(source)
+    images, labels = both
+    _checks.tensor("images", images)
+    return Split(images, labels) if images.dtype == torch.uint8 else _FloatSplit(images.detach(), labels)
+
+
+def _gathered(loader: Any) -> tuple[Tensor, Tensor]:
+    """All images and labels of a loader."""
+    if isinstance(loader, torch.utils.data.Dataset):
+        raise InputError("a torch data set gives single images: put it into a DataLoader(data, batch_size=500)")
+    batches = [pair(batch) for batch in loader] if isinstance(loader, Iterable) else []
+    if not batches:
+        raise InputError(
+            "what is attacked must be a Split, a Dataset, a pair of tensors (images, labels) or a loader of such "
+            f"pairs, and not be empty, got {type(loader).__name__}"
+        )
+    try:
+        images, labels = (torch.cat(part) for part in zip(*batches, strict=True))
+    except RuntimeError as error:
+        raise InputError(f"the batches of the loader do not go together: {error}") from error
+    return images, labels
+
+
+def pair(batch: Any) -> tuple[Tensor, Tensor]:
+    """The images and labels of a loader's batch; InputError unless it begins with these two tensors."""
+    if not isinstance(batch, tuple | list) or len(batch) < 2 or not all(isinstance(t, Tensor) for t in batch[:2]):
+        raise InputError(f"a batch must be a pair of tensors (images, labels), got {type(batch).__name__}")
+    return batch[0], batch[1]
+
+
 def load(
     name: str | Path,
     *,
@@ -129,6 +185,7 @@ def load(
     name : str or path
         "mnist-sample" (shipped with the package), "mnist", "svhn", "cifar10", "svhn-part" (SVHN's two files with fewer
         images, under `root`), or a folder of the layout `train/CLASS/*.png`, `test/CLASS/*.png`, where `val/` may be.
+        Photographs are turned as their EXIF tag says; hidden files and folders are no images and no classes.
     root : path, optional
         Folder that holds the files in torchvision's layout; what is missing there is downloaded. By default the
         user's cache, `$AALP_DATA` or `~/.cache/aalp_lib`.
@@ -148,6 +205,11 @@ def load(
     OSError
         A download that fails; the message says what to do offline.
 
+    Warns
+    -----
+    UserWarning
+        If a folder holds files that are left out, for they are of other formats or in no class.
+
     Examples
     --------
     >>> data = load("mnist-sample")
@@ -159,12 +221,13 @@ def load(
     if str(name) in SOURCES:
         if image_size is not None:
             raise InputError(f"image_size is for a folder of images, not for '{name}'")
-        return SOURCES[str(name)](Path(root).expanduser() if root else None).to(target)
-    if not Path(name).is_dir():
+        return SOURCES[str(name)](_checks.path(root) if root is not None else None).to(target)
+    folder = _checks.path(name)
+    if not folder.is_dir():
         _checks.known(
             "data set", str(name), SOURCES, "A folder with train/CLASS/*.png and test/CLASS/*.png will do too."
         )
-    return _load_folder(Path(name), image_size).to(target)
+    return _load_folder(folder, image_size).to(target)
 
 
 def present(name: str | Path, root: str | Path | None = None) -> bool:
@@ -175,13 +238,13 @@ def present(name: str | Path, root: str | Path | None = None) -> bool:
     _check_root(root)
     if str(name) not in SOURCES:
         for part in ("train", "test"):
-            _check_part(Path(name) / part)
-    folder = Path(root).expanduser() if root else cache()
+            _check_part(_checks.path(name) / part)
+    folder = _checks.path(root) if root is not None else cache()
     return all(any(folder.glob(pattern)) for pattern in _FILES.get(str(name), ()))
 
 
 def _check_root(root: str | Path | None) -> None:
-    if root is not None and not Path(root).expanduser().is_dir():
+    if root is not None and not _checks.path(root).is_dir():
         raise InputError(f"root must be a folder that exists, got {root}")
 
 
@@ -192,8 +255,8 @@ def cache() -> Path:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Turn uint8 images into float32 in [0, 1], same shape."""
-    return images.float().div_(255)
+    """Turn uint8 images into float32 in [0, 1], same shape; floating-point ones stay as they are."""
+    return images if images.is_floating_point() else images.float().div_(255)
 
 
 def stratified(
@@ -350,12 +413,16 @@ def _with_val(name: str, classes: tuple[str, ...], train: Split, test: Split) ->
 
 # --- a folder of images ----------------------------------------------------------------------------------------------
 
+EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow's others may start programs
+_IMAGES = f"images are {', '.join(EXTENSIONS)} inside train/CLASS and test/CLASS"
+
 
 def name_of(data: str | Path) -> str:
     """The name of the data set that `load` would load: a known one, or that of a folder."""
     if str(data) in SOURCES:
         return str(data)
-    name = Path(data).resolve().name
+    name = _checks.path(data).resolve().name
     return name + "-folder" * (name in SOURCES)  # the reader's own copy is not the official set
 
 
@@ -366,35 +433,92 @@ def _load_folder(folder: Path, image_size: int | tuple[int, int] | None) -> Data
     carved out. In the test split the classes take turns, so that images from its front are of all classes.
     """
     names = ("train", "val", "test") if (folder / "val").is_dir() else ("train", "test")
-    parts = {part: _list_images(folder / part) for part in names}
-    classes = parts["train"].classes
-    for part, listing in parts.items():
-        if listing.classes != classes:
-            raise InputError(f"{folder / part} has the classes {listing.classes}, but train has {classes}")
-    samples = {part: listing.samples for part, listing in parts.items()}
+    samples = {part: _list_images(folder / part) for part in names}
+    classes = sorted({sample.name for sample in samples["train"]})
+    for part in names:
+        _check_classes(folder / part, {sample.name for sample in samples[part]}, set(classes))
     samples["test"] = _in_turn(samples["test"])
-    pixels = _read_images([Path(path) for of in samples.values() for path, _ in of], image_size)
-    labels = torch.tensor([label for of in samples.values() for _, label in of])
+    pixels = _read_images([sample.path for of in samples.values() for sample in of], image_size)
+    number = {name: label for label, name in enumerate(classes)}
+    labels = torch.tensor([number[sample.name] for of in samples.values() for sample in of])
     sizes = [len(of) for of in samples.values()]
     train, *val, test = map(Split, pixels.split(sizes), labels.split(sizes))
     name = name_of(folder)
     return Dataset(name, tuple(classes), train, val[0], test) if val else _with_val(name, tuple(classes), train, test)
 
 
-def _in_turn(samples: list[tuple[str, int]]) -> list[tuple[str, int]]:
+def _check_classes(folder: Path, found: set[str], wanted: set[str]) -> None:
+    more, less = (", ".join(map(_told_apart, sorted(names))) for names in (found - wanted, wanted - found))
+    if more or less:
+        differs = " and ".join(filter(None, (more and f"has the classes {more}", less and f"lacks the classes {less}")))
+        raise InputError(f"{folder} {differs}; train has others")
+
+
+def _told_apart(name: str) -> str:
+    """A name in quotes; one that is not ASCII also as its code points, for it may look like another."""
+    return repr(name) if name.isascii() else f"{name!r} ({ascii(name)[1:-1]})"
+
+
+class _Sample(NamedTuple):
+    """An image and its class: the name of its folder, in Unicode's composed form whatever system wrote it."""
+
+    name: str
+    path: Path
+
+
+def _in_turn(samples: list[_Sample]) -> list[_Sample]:
     """The first of every class, then the second of every class, and so on."""
-    turns: dict[int, Iterator[int]] = defaultdict(itertools.count)
-    return sorted(samples, key=lambda sample: (next(turns[sample[1]]), sample[1]))
+    turns: dict[str, Iterator[int]] = defaultdict(itertools.count)
+    return sorted(samples, key=lambda sample: (next(turns[sample.name]), sample.name))
 
 
-def _list_images(folder: Path) -> Any:
+def _list_images(folder: Path) -> list[_Sample]:
+    """The images below `folder/CLASS`, class by class; a warning counts the files that are left out."""
     _check_part(folder)
-    from torchvision.datasets import ImageFolder
-
     try:
-        return ImageFolder(str(folder))
-    except FileNotFoundError as error:
-        raise InputError(f"{folder} is without images: {str(error).splitlines()[0]}") from error
+        entries = _not_hidden(folder)
+        files = {place: _files(place) for place in entries if place.is_dir()}
+    except OSError as error:
+        raise InputError(f"cannot read the folder {error.filename}: {error.strerror}") from error
+    outside = [path for path in entries if path not in files and _is_image(path)]
+    left_out = Counter(path.suffix or path.name for path in outside)
+    left_out += Counter(path.suffix or path.name for of in files.values() for path in of if not _is_image(path))
+    said = ", ".join(f"{count} {kind}" for kind, count in sorted(left_out.items()))
+    samples = [
+        _Sample(unicodedata.normalize("NFC", place.name), path)
+        for place, of in files.items()
+        for path in of
+        if _is_image(path)
+    ]
+    empty = {unicodedata.normalize("NFC", place.name) for place in files} - {sample.name for sample in samples}
+    if empty or not samples:
+        of = f" of the classes {', '.join(map(_told_apart, sorted(empty)))}" if empty else ""
+        raise InputError(f"{folder} is without images{of}; {_IMAGES}" + f", but there are {said}" * bool(said))
+    if said:
+        warnings.warn(f"left out of {folder}: {said}; {_IMAGES}", stacklevel=4)
+    return sorted(samples, key=lambda sample: sample.name)  # within a class as they were
+
+
+def _not_hidden(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _files(folder: Path) -> list[Path]:
+    """All files below a folder, links followed but never round a loop, in the order of their folders and names."""
+    part = folder.parent.resolve()
+    found, todo = [], [(folder, frozenset([folder.resolve(), part, *part.parents]))]
+    while todo:
+        here, above = todo.pop()
+        for path in _not_hidden(here):
+            if not path.is_dir():
+                found.append(path)
+            elif (real := path.resolve()) not in above:
+                todo.append((path, above | {real}))
+    return sorted(found, key=lambda path: (str(path.parent), path.name))
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in EXTENSIONS
 
 
 def _check_part(folder: Path) -> None:
@@ -404,9 +528,7 @@ def _check_part(folder: Path) -> None:
 
 def _read_images(paths: list[Path], image_size: int | tuple[int, int] | None) -> Tensor:
     """All images as uint8 (N, C, H, W), C = 1 if every one of them is grey, else 3."""
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    for side in size or ():
-        _checks.count("the image size", side)
+    size = _two_sides(image_size) if image_size is not None else None
     with ThreadPoolExecutor() as pool:
         arrays = list(pool.map(lambda path: _read_image(path, size), paths))
     for path, array in zip(paths, arrays, strict=True):
@@ -421,13 +543,29 @@ def _read_images(paths: list[Path], image_size: int | tuple[int, int] | None) ->
     return stacked[:, None] if stacked.ndim == 3 else stacked.permute(0, 3, 1, 2).contiguous()
 
 
+def _two_sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = size if isinstance(size, tuple | list) and len(size) == 2 else (size, size)
+    return _checks.count("the image size", height), _checks.count("the image size", width)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """An image turned as its EXIF tag says."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # a damaged tag raises almost anything; a viewer then shows the image as it is stored
+        return image
+
+
 def _read_image(path: Path, size: tuple[int, int] | None) -> np.ndarray:
     """One image as uint8 (H, W) if it is grey, else (H, W, 3)."""
+    if not path.is_file():
+        raise InputError(f"cannot read the image {path}: it is a broken link or no regular file")
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             if image.mode[0] in "IF":
                 raise InputError(f"{path} has more than 8 bits a channel ({image.mode}); convert it to 8")
-            pixels = image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+            image.load()
+            pixels = _upright(image).convert("L" if image.mode in ("1", "L", "LA") else "RGB")
     except InputError:
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:

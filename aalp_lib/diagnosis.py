@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from aalp_lib import _checks, engine, losses, resume
+from aalp_lib._checks import InputError
 from aalp_lib.attacks import FGSM, Attack, derived, scaled
 from aalp_lib.autoattack import QUERIES, auto_attack, installed
-from aalp_lib.data import Split, to_float
+from aalp_lib.data import Labelled, Split, split_of, to_float
 from aalp_lib.engine import Forward
 from aalp_lib.engine.precision import Precision, without_tf32
 from aalp_lib.evaluation import Outcome, Report, evaluate, generators, gradient_count
@@ -123,7 +124,7 @@ class Diagnosis:
 @without_tf32()
 def diagnose(
     model: Classifier,
-    split: Split,
+    split: Labelled,
     attack: Attack,
     *,
     seed: int = 0,
@@ -139,8 +140,8 @@ def diagnose(
     ----------
     model : Classifier
         Seen in evaluation mode, in float32, and left as it was.
-    split : Split
-        A thousand images are enough: `data.test[:1000]`.
+    split : Split, Dataset, (images, labels), or a loader of such pairs
+        As in `evaluate`. A thousand images are enough: `data.test[:1000]`.
     attack : Attack
         What is examined: `table2_suite(name)["pgd100"]`, say. For other radii its step grows with the radius.
     seed : int
@@ -161,7 +162,9 @@ def diagnose(
         If a number is out of range or a model cannot take such images.
     """
     _checks.count("the number of queries", queries, least=0)
-    attack = derived(attack, restarts=1)
+    if not isinstance(attack, Attack):
+        raise InputError(f"diagnose examines one Attack, got {type(attack).__name__}; pass suite['pgd100'], say")
+    split, attack = split_of(split), derived(attack, restarts=1)
     suite = _suite(attack)
     square = queries if installed() else 0
     with shown(progress, "diagnosing") as tell:

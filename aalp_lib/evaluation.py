@@ -1,15 +1,16 @@
 """Robust accuracy under a suite of attacks, with per-image outcomes and intervals."""
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from aalp_lib import _checks, engine, resume, seeds
+from aalp_lib._checks import InputError
 from aalp_lib.attacks import CW, FGSM, PGD, Attack, Reading, derived
-from aalp_lib.data import Split, to_float
+from aalp_lib.data import Labelled, Split, split_of, to_float
 from aalp_lib.engine.precision import PRECISIONS, Precision, faster, without_tf32
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, shown, stages, told
@@ -163,8 +164,8 @@ def in_ball(ball: str | Attack) -> Attack:
 @without_tf32()
 def evaluate(
     model: Classifier,
-    split: Split,
-    suite: Suite,
+    split: Labelled,
+    suite: Suite | Attack | Sequence[Attack],
     *,
     batch_size: int = 500,
     seed: int = 0,
@@ -181,10 +182,12 @@ def evaluate(
     ----------
     model : Classifier
         Seen in evaluation mode and left as it was.
-    split : Split
-        Moved to the model's device.
-    suite : mapping of str to Attack
-        `table2_suite(...)`, or any attacks under any names.
+    split : Split, Dataset, (images, labels), or a loader of such pairs
+        Moved to the model's device. Of a data set the test split is taken; tensors are uint8, or floating point in
+        [0, 1]; what a loader gives is held in memory, in its order.
+    suite : mapping of str to Attack, an Attack, or a sequence of them
+        `table2_suite(...)`, or any attacks under any names; those without a name are called "pgd40", say, by loss and
+        steps, or where this is not enough by all their settings.
     batch_size : int
         Does not change the result beyond rounding.
     seed : int
@@ -207,11 +210,13 @@ def evaluate(
     Raises
     ------
     InputError
-        If `reading` is unknown, a label out of range, or the model cannot take such images.
+        If `reading` is unknown, a label out of range, the model cannot take such images, or `split` or `suite` is
+        something else.
     """
+    suite = _named(suite)
     _checks.known("reading", reading, ("any", "last"))
-    _checks.count("the batch size", batch_size)
-    split = split.to(engine.device_of(model))
+    batch_size = _checks.count("the batch size", batch_size)
+    split = split_of(split).to(engine.device_of(model))
     precision = chosen_precision(model, split, precision, batch_size)
     trajectories, batches = _trajectories(suite), -(-len(split) // batch_size)
     costs = {f"trajectory {i}": one.steps * one.restarts * batches for i, (one, _) in enumerate(trajectories)}
@@ -231,6 +236,26 @@ def evaluate(
             )
             correct |= dict(zip(steps, alive["alive"], strict=True))
     return Report({name: Outcome(correct[name].cpu()) for name in ("clean", *suite)})
+
+
+_SHORT = {"cross_entropy": "pgd", "exact_cross_entropy": "exact", "margin": "cw", "trades_kl": "trades"}
+
+
+def _named(suite: Suite | Attack | Sequence[Attack]) -> Suite:
+    """Attacks by name; InputError if there is something else among them."""
+    attacks = [suite] if isinstance(suite, Attack) else suite
+    if not isinstance(attacks, Mapping | list | tuple):
+        raise InputError(f"the suite must be an attack, a list or a mapping of attacks, got {type(suite).__name__}")
+    for attack in attacks.values() if isinstance(attacks, Mapping) else attacks:
+        if not isinstance(attack, Attack):
+            raise InputError(f"the attacks of a suite must be of the class Attack, got {type(attack).__name__}")
+    if isinstance(attacks, Mapping):
+        return attacks
+    names = [
+        "fgsm" if a == FGSM(a.eps) else f"{_SHORT[a.loss]}{a.steps}" + f"x{a.restarts}" * (a.restarts > 1)
+        for a in attacks
+    ]
+    return {name if names.count(name) == 1 else str(a): a for name, a in zip(names, attacks, strict=True)}
 
 
 def _alive(

@@ -77,10 +77,13 @@ class Recipe:
     channels_last: bool = True
 
     def __post_init__(self) -> None:
+        _checks.plain_numbers(self)
         _checks.count("epochs", self.epochs)
         _checks.count("batch_size", self.batch_size)
         _checks.count("crop", self.crop, least=0)
         _checks.positive("lr", self.lr)
+        _checks.number("weight_decay", self.weight_decay)
+        _checks.number("ramp", self.ramp)
         if not 0 <= self.weight_decay < float("inf"):
             raise InputError(f"weight_decay must be at least 0, got {self.weight_decay}")
         if not 0 <= self.ramp <= 1:
@@ -245,7 +248,7 @@ def fit(
         recipe = dataclasses.replace(recipe, epochs=epochs)
     require_classifier(model)
     with distributed.joined(next(model.parameters()).device), distributed.synced_norms(model):
-        folder = Path(out) if out is not None else None
+        folder = _checks.path(out) if out is not None else None
         run = _Run(model, data, methods.method(method), attack, recipe, seed, val, folder)
         try:
             run.open(resume)
@@ -293,7 +296,7 @@ class _Run:
                 if batch is None:
                     raise InputError(f"the loader gave {index} batches, but its length says {self.per_epoch}")
                 if index >= skipped:
-                    yield self._augmented(batch[0].to(self.device), batch[1].to(self.device))
+                    yield self._augmented(*(part.to(self.device) for part in data.pair(batch)))
 
     def step(self, x: Tensor, y: Tensor, shard: Shard) -> None:
         """One step on this rank's rows of a batch; after an epoch's last, a line in the history and a checkpoint."""
@@ -411,12 +414,14 @@ class _Run:
 
     def _check(self, attack: Attack | None) -> None:
         """Bad input ends here: an attack that is missing, images or labels that the model cannot take."""
-        _checks.count("the seed", self.seed, least=0)
+        self.seed = _checks.count("the seed", self.seed, least=0)
         dropout = self.method.guided_dropout
         if self.method.adversarial and attack is None:
             raise InputError(f"method '{self.method.name}' trains on adversarial images: pass an attack, PGD(...) say")
         if attack and attack.restarts > 1 and dropout and dropout.in_attack and dropout.scope == "sample":
             raise InputError("a mask for each sample in the attack goes with one start only, got restarts > 1")
+        if self.val is not None and not isinstance(self.val, Split):
+            raise InputError(f"val must be a Split, got {type(self.val).__name__}")
         for split in (self.train, self.val):
             if isinstance(split, Split):
                 self.format = self._check_batch(data.to_float(split.images[:2].to(self.device)), split.labels)

@@ -62,7 +62,7 @@ def pretrained(name: str, which: str = "last", *, folder: str | Path | None = No
     >>> bool((aalp.pretrained("mnist/aalp")(x).argmax(1) == y).float().mean() > 0.9)
     True
     """
-    home = Path(folder) if folder is not None else weights()
+    home = _checks.path(folder) if folder is not None else weights()
     known = index(home)
     entries = known[_checks.known("pretrained network", name, known)]
     if which == "best" and which not in entries and folder is None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aalp_lib import _checks
 from aalp_lib._checks import InputError
 from aalp_lib.engine import copies, folding, graphs
 
@@ -94,6 +95,7 @@ def prepared(
     InputError
         If the network cannot take such images, or does not give logits (N, K) of at least two classes.
     """
+    _checks.network(network)
     with torch.inference_mode(False):
         copy = copies.private(network, frozen=True)
         lean = images.device.type == "cpu" and not graphs.usable(images.device)
@@ -116,6 +118,7 @@ def parts(forward: Forward, rows: Tensor) -> Sequence[Tensor]:
 
 def device_of(network: nn.Module) -> torch.device:
     """Where a network's first weight is, or its first buffer; the CPU for one without any."""
+    _checks.network(network)
     first = next(itertools.chain(network.parameters(), network.buffers()), None)
     return torch.device("cpu") if first is None else first.device
 

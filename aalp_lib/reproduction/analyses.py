@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aalp_lib import contributions, engine, losses
+from aalp_lib import _checks, contributions, engine, losses
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
 from aalp_lib.data import Dataset, Split, load, to_float
@@ -421,7 +421,8 @@ def measure_model(
     config = {"attack": dataclasses.asdict(attack), "images": len(dataset.test), "seed": seed, "reading": "last"}
     device = dataset.test.labels.device
     return [
-        kept(Path(out) / kind / f"{name}.json", kind, subject, config, tier, device, one) for kind, one in make.items()
+        kept(_checks.path(out) / kind / f"{name}.json", kind, subject, config, tier, device, one)
+        for kind, one in make.items()
     ]
 
 

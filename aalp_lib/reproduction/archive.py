@@ -148,7 +148,7 @@ def records(folder: str | Path | None = None) -> Records:
     """
     if folder is None:
         return _own()
-    folder = Path(folder)
+    folder = _checks.path(folder)
     if not folder.is_dir():
         raise InputError(f"there is no folder {folder}; `aalp reproduce`, `demo` and `evaluate` write records")
     below = f"{ABLATIONS}/" if folder.resolve().name == ABLATIONS else ""
@@ -209,7 +209,7 @@ def pack(folder: str | Path = RESULTS, path: str | Path = PACK) -> Path:
 
     The same records give the same bytes. `aalp results results --write` remakes the one in the package.
     """
-    folder, path = Path(folder), Path(path)
+    folder, path = _checks.path(folder), _checks.path(path)
     partial = path.with_suffix(".partial")
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_LZMA) as made:
         for name, file in packable(folder):

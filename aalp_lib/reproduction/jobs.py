@@ -240,7 +240,7 @@ class Origin:
     @property
     def _whereabouts(self) -> str:
         """The data's name, or the whole path of its folder."""
-        return self.data if self.data in SOURCES else str(Path(self.data).resolve())
+        return self.data if self.data in SOURCES else str(_checks.path(self.data).resolve())
 
     def save(self, run: Path) -> None:
         """Write `data.json` into the folder of a run; InputError if the run there is of other data."""

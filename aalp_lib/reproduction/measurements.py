@@ -76,13 +76,13 @@ def trained(folder: str | Path) -> list[Trained]:
     recipe "fast", those that it packed there or in the package. Weights of another network than the record's are none
     of its own.
     """
-    found = []
+    folder, found = _checks.path(folder), []
     for name, record in named_records(folder).items():
-        run = Path(folder) / "runs" / name
+        run = folder / "runs" / name
         files = [run / checkpoints.LAST, beside_records(run)]
         if record.seed == 0 and training_protocol(record) == "fast" and not changes(record):
             name = f"{record.data}/{record.method}"
-            files += filter(None, (packaged(name, folder=Path(folder) / "weights"), packaged(name)))
+            files += filter(None, (packaged(name, folder=folder / "weights"), packaged(name)))
         there = (file for file in files if file.exists() and record.network in (None, fingerprint(file)))
         if file := next(there, None):
             found.append(Trained(record, run, file))
@@ -134,7 +134,7 @@ def measure(
         If no run on that data set is finished, or none of a method or a seed; a kind is unknown, or a measurement that
         is there was made with other settings, or on another network of that name.
     """
-    folder = Path(folder)
+    folder = _checks.path(folder)
     runs = [one for one in trained(folder) if one.record.data == dataset.name]
     if not runs:
         raise InputError(

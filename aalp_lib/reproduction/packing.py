@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from aalp_lib import checkpoints
+from aalp_lib import _checks, checkpoints
 from aalp_lib.checkpoints import Checkpoint, Description
 from aalp_lib.models import Classifier
 from aalp_lib.train import State
@@ -32,10 +32,10 @@ def pack(run: str | Path, name: str, folder: str | Path) -> dict[str, Entry]:
         What `pretrained` will call it.
     folder : path
     """
-    folder = Path(folder)
+    run, folder = _checks.path(run), _checks.path(folder)
     found: dict[str, Entry] = {}
     for which, file in (("last", checkpoints.LAST), ("best", checkpoints.BEST)):
-        checkpoint = checkpoints.read(Path(run) / file)
+        checkpoint = checkpoints.read(run / file)
         epoch = len(checkpoint.described_as(State).history)
         if found and found["last"]["epoch"] == epoch:
             found[which] = found["last"]
@@ -53,7 +53,8 @@ def keep_beside_records(run: str | Path) -> Path:
     From there `aalp measure` takes it where the run is not at hand. FileNotFoundError or InputError if the run has no
     checkpoint, or a damaged one.
     """
-    return _store(checkpoints.read(Path(run) / checkpoints.LAST), beside_records(Path(run)))
+    run = _checks.path(run)
+    return _store(checkpoints.read(run / checkpoints.LAST), beside_records(run))
 
 
 def beside_records(run: Path) -> Path:

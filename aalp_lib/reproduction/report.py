@@ -11,7 +11,7 @@ import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
-from aalp_lib import checkpoints
+from aalp_lib import _checks, checkpoints
 from aalp_lib._checks import InputError
 from aalp_lib.evaluation import paper_name
 from aalp_lib.plots import DPI
@@ -267,7 +267,7 @@ def write(folder: str | Path, records: Records) -> list[Path]:
     InputError
         If the records lie in `folder` itself instead of in a folder a grid.
     """
-    folder = Path(folder)
+    folder = _checks.path(folder)
     if any("/" not in name for name in records.runs):
         raise InputError(f"{folder} holds the records of one grid; name the folder above it, {folder.resolve().parent}")
     made = {folder / name: content for name, content in files(records).items()}

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aalp_lib import checkpoints
+from aalp_lib import _checks, checkpoints
 from aalp_lib._checks import InputError
 from aalp_lib.evaluation import TABLE_2_STEPS, Report
 from aalp_lib.methods import METHODS
@@ -34,7 +34,7 @@ class _Kept:
 
     def save(self, path: str | Path) -> Path:
         """Write it as JSON, atomically; makes the folder."""
-        path = Path(path)
+        path = _checks.path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         checkpoints.write_atomically(path, (json.dumps(dataclasses.asdict(self), indent=1) + "\n").encode())
         return path
@@ -127,7 +127,7 @@ class Measurement(_Kept):
 
 def load(path: str | Path) -> Record | Measurement:
     """Read whichever of the two a file holds: a measurement says of what "kind" it is; errors as in `Record.load`."""
-    return parsed(Path(path).read_bytes(), str(path))
+    return parsed(_checks.path(path).read_bytes(), str(path))
 
 
 def parsed(content: bytes, where: str) -> Record | Measurement:
@@ -336,7 +336,7 @@ def load_records(folder: str | Path) -> list[Record]:
 def named_records(folder: str | Path) -> dict[str, Record]:
     """Likewise, each under its file's name without the ending: the name of its run."""
     found = {}
-    for path in sorted(Path(folder).glob("*.json")):
+    for path in sorted(_checks.path(folder).glob("*.json")):
         try:
             found[path.stem] = Record.load(path)
         except InputError as error:

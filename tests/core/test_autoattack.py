@@ -108,3 +108,11 @@ def test_bad_input_of_autoattack(two, trained, few):
         aalp.auto_attack(trained, few, 0)
     with pytest.raises(aalp.InputError, match="write 8/255, not 8"):
         aalp.auto_attack(trained, few, 8)
+
+
+@needs_autoattack
+def test_autoattack_takes_a_loader(generator):
+    model, _, split = grey_split(5, generator)
+    wanted = aalp.auto_attack(model, split, 0.02, version="square", queries=20, batch_size=40)
+    found = aalp.auto_attack(model, list(split.batches(30)), 0.02, version="square", queries=20, batch_size=40)
+    assert torch.equal(found["square"].correct, wanted["square"].correct)

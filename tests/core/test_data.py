@@ -1,7 +1,9 @@
 import gzip
 import importlib.util
+import os
 import shutil
 import tarfile
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from PIL import Image
 
 import aalp_lib as aalp
 from aalp_lib import data
+from aalp_lib.reproduction import packing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -175,7 +178,11 @@ def test_images_of_several_sizes_are_resized_on_request(tmp_path):
     Image.new("RGB", (9, 9)).save(folder / "train" / "dog" / "0.png")
     with pytest.raises(aalp.InputError, match=r"differ in size.*image_size"):
         aalp.load(folder)
-    assert aalp.load(folder, image_size=8).test.images.shape == (8, 3, 8, 8)
+    for size in (8, np.int64(8)):
+        assert aalp.load(folder, image_size=size).test.images.shape == (8, 3, 8, 8)
+    for size in ("8", 8.0, (8, 8, 8), -1):
+        with pytest.raises(aalp.InputError, match="image size must be"):
+            aalp.load(folder, image_size=size)
     assert aalp.load(folder, image_size=(4, 8)).test.images.shape == (8, 3, 4, 8)
 
 
@@ -304,3 +311,132 @@ def test_images_of_more_than_eight_bits_are_refused(tmp_path):
 def test_unusable_device_is_named():
     with pytest.raises(aalp.InputError, match="device 'warp'"):
         aalp.load("mnist-sample", device="warp")
+
+
+# --- what else lies in a folder of images
+
+
+def test_hidden_files_and_folders_are_no_images_and_no_classes(tmp_path):
+    folder = write_images(tmp_path / "pets", classes=("cat", "dog", ".ipynb_checkpoints"))
+    for copy in ("train/cat/.ipynb_checkpoints/0-checkpoint.png", "test/dog/._0.png"):
+        (folder / copy).parent.mkdir(exist_ok=True)
+        shutil.copy(folder / "train/cat/0.png", folder / copy)
+    found = aalp.load(folder)
+    assert found.classes == ("cat", "dog")
+    assert len(found.train) + len(found.val) == len(found.test) == 8
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "tif"])
+def test_photographs_stand_as_viewers_show_them(tmp_path, orientation, suffix):
+    folder = write_images(tmp_path / "photos", size=(16, 16))
+    corner = np.zeros((16, 16), np.uint8)
+    corner[:8, :8], corner[:8, 8:] = 255, 128
+    tag = Image.Exif()
+    tag[0x112] = orientation
+    (folder / "test" / "cat" / "0.png").unlink()
+    Image.fromarray(corner).save(folder / "test" / "cat" / f"0.{suffix}", exif=tag)
+    # where the stored first row and first column go, by the EXIF standard
+    turned = {
+        1: corner, 2: corner[:, ::-1], 3: corner[::-1, ::-1], 4: corner[::-1],
+        5: corner.T, 6: corner.T[:, ::-1], 7: corner.T[::-1, ::-1], 8: corner.T[::-1],
+    }  # fmt: skip
+    seen = aalp.load(folder).test.images[0, 0].numpy().astype(int)
+    assert abs(seen - turned[orientation]).mean() < 8
+
+
+def test_damaged_exif_leaves_an_image_as_it_is_stored(tmp_path):
+    folder = write_images(tmp_path / "photos", size=(8, 6))
+    Image.new("RGB", (8, 6)).save(folder / "test" / "cat" / "0.jpg", exif=b"Exif\0\0" + bytes(range(7)))
+    assert aalp.load(folder).test.images.shape == (9, 3, 6, 8)
+
+
+def test_what_is_left_out_of_a_folder_is_said(tmp_path):
+    folder = write_images(tmp_path / "pets")
+    pixels = Image.new("RGB", (6, 5))
+    for name in ("cat/a.gif", "cat/b.gif", "dog/c.jfif", "lost.png"):
+        pixels.save(folder / "test" / name, format="PNG")
+    with pytest.warns(UserWarning, match=r"left out of .*test: 2 \.gif, 1 \.jfif, 1 \.png; images are \.bmp") as said:
+        assert len(aalp.load(folder).test) == 8
+    assert len(said) == 1
+    for path in (folder / "train" / "dog").iterdir():
+        path.rename(path.with_suffix(".gif"))
+    with pytest.raises(aalp.InputError, match=r"train is without images of the classes 'dog'.*there are 4 \.gif"):
+        aalp.load(folder)
+
+
+def test_a_class_written_on_two_systems_is_one(tmp_path):
+    names = [unicodedata.normalize(form, "café") for form in ("NFC", "NFD")]
+    folder = write_images(tmp_path / "cups", classes=(names[0], "cafz"), parts=("train",))
+    write_images(folder, classes=(names[1], "cafz"), parts=("test",))
+    found = aalp.load(folder)
+    assert found.classes == ("cafz", names[0])
+    assert found.test.labels.tolist() == [0, 1] * 4
+
+
+def test_classes_that_look_alike_are_told_apart(tmp_path):
+    folder = write_images(tmp_path / "pets")
+    (folder / "test" / "cat").rename(folder / "test" / "c\u0430t")
+    with pytest.raises(aalp.InputError, match=r"c\\u0430t.*lacks the classes 'cat'"):
+        aalp.load(folder)
+
+
+def test_links_in_a_folder_are_followed_but_not_in_a_circle(tmp_path):
+    folder = write_images(tmp_path / "pets")
+    (folder / "train" / "cat").rename(tmp_path / "elsewhere")
+    (folder / "train" / "cat").symlink_to(tmp_path / "elsewhere")
+    (folder / "train" / "cat" / "again").symlink_to(folder / "train")
+    (folder / "test" / "dog" / "itself").symlink_to(folder / "test" / "dog")
+    found = aalp.load(folder)
+    assert len(found.train) + len(found.val) == len(found.test) == 8
+
+
+def test_no_program_is_started_for_an_image(tmp_path):
+    """Pillow would hand PostScript to Ghostscript, whatever the file is called."""
+    folder = write_images(tmp_path / "pets")
+    (folder / "train" / "dog" / "0.png").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 6 5\n")
+    with pytest.raises(aalp.InputError, match="cannot identify image file"):
+        aalp.load(folder)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_no_image(tmp_path):
+    folder = write_images(tmp_path / "pets")
+    os.mkfifo(folder / "train" / "dog" / "pipe.png")
+    with pytest.raises(aalp.InputError, match=r"pipe\.png: it is a broken link or no regular file"):
+        aalp.load(folder)
+
+
+# --- paths
+
+
+def test_a_tilde_is_home_in_every_path(tmp_path, monkeypatch, sample):
+    home, work = tmp_path / "home", tmp_path / "work"
+    home.mkdir()
+    work.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    monkeypatch.chdir(work)
+    write_images(home / "pets")
+    assert aalp.load("~/pets").name == "pets"
+    assert data.present("~/pets")
+    few = aalp.Dataset("few", sample.classes, sample.train[:32], sample.val[:8], sample.test[:8])
+    aalp.fit(aalp.models.lenet((4, 8, 16)), few, "raw", epochs=1, out="~/my run")
+    assert (home / "my run" / "run.json").is_file()
+    packing.pack("~/my run", "few/raw", "~/weights")
+    for network in (aalp.load_model("~/my run"), aalp.pretrained("few/raw", folder=Path("~/weights"))):
+        assert network.head.in_features == 16
+    assert aalp.reproduction.records("~/my run").runs == {}
+    assert not list(work.iterdir())
+
+
+@pytest.mark.parametrize("path", ["", 5, b"pets"])
+def test_what_is_no_path_is_refused(path, sample):
+    few = aalp.Dataset("few", sample.classes, sample.train[:32], sample.val[:8], sample.test[:8])
+    for call in (
+        lambda: aalp.load("mnist", root=path),
+        lambda: aalp.load_model(path),
+        lambda: aalp.fit(aalp.models.lenet((4, 8, 16)), few, "raw", epochs=1, out=path),
+    ):
+        with pytest.raises(aalp.InputError, match="a path must be a string or a Path, and not empty"):
+            call()

@@ -168,3 +168,13 @@ def test_square_beats_a_step_function_and_is_named(two):
     square = found.black_box["square"]
     assert square["only"] > 5
     assert f"Square, which sees no gradient of the model, fools {square['only']} of 60 images" in " ".join(found.signs)
+
+
+def test_a_pair_of_tensors_is_diagnosed_as_its_split_is(two):
+    model, _, split = two
+    wanted = aalp.diagnose(model, split, ATTACK, queries=0)
+    x, y = next(split.batches(len(split)))
+    assert dataclasses.asdict(aalp.diagnose(model, (x, y), ATTACK, queries=0)) == dataclasses.asdict(wanted)
+    for attack in ({"pgd": ATTACK}, [ATTACK], None):
+        with pytest.raises(aalp.InputError, match="diagnose examines one Attack"):
+            aalp.diagnose(model, split, attack)

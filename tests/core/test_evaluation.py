@@ -1,7 +1,9 @@
+import numpy as np
 import pytest
 import torch
 from conftest import linear
 from scipy.stats import norm
+from torch.utils.data import DataLoader, TensorDataset
 
 import aalp_lib as aalp
 from aalp_lib.attacks import derived
@@ -208,3 +210,86 @@ def test_later_restarts_see_survivors_only(trained, few):
         handle.remove()
     assert int(once.sum()) < 20
     assert sum(seen) - first <= 19 * 11 * int(once.sum())
+
+
+def test_numpys_numbers_are_numbers_and_its_arrays_are_refused(trained, few, tmp_path):
+    attack = aalp.PGD(np.float32(0.1), torch.tensor(0.05), np.int64(4))
+    assert [type(value) for value in (attack.eps, attack.step, attack.steps)] == [float, float, int]
+    plain = aalp.PGD(attack.eps, attack.step, 4)
+    found = aalp.evaluate(trained, few, {"a": attack}, batch_size=np.int64(50), seed=np.int64(3))
+    assert torch.equal(found["a"].correct, aalp.evaluate(trained, few, {"a": plain}, seed=3)["a"].correct)
+    x, y = next(few.batches(4))
+    for call in (
+        lambda: attack(trained, x.numpy(), y),
+        lambda: attack(trained, x, y.tolist()),
+        lambda: attack(trained, x, y, start=x.numpy()),
+        lambda: aalp.Split(few.images.numpy(), few.labels),
+        lambda: aalp.Split(few.images, few.labels.numpy()),
+    ):
+        with pytest.raises(aalp.InputError, match=r"must be a torch tensor, got (ndarray|list)"):
+            call()
+    for eps in ("8/255", torch.tensor([0.1, 0.2]), True, None):
+        with pytest.raises(aalp.InputError, match="eps must be a number, got"):
+            aalp.PGD(eps, 0.1, 4)
+
+
+# --- what may be attacked, and with what
+
+
+def test_what_fit_takes_is_evaluated_as_a_split_is(trained, few, sample):
+    x, y = next(few.batches(len(few)))
+    before = x.clone()
+    batches = list(few.batches(50))
+    others = {
+        "data set": aalp.Dataset("few", sample.classes, sample.train, sample.val, few),
+        "bytes": (few.images, few.labels),
+        "pair": (x, y),
+        "list": [x, y],
+        "with gradient": (x.clone().requires_grad_(), y),
+        "loader": DataLoader(TensorDataset(x, y), 50),
+        "batches": batches,
+        "two batches": [(x[:60], y[:60]), (x[60:], y[60:])],
+        "generator": (batch for batch in batches),
+    }
+    wanted = aalp.evaluate(trained, few, SUITE)
+    for name, other in others.items():
+        found = aalp.evaluate(trained, other, SUITE)
+        assert all(torch.equal(found[key].correct, wanted[key].correct) for key in wanted), name
+    assert torch.equal(x, before)
+
+
+def test_attacks_without_names_get_them(trained, few):
+    fgsm, pgd, wider = aalp.FGSM(0.1), aalp.PGD(0.1, 0.02, 20), aalp.PGD(0.2, 0.02, 20)
+    wanted = aalp.evaluate(trained, few, {"a": fgsm, "b": pgd, "c": wider})
+    assert list(aalp.evaluate(trained, few, pgd)) == ["clean", "pgd20"]
+    assert list(aalp.evaluate(trained, few, [fgsm, pgd])) == ["clean", "fgsm", "pgd20"]
+    found = aalp.evaluate(trained, few, (pgd, fgsm, wider))
+    assert list(found) == ["clean", str(pgd), "fgsm", str(wider)]
+    for name, other in {"fgsm": "a", str(pgd): "b", str(wider): "c"}.items():
+        assert torch.equal(found[name].correct, wanted[other].correct)
+
+
+def test_what_cannot_be_attacked_is_said(trained, few):
+    x, y = next(few.batches(4))
+    pgd = aalp.PGD(0.1, 0.05, 4)
+    bad = {
+        "must be a Split, a Dataset": [None, 7, [], DataLoader(TensorDataset(x[:0], y[:0]))],
+        "put it into a DataLoader": [TensorDataset(x, y)],
+        r"pair of tensors \(images, labels\), got": ["mnist", [{"image": x, "label": y}], [x, x, x]],
+        "do not go together": [[(x, y), (x[:, :, 1:], y)]],
+        "must be a torch tensor": [(x.numpy(), y), (x, y.numpy())],
+        "labels must be int64": [(x, y[:2]), (x, y.float())],
+        "at least one image": [(x[:0], y[:0])],
+    }
+    for said, sources in bad.items():
+        for source in sources:
+            with pytest.raises(aalp.InputError, match=said):
+                aalp.evaluate(trained, source, pgd)
+    for suite in (None, "pgd", [pgd, trained], {"a": trained}, trained):
+        with pytest.raises(aalp.InputError, match=r"suite must be an attack|must be of the class Attack"):
+            aalp.evaluate(trained, few, suite)
+    for model in (lambda images: trained(images), "mnist/raw", None):
+        with pytest.raises(aalp.InputError, match=r"must be an nn\.Module"):
+            pgd(model, x, y)
+        with pytest.raises(aalp.InputError, match=r"must be an nn\.Module"):
+            aalp.evaluate(model, few, pgd)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 from conftest import heed_ctrl_c
@@ -460,3 +461,22 @@ class Short:
 def test_bad_arguments(few, call, said):
     with pytest.raises(aalp.InputError, match=said):
         call(few)
+
+
+def test_numpys_numbers_in_settings_are_kept_as_numbers(sample, tmp_path):
+    few = aalp.Dataset("few", sample.classes, sample.train[:32], sample.val[:8], sample.test[:8])
+    recipe = aalp.Recipe(epochs=np.int64(1), lr=np.float32(1e-3), ramp=np.float64(0.5))
+    attack = aalp.PGD(np.float32(0.1), np.float64(0.2), np.int32(2))
+    network = aalp.models.lenet((4, 8, 16))
+    aalp.fit(network, few, "alp", attack, recipe=recipe, seed=np.int64(7), out=tmp_path / "run")
+    again = aalp.fit(network, few, "alp", attack, recipe=recipe, seed=7, out=tmp_path / "run", resume=True)
+    assert len(again) == 1
+
+
+def test_batches_that_are_no_pairs_are_said(sample):
+    x, y = next(sample.train.batches(8))
+    for batches in ([{"image": x, "label": y}], [x], [(x,)], [(x.numpy(), y.numpy())]):
+        with pytest.raises(aalp.InputError, match=r"pair of tensors \(images, labels\)"):
+            aalp.fit(aalp.models.lenet((4, 8, 16)), batches, "raw", epochs=1)
+    with pytest.raises(aalp.InputError, match="val must be a Split, got tuple"):
+        aalp.fit(aalp.models.lenet((4, 8, 16)), [(x, y)], "raw", epochs=1, val=(x, y))
