@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import signal
 import threading
@@ -148,12 +149,16 @@ class History:
         return len(self.epochs)
 
 
-class State(Description):
-    """What the description of a checkpoint of `fit` says: how far the run has come, `seconds` into the next epoch."""
+class State(Description, kw_only=True):
+    """What the description of a checkpoint of `fit` says: how far the run has come, `seconds` into the next epoch.
+
+    `images` are checksums of the images, by split, as far as they were known; empty in files of earlier versions.
+    """
 
     done: int
     seconds: float
     history: History
+    images: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -423,7 +428,10 @@ class _Run:
 
     def _check_ranks(self) -> None:
         """On several processes, all must have been given the same, or they would wait for each other in vain."""
+        if distributed.world_size() == 1:
+            return
         given = self.settings() | {"validation": self.val and len(self.val)}
+        given |= {"normalisation": checkpoints.normalisation(self.model), "images": self.images}
         first, *others = distributed.gathered(given)
         for rank, other in enumerate(others, 1):
             for key, here, there in _differences(first, other):
@@ -495,6 +503,12 @@ class _Run:
 
     # --- on disk
 
+    @functools.cached_property
+    def images(self) -> dict[str, int]:
+        """Checksums of the images, by split; a loader's are not known."""
+        splits = {"training": self.train, "validation": self.val}
+        return {name: _checksum(split.images) for name, split in splits.items() if isinstance(split, Split)}
+
     def settings(self) -> dict[str, Any]:
         """What makes this run the run that it is; a resumed one must have the same."""
         described: dict[str, Any] = {
@@ -563,7 +577,14 @@ class _Run:
         for name, weight in weights.items():
             if weight.is_floating_point() and not torch.isfinite(weight).all():
                 raise FloatingPointError(f"{name} is no longer finite after step {self.done}; {self._last_good()}")
-        state = State(self.model.config, self.done, self.seconds, self.history)
+        state = State(
+            model=self.model.config,
+            normalisation=checkpoints.normalisation(self.model),
+            images=self.images,
+            done=self.done,
+            seconds=self.seconds,
+            history=self.history,
+        )
         named = {f"model.{name}": weight for name, weight in weights.items()}
         checkpoints.write(path, Checkpoint(named | extra, msgspec.to_builtins(state)))
 
@@ -571,6 +592,12 @@ class _Run:
         if "sums" not in saved.tensors:
             raise InputError(f"{saved.path} holds weights alone; training cannot go on from it")
         state = saved.described_as(State)
+        for split in (state.images | self.images) if state.images else ():
+            if state.images.get(split) != self.images.get(split):
+                raise InputError(
+                    f"the run in {self.out} was started with other {split} images than those given now; "
+                    "resume with the same images, or name another folder"
+                )
         checkpoints.load_weights(self.model, saved)
         moments = saved.part("optimizer")
         for name, parameter in self.model.named_parameters():
@@ -617,8 +644,8 @@ def asked_to_stop(wanted: bool = True) -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _checksum(labels: Tensor) -> int:
-    return zlib.crc32(labels.cpu().numpy().tobytes())
+def _checksum(values: Tensor) -> int:
+    return zlib.crc32(values.cpu().contiguous().view(torch.uint8).numpy().data)
 
 
 def _batches_per_epoch(source: Split | Batches, size: int) -> int:

@@ -142,6 +142,21 @@ def test_wrapped_network_trains_and_saves(few, tmp_path):
         aalp.load_model(tmp_path / "run")
 
 
+def test_a_network_is_loaded_with_the_normalisation_it_was_trained_with(few, tmp_path):
+    def net(*normalisation):
+        return aalp.models.wrap(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10)), *normalisation)
+
+    aalp.fit(net((0.13,), (0.3,)), few, "raw", epochs=1, out=tmp_path)
+    with pytest.raises(
+        aalp.InputError, match=r"'mean': \[0\.13\], .* but this one has {'mean': \[0\.0\], 'std': \[1\.0\]}"
+    ):
+        aalp.load_model(tmp_path, model=net())
+    with pytest.raises(aalp.InputError, match="normalisation"):
+        aalp.fit(net((0.13,), (0.25,)), few, "raw", epochs=1, out=tmp_path, resume=True)
+    assert aalp.load_model(tmp_path, model=net((0.13,), (0.3,))).std.item() == pytest.approx(0.3)
+    aalp.fit(net((0.13,), (0.3,)), few, "raw", epochs=1, out=tmp_path, resume=True)
+
+
 # --- interruption and resume
 
 KILLED = """
@@ -383,6 +398,23 @@ def test_folder_that_holds_another_run(few, tmp_path):
     (out / "run.json").unlink()
     with pytest.raises(FileExistsError, match="already holds a run"):
         aalp.fit(small(), few, "raw", epochs=1, out=out)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_run_is_not_resumed_on_other_images_under_the_same_labels(few, tmp_path, split):
+    parts = {name: getattr(few, name) for name in ("train", "val", "test")}
+    inverted = parts | {split: aalp.Split(255 - parts[split].images, parts[split].labels)}
+    aalp.fit(small(), few, "raw", epochs=1, out=tmp_path)
+    with pytest.raises(aalp.InputError, match={"train": "other training images", "val": "other validation"}[split]):
+        aalp.fit(small(), aalp.Dataset("few", few.classes, **inverted), "raw", epochs=1, out=tmp_path, resume=True)
+
+
+def test_a_run_of_an_earlier_version_which_kept_less_is_resumed(few, tmp_path):
+    aalp.fit(small(), few, "raw", epochs=1, out=tmp_path)
+    last = checkpoints.read(tmp_path / checkpoints.LAST)
+    meta = {key: value for key, value in last.meta.items() if key not in ("images", "normalisation")}
+    checkpoints.write(last.path, checkpoints.Checkpoint(last.tensors, meta))
+    assert len(aalp.fit(small(), few, "raw", epochs=1, out=tmp_path, resume=True)) == 1
 
 
 def test_folder_that_cannot_be_written(few, tmp_path):
