@@ -1,8 +1,10 @@
 """Training: `fit`, which goes through `_Run.step` batch by batch, and is resumed to the same bits wherever it ended."""
 
 import contextlib
+import copy
 import dataclasses
 import functools
+import itertools
 import json
 import signal
 import threading
@@ -16,6 +18,7 @@ from typing import Any, Literal
 import msgspec
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from aalp_lib import _checks, checkpoints, data, engine, methods, seeds
 from aalp_lib._checks import InputError
@@ -31,6 +34,7 @@ from aalp_lib.progress import Tell, shown
 Batches = Iterable[tuple[Tensor, Tensor]]
 VAL_STEPS = 10
 RUN = "run.json"
+ALONE = "batch norm cannot learn from a batch of one image"
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,8 @@ class Recipe:
     Attributes
     ----------
     epochs, batch_size : int
+        An epoch's last batch holds the rest. If that is one image from which batch norm cannot learn, it joins the
+        batch before.
     lr : float
         Adam's learning rate; the peak of a one-cycle schedule.
     schedule : "constant" or "one-cycle"
@@ -318,7 +324,7 @@ class _Run:
             x_adv = self._attacked(x, y, shard, progress)
         # autocast anew: weights that were cast where no gradient was wanted must not be found again
         with self._autocast(), self._own_draws():
-            terms = self.loss(x, x_adv, y)
+            terms = self._terms(x, x_adv, y)
         means = distributed.mean(torch.stack([term.detach() for term in terms]), len(y))
         self._check_finite(means[0])
         self.optimizer.zero_grad(set_to_none=True)
@@ -327,6 +333,15 @@ class _Run:
             group["lr"] = self.recipe.lr_at(progress)
         self.optimizer.step()
         return means
+
+    def _terms(self, x: Tensor, x_adv: Tensor | None, y: Tensor) -> Terms:
+        try:
+            terms: Terms = self.loss(x, x_adv, y)
+        except ValueError as error:
+            if not _too_few(error):
+                raise
+            raise InputError(f"{ALONE}; step {self.done + 1} was given one (a loader can leave it out)") from error
+        return terms
 
     def _attacked(self, x: Tensor, y: Tensor, shard: Shard, progress: float) -> Tensor | None:
         if self.attack is None:
@@ -401,12 +416,14 @@ class _Run:
         self.format = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self._check(attack)
         self.per_epoch = _batches_per_epoch(self.train, recipe.batch_size)
-        self.total = self.per_epoch * recipe.epochs
         self.done, self.seconds, self.history = 0, 0.0, History()
         self.sums = torch.zeros(4, dtype=torch.float64)
         model.to(memory_format=self.format)
         if not model.training:
             model.train()  # a model in training mode keeps the children that were put into evaluation mode
+        self.joined = self._last_joins()
+        self.per_epoch -= self.joined
+        self.total = self.per_epoch * recipe.epochs
         fused = self.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.Adam(
             model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused
@@ -426,6 +443,26 @@ class _Run:
             if isinstance(split, Split):
                 self.format = self._check_batch(data.to_float(split.images[:2].to(self.device)), split.labels)
 
+    def _last_joins(self) -> bool:
+        """Whether an epoch would end with one image that batch norm cannot learn from: it joins the batch before."""
+        size = self.recipe.batch_size
+        if not isinstance(self.train, Split) or (len(self.train) - 1) % size or self._learns_from_one(self.train):
+            return False
+        if min(size, len(self.train)) == 1:
+            raise InputError(ALONE)
+        return True
+
+    def _learns_from_one(self, split: Split) -> bool:
+        if not any(isinstance(module, _BatchNorm) and module.training for module in self.model.modules()):
+            return True
+        x, y, _ = self._of_rank(data.to_float(split.images[:1]), split.labels[:1])
+        with seeds.restored():
+            try:
+                training_loss(self.method, copy.deepcopy(self.model), x, None if self.attack is None else x, y)
+            except ValueError as error:
+                return not _too_few(error)
+        return True
+
     def _check_ranks(self) -> None:
         """On several processes, all must have been given the same, or they would wait for each other in vain."""
         if distributed.world_size() == 1:
@@ -442,7 +479,11 @@ class _Run:
     def _epoch(self) -> Batches:
         if isinstance(self.train, Split):
             order = torch.randperm(len(self.train)).to(self.device)
-            return self.train.batches(self.recipe.batch_size, order)
+            if not self.joined:
+                return self.train.batches(self.recipe.batch_size, order)
+            *whole, before, last = order.split(self.recipe.batch_size)
+            parts = [*whole, torch.cat([before, last])]
+            return itertools.chain.from_iterable(self.train.batches(len(rows), rows) for rows in parts)
         return self.train
 
     def _augmented(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Shard]:
@@ -642,6 +683,11 @@ def asked_to_stop(wanted: bool = True) -> Iterator[threading.Event]:
         yield asked
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _too_few(error: ValueError) -> bool:
+    """Whether batch norm says that one value has no variance."""
+    return "more than 1 value per channel" in str(error)
 
 
 def _checksum(values: Tensor) -> int:

@@ -122,6 +122,46 @@ def test_any_loader_will_do(few):
     assert aalp.fit(small(), DataLoader(tensors, batch_size=64), "raw", epochs=1)["clean"] == [None]
 
 
+def normed(seed=0):
+    torch.manual_seed(seed)
+    nn = torch.nn
+    return aalp.models.wrap(
+        nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "size", "steps"),
+    [
+        (normed, "raw", 319, 1),
+        (normed, "adv", 319, 1),
+        (normed, "raw", 29, 11),
+        (normed, "raw", 106, 4),  # two images are left
+        (normed, "alp", 319, 2),  # its two kinds of images make two rows
+        (small, "raw", 319, 2),  # no batch norm
+    ],
+)
+def test_a_last_image_that_batch_norm_cannot_learn_from_joins_the_batch_before(few, model, method, size, steps):
+    told, before = [], torch.get_rng_state()
+    trained = model()
+    torch.set_rng_state(before)
+    aalp.fit(
+        trained, few, method, ATTACK, epochs=1, recipe=aalp.Recipe(batch_size=size),
+        progress=lambda done, total, _: told.append((done, total)),
+    )  # fmt: skip
+    assert told == [(step, steps) for step in range(1, steps + 1)]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_batches_of_one_under_batch_norm_are_refused(few, tmp_path):
+    one = [(few.train.images[:1].float() / 255, few.train.labels[:1])]
+    with pytest.raises(aalp.InputError, match="batch of one image"):
+        aalp.fit(normed(), few, "raw", epochs=1, recipe=aalp.Recipe(batch_size=1), out=tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(aalp.InputError, match="batch of one image; step 1"):
+        aalp.fit(normed(), one, "raw", epochs=1)
+
+
 def test_frozen_parts_stay_frozen(few):
     model = small()
     frozen = model.body[0].weight
