@@ -1,6 +1,7 @@
 """Robust accuracy under a suite of attacks, with per-image outcomes and intervals."""
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from aalp_lib import _checks, engine, resume, seeds
-from aalp_lib.attacks import CW, FGSM, PGD, Attack, Reading, derived
+from aalp_lib.attacks import CW, FGSM, FIRST, PGD, Attack, Reading, derived
 from aalp_lib.data import Split, to_float
 from aalp_lib.engine.precision import PRECISIONS, Precision, faster, without_tf32
 from aalp_lib.models import Classifier
@@ -208,6 +209,11 @@ def evaluate(
     ------
     InputError
         If `reading` is unknown, a label out of range, or the model cannot take such images.
+
+    Warns
+    -----
+    UserWarning
+        If the loss of an attack has a gradient of 0 at the first images, so that no step moves them.
     """
     _checks.known("reading", reading, ("any", "last"))
     _checks.count("the batch size", batch_size)
@@ -220,6 +226,7 @@ def evaluate(
             logits = torch.cat([forward(x) for x, _ in split.batches(batch_size)])
         _checks.no_nan(logits)
         correct = {"clean": logits.argmax(1) == split.labels}
+        _warn_of_flat(forward, split, correct["clean"], trajectories, seed)
         for (part, tell_part), (longest, steps) in zip(stages(tell, **costs).items(), trajectories, strict=True):
             survivors = functools.partial(
                 longest.survivors, forward, at=[*steps.values()], reading=reading, generators=generators(longest, seed)
@@ -231,6 +238,23 @@ def evaluate(
             )
             correct |= dict(zip(steps, alive["alive"], strict=True))
     return Report({name: Outcome(correct[name].cpu()) for name in ("clean", *suite)})
+
+
+def _warn_of_flat(
+    forward: engine.Forward, split: Split, right: Tensor, trajectories: list[tuple[Attack, dict[str, int]]], seed: int
+) -> None:
+    """Warn of attacks that cannot move the first images that are right; their accuracy says nothing of robustness."""
+    rows = right.nonzero()[:FIRST, 0]
+    if not len(rows):
+        return
+    x, y = to_float(split.images[rows]), split.labels[rows]
+    for attack, steps in trajectories:
+        if attack.flat(forward, x, y, generators(attack, seed)[0]):
+            warnings.warn(
+                f"{', '.join(steps)}: the loss has a gradient of 0 at the first {len(x)} images, so no step moves "
+                "them; what these attacks leave right is not robust. `diagnose` tells more",
+                stacklevel=4,
+            )
 
 
 def _alive(
