@@ -25,6 +25,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "trades_kl": losses.trades_kl,  # its second argument is not the label but the clean image's logits
 }
 STARTS = ("clean", "uniform", "gaussian")
+FIRST = 16  # images that are asked whether the loss has a gradient
 GAUSSIAN_SCALE = 0.001  # of the start of TRADES, in units of [0, 1]
 
 
@@ -68,8 +69,8 @@ class Attack:
     Warns
     -----
     UserWarning
-        If `steps * step < eps`: the attack cannot reach the ball's surface from its centre. On a call, if it moves no
-        pixel, since all gradients are 0.
+        If `steps * step < eps`: the attack cannot reach the ball's surface from its centre. On a call, if its steps
+        move no pixel, since all gradients are 0; after a random start the first 16 images are asked.
 
     Examples
     --------
@@ -138,8 +139,11 @@ class Attack:
             _checks.labels(y, len(x), forward.classes)
             _checks.no_nan(forward(x[:1]))
             x_adv = self.perturb(forward, x, y, generator=generator, start=start).contiguous()
-        if torch.equal(x_adv, x):
-            warnings.warn("the attack moved no pixel: the loss has a gradient of 0 at every image", stacklevel=2)
+            own = torch.Generator().manual_seed(0)  # no draw of the caller's is taken
+            stuck = self.start != "clean" and self.flat(forward, x[:FIRST], y[:FIRST], own)
+        if stuck or torch.equal(x_adv, x):
+            where = f"the first {FIRST} images" if stuck and len(x) > FIRST else "every image"
+            warnings.warn(f"the attack's steps moved no pixel: the loss has a gradient of 0 at {where}", stacklevel=2)
         return x_adv
 
     def perturb(
@@ -202,6 +206,13 @@ class Attack:
             for rows in engine.parts(forward, alive.any(0).nonzero()[:, 0]):
                 alive[:, rows] &= read(forward, x[rows], y[rows], at, start[rows])
         return alive
+
+    def flat(self, forward: Forward, x: Tensor, y: Tensor, generator: torch.Generator | None = None) -> bool:
+        """Whether the loss has a gradient of 0 at the first iterate of every image: no step moves anything."""
+        x, y = engine.laid_out(forward, x), engine.usual(y)
+        ball = self._ball(forward, x, y)
+        start = self._first(x, generator).clamp(ball.low, ball.high)
+        return not bool(self._gradient(forward, start, ball.target)[1].any())
 
     # --- the loop
 

@@ -20,10 +20,14 @@ FORMAT = "aalp_lib checkpoint 1"
 LAST, BEST = "last.safetensors", "best.safetensors"
 
 
-class Description(msgspec.Struct):
-    """What the description of every network's weights says: the arguments of `models.build`, none of a wrapped one."""
+class Description(msgspec.Struct, kw_only=True):
+    """What the description of every network's weights says: the arguments of `models.build`, none of a wrapped one.
+
+    `normalisation` is what the function of that name gives; files written before it was kept have none.
+    """
 
     model: dict[str, Any]
+    normalisation: dict[str, list[float]] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,8 +88,19 @@ def read(path: Path) -> Checkpoint:
     return Checkpoint(tensors, json.loads(header["meta"]), path)
 
 
+def normalisation(model: Classifier) -> dict[str, list[float]]:
+    """The mean and std that a network takes from its images, by these names, to six digits."""
+    return {name: [float(f"{v:.6g}") for v in getattr(model, name).flatten().tolist()] for name in ("mean", "std")}
+
+
 def load_weights(model: Classifier, checkpoint: Checkpoint) -> None:
-    """Put the weights of a checkpoint into `model`; names and shapes must fit, otherwise InputError naming the file."""
+    """Put the weights of a checkpoint into `model`.
+
+    Names, shapes and the normalisation must fit, otherwise InputError naming the file.
+    """
+    was, now = checkpoint.described_as(Description).normalisation, normalisation(model)
+    if was is not None and was != now:
+        raise InputError(f"{checkpoint.path} holds a network whose normalisation is {was}, but this one has {now}")
     try:
         model.load_state_dict(checkpoint.part("model"))
     except RuntimeError as error:
@@ -103,12 +118,14 @@ def load_model(path: str | Path, which: str = "last", *, model: Classifier | Non
     which : "last" or "best"
         In a folder: after the last epoch, or the best on the validation split.
     model : Classifier, optional
-        Put the weights into this one instead; needed for a network that was wrapped.
+        Put the weights into this one instead; needed for a network that was wrapped. Its normalisation must be that of
+        the trained one.
 
     Raises
     ------
     FileNotFoundError, InputError
-        Missing, damaged or foreign file; a network that was wrapped and so cannot be made from its description.
+        Missing, damaged or foreign file; a network that was wrapped and so cannot be made from its description; a
+        `model` of other shapes or another normalisation.
     """
     _checks.known("checkpoint", which, ("last", "best"))
     path = _checks.path(path)

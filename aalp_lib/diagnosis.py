@@ -20,7 +20,7 @@ from aalp_lib.autoattack import QUERIES, auto_attack, installed
 from aalp_lib.data import Labelled, Split, split_of, to_float
 from aalp_lib.engine import Forward
 from aalp_lib.engine.precision import Precision, without_tf32
-from aalp_lib.evaluation import Outcome, Report, evaluate, generators, gradient_count
+from aalp_lib.evaluation import Outcome, Report, evaluate, flat_is_told, generators, gradient_count
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, shown, stages, told
 
@@ -175,9 +175,13 @@ def diagnose(
             transfer=attack.steps if source else 0,
             square=square / 2,
         )
-        report = evaluate(
-            model, split, suite, batch_size=batch_size, seed=seed, precision=precision, progress=tells["suite"]
-        )
+        token = flat_is_told.set(True)
+        try:
+            report = evaluate(
+                model, split, suite, batch_size=batch_size, seed=seed, precision=precision, progress=tells["suite"]
+            )
+        finally:
+            flat_is_told.reset(token)
         path = functools.partial(_walk, model, split, attack, generators(attack, seed)[0], batch_size, tells["steps"])
         walk = _Walk(**resume.part("steps", path))
         black_box = {}

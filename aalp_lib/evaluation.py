@@ -1,7 +1,9 @@
 """Robust accuracy under a suite of attacks, with per-image outcomes and intervals."""
 
 import functools
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +11,7 @@ from torch import Tensor
 
 from aalp_lib import _checks, engine, resume, seeds
 from aalp_lib._checks import InputError
-from aalp_lib.attacks import CW, FGSM, PGD, Attack, Reading, derived
+from aalp_lib.attacks import CW, FGSM, FIRST, PGD, Attack, Reading, derived
 from aalp_lib.data import Labelled, Split, split_of, to_float
 from aalp_lib.engine.precision import PRECISIONS, Precision, faster, without_tf32
 from aalp_lib.models import Classifier
@@ -19,6 +21,8 @@ Suite = Mapping[str, Attack]
 TABLE_2_STEPS = (10, 20, 40, 100)
 # eps and step of the paper's evaluation, in units of [0, 1]
 BALLS = {"mnist": (0.3, 0.01), "svhn": (12 / 255, 3 / 255), "cifar10": (8 / 255, 2 / 255)}
+
+flat_is_told: ContextVar[bool] = ContextVar("whether the caller of `evaluate` tells of gradients of 0", default=False)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -212,6 +216,11 @@ def evaluate(
     InputError
         If `reading` is unknown, a label out of range, the model cannot take such images, or `split` or `suite` is
         something else.
+
+    Warns
+    -----
+    UserWarning
+        If the loss of an attack has a gradient of 0 at the first images, so that no step moves them.
     """
     suite = _named(suite)
     _checks.known("reading", reading, ("any", "last"))
@@ -225,6 +234,7 @@ def evaluate(
             logits = torch.cat([forward(x) for x, _ in split.batches(batch_size)])
         _checks.no_nan(logits)
         correct = {"clean": logits.argmax(1) == split.labels}
+        _warn_of_flat(forward, split, correct["clean"], trajectories, seed)
         for (part, tell_part), (longest, steps) in zip(stages(tell, **costs).items(), trajectories, strict=True):
             survivors = functools.partial(
                 longest.survivors, forward, at=[*steps.values()], reading=reading, generators=generators(longest, seed)
@@ -256,6 +266,23 @@ def _named(suite: Suite | Attack | Sequence[Attack]) -> Suite:
         for a in attacks
     ]
     return {name if names.count(name) == 1 else str(a): a for name, a in zip(names, attacks, strict=True)}
+
+
+def _warn_of_flat(
+    forward: engine.Forward, split: Split, right: Tensor, trajectories: list[tuple[Attack, dict[str, int]]], seed: int
+) -> None:
+    """Warn of attacks that cannot move the first images that are right; their accuracy says nothing of robustness."""
+    rows = right.nonzero()[:FIRST, 0]
+    if flat_is_told.get() or not len(rows):
+        return
+    x, y = to_float(split.images[rows]), split.labels[rows]
+    for attack, steps in trajectories:
+        if attack.flat(forward, x, y, generators(attack, seed)[0]):
+            warnings.warn(
+                f"{', '.join(steps)}: the loss has a gradient of 0 at the first {len(x)} images, so no step moves "
+                "them; what these attacks leave right is not robust. `diagnose` tells more",
+                stacklevel=4,
+            )
 
 
 def _alive(

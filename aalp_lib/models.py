@@ -307,8 +307,8 @@ def wrap(module: nn.Module, mean: tuple[float, ...] = (0.0,), std: tuple[float, 
     Parameters
     ----------
     module : nn.Module
-        Maps images (N, C, H, W) to logits (N, K); the last thing it does is an `nn.Linear` on features (N, F). A
-        compiled one is taken as it was before.
+        Maps images (N, C, H, W) to logits (N, K); the last thing it does is an `nn.Linear` on features (N, F);
+        `nn.Identity` and `nn.Flatten` may follow. A compiled one is taken as it was before.
     mean, std : sequences of float, one for each channel
         Normalisation that `module` expects; by default none.
 
@@ -333,33 +333,69 @@ def wrap(module: nn.Module, mean: tuple[float, ...] = (0.0,), std: tuple[float, 
         return module
     module = getattr(module, "_orig_mod", module)  # a compiled one
     linears = [name for name, child in module.named_modules() if isinstance(child, nn.Linear)]
-    try:
-        target = _last_layer(module)
-    except Exception:  # tracing runs the module's own code, which may raise anything
-        target = linears[-1] if linears else None
-    if target not in linears:
+    last = _last_linear(module, linears)
+    if last is None:
         raise InputError(
             f"cannot split {type(module).__name__}: it does not end in an nn.Linear; wrap needs "
             "logits = Linear(features)"
         )
-    return _Wrapped(module, str(target), mean, std)
+    return _Wrapped(module, last, mean, std)
 
 
-def _last_layer(module: nn.Module) -> str | None:
+def _last_linear(module: nn.Module, linears: list[str]) -> str | None:
+    """Name of the Linear that the module ends in, by its code as far as this can be traced; None where it does not.
+
+    Conditions on the images are taken to be all false, then all true. Where that fails, or leads to several Linears,
+    the last of `linears` is likelier. Whether the name is right, `features` finds out.
+    """
+    found = []
+    for guess in (False, True):
+        try:
+            found.append(_last_layer(module, guess))
+        except Exception:  # tracing runs the module's own code, which may raise anything
+            found += linears[-1:]
+    likely = [name for name in linears[-1:] + linears if name in found]
+    return likely[0] if likely else None
+
+
+class _Tracer(torch.fx.Tracer):
+    """Takes the conditions on the images to be `guess`, as long as they are not too many: a loop may wait for one."""
+
+    def __init__(self, guess: bool) -> None:
+        super().__init__()
+        self.guesses = itertools.repeat(guess, 100)
+
+    def to_bool(self, obj: torch.fx.Proxy) -> bool:
+        return next(self.guesses)
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return isinstance(m, nn.Linear) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _last_layer(module: nn.Module, guess: bool) -> str | None:
     """Name of the layer whose output is that of the module; None where something else makes it.
 
     A private copy is run on a stand-in for images, its layers put there what they would be called on: unlike
     `torch.fx.symbolic_trace`, this leaves alone what other threads run meanwhile.
     """
-    tracer = torch.fx.Tracer()
+    tracer = _Tracer(guess)
     tracer.root = traced = engine.private(module)
     tracer.graph, tracer.tensor_attrs = torch.fx.Graph(), {}
     for name, layer in traced.named_modules():
         if tracer.is_leaf_module(layer, name):
             layer.forward = functools.partial(_call, tracer, name)
-    result = traced(tracer.create_proxy("placeholder", "x", (), {}))
-    node = getattr(result, "node", None)
-    return str(node.target) if node is not None and node.op == "call_module" and not node.users else None
+    node = getattr(traced(tracer.create_proxy("placeholder", "x", (), {})), "node", None)
+    users = 0
+    while node is not None and len(node.users) == users and _returns_its_input(node, traced):
+        node, users = node.args[0], 1
+    return str(node.target) if node is not None and node.op == "call_module" and len(node.users) == users else None
+
+
+def _returns_its_input(node: torch.fx.Node, traced: nn.Module) -> bool:
+    """Whether the node does nothing to logits (N, K)."""
+    if node.op == "call_module":
+        return isinstance(traced.get_submodule(str(node.target)), nn.Identity | nn.Flatten)
+    return node.target in ("flatten", "contiguous", torch.flatten)
 
 
 def _call(tracer: torch.fx.Tracer, name: str, *args: Any, **kwargs: Any) -> torch.fx.Proxy:

@@ -1,7 +1,10 @@
 """Training: `fit`, which goes through `_Run.step` batch by batch, and is resumed to the same bits wherever it ended."""
 
 import contextlib
+import copy
 import dataclasses
+import functools
+import itertools
 import json
 import signal
 import threading
@@ -15,6 +18,7 @@ from typing import Any, Literal
 import msgspec
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from aalp_lib import _checks, checkpoints, data, engine, methods, seeds
 from aalp_lib._checks import InputError
@@ -30,6 +34,7 @@ from aalp_lib.progress import Tell, shown
 Batches = Iterable[tuple[Tensor, Tensor]]
 VAL_STEPS = 10
 RUN = "run.json"
+ALONE = "batch norm cannot learn from a batch of one image"
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,8 @@ class Recipe:
     Attributes
     ----------
     epochs, batch_size : int
+        An epoch's last batch holds the rest. If that is one image from which batch norm cannot learn, it joins the
+        batch before.
     lr : float
         Adam's learning rate; the peak of a one-cycle schedule.
     schedule : "constant" or "one-cycle"
@@ -151,12 +158,16 @@ class History:
         return len(self.epochs)
 
 
-class State(Description):
-    """What the description of a checkpoint of `fit` says: how far the run has come, `seconds` into the next epoch."""
+class State(Description, kw_only=True):
+    """What the description of a checkpoint of `fit` says: how far the run has come, `seconds` into the next epoch.
+
+    `images` are checksums of the images, by split, as far as they were known; empty in files of earlier versions.
+    """
 
     done: int
     seconds: float
     history: History
+    images: dict[str, int] = msgspec.field(default_factory=dict)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -316,7 +327,7 @@ class _Run:
             x_adv = self._attacked(x, y, shard, progress)
         # autocast anew: weights that were cast where no gradient was wanted must not be found again
         with self._autocast(), self._own_draws():
-            terms = self.loss(x, x_adv, y)
+            terms = self._terms(x, x_adv, y)
         means = distributed.mean(torch.stack([term.detach() for term in terms]), len(y))
         self._check_finite(means[0])
         self.optimizer.zero_grad(set_to_none=True)
@@ -325,6 +336,15 @@ class _Run:
             group["lr"] = self.recipe.lr_at(progress)
         self.optimizer.step()
         return means
+
+    def _terms(self, x: Tensor, x_adv: Tensor | None, y: Tensor) -> Terms:
+        try:
+            terms: Terms = self.loss(x, x_adv, y)
+        except ValueError as error:
+            if not _too_few(error):
+                raise
+            raise InputError(f"{ALONE}; step {self.done + 1} was given one (a loader can leave it out)") from error
+        return terms
 
     def _attacked(self, x: Tensor, y: Tensor, shard: Shard, progress: float) -> Tensor | None:
         if self.attack is None:
@@ -399,12 +419,14 @@ class _Run:
         self.format = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self._check(attack)
         self.per_epoch = _batches_per_epoch(self.train, recipe.batch_size)
-        self.total = self.per_epoch * recipe.epochs
         self.done, self.seconds, self.history = 0, 0.0, History()
         self.sums = torch.zeros(4, dtype=torch.float64)
         model.to(memory_format=self.format)
         if not model.training:
             model.train()  # a model in training mode keeps the children that were put into evaluation mode
+        self.joined = self._last_joins()
+        self.per_epoch -= self.joined
+        self.total = self.per_epoch * recipe.epochs
         fused = self.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.Adam(
             model.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused
@@ -426,9 +448,32 @@ class _Run:
             if isinstance(split, Split):
                 self.format = self._check_batch(data.to_float(split.images[:2].to(self.device)), split.labels)
 
+    def _last_joins(self) -> bool:
+        """Whether an epoch would end with one image that batch norm cannot learn from: it joins the batch before."""
+        size = self.recipe.batch_size
+        if not isinstance(self.train, Split) or (len(self.train) - 1) % size or self._learns_from_one(self.train):
+            return False
+        if min(size, len(self.train)) == 1:
+            raise InputError(ALONE)
+        return True
+
+    def _learns_from_one(self, split: Split) -> bool:
+        if not any(isinstance(module, _BatchNorm) and module.training for module in self.model.modules()):
+            return True
+        x, y, _ = self._of_rank(data.to_float(split.images[:1]), split.labels[:1])
+        with seeds.restored():
+            try:
+                training_loss(self.method, copy.deepcopy(self.model), x, None if self.attack is None else x, y)
+            except ValueError as error:
+                return not _too_few(error)
+        return True
+
     def _check_ranks(self) -> None:
         """On several processes, all must have been given the same, or they would wait for each other in vain."""
+        if distributed.world_size() == 1:
+            return
         given = self.settings() | {"validation": self.val and len(self.val)}
+        given |= {"normalisation": checkpoints.normalisation(self.model), "images": self.images}
         first, *others = distributed.gathered(given)
         for rank, other in enumerate(others, 1):
             for key, here, there in _differences(first, other):
@@ -439,7 +484,11 @@ class _Run:
     def _epoch(self) -> Batches:
         if isinstance(self.train, Split):
             order = torch.randperm(len(self.train)).to(self.device)
-            return self.train.batches(self.recipe.batch_size, order)
+            if not self.joined:
+                return self.train.batches(self.recipe.batch_size, order)
+            *whole, before, last = order.split(self.recipe.batch_size)
+            parts = [*whole, torch.cat([before, last])]
+            return itertools.chain.from_iterable(self.train.batches(len(rows), rows) for rows in parts)
         return self.train
 
     def _augmented(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Shard]:
@@ -499,6 +548,12 @@ class _Run:
         return f"the last good checkpoint is {self.out and self.out / LAST}" if saved else "nothing was saved"
 
     # --- on disk
+
+    @functools.cached_property
+    def images(self) -> dict[str, int]:
+        """Checksums of the images, by split; a loader's are not known."""
+        splits = {"training": self.train, "validation": self.val}
+        return {name: _checksum(split.images) for name, split in splits.items() if isinstance(split, Split)}
 
     def settings(self) -> dict[str, Any]:
         """What makes this run the run that it is; a resumed one must have the same."""
@@ -568,7 +623,14 @@ class _Run:
         for name, weight in weights.items():
             if weight.is_floating_point() and not torch.isfinite(weight).all():
                 raise FloatingPointError(f"{name} is no longer finite after step {self.done}; {self._last_good()}")
-        state = State(self.model.config, self.done, self.seconds, self.history)
+        state = State(
+            model=self.model.config,
+            normalisation=checkpoints.normalisation(self.model),
+            images=self.images,
+            done=self.done,
+            seconds=self.seconds,
+            history=self.history,
+        )
         named = {f"model.{name}": weight for name, weight in weights.items()}
         checkpoints.write(path, Checkpoint(named | extra, msgspec.to_builtins(state)))
 
@@ -576,6 +638,12 @@ class _Run:
         if "sums" not in saved.tensors:
             raise InputError(f"{saved.path} holds weights alone; training cannot go on from it")
         state = saved.described_as(State)
+        for split in (state.images | self.images) if state.images else ():
+            if state.images.get(split) != self.images.get(split):
+                raise InputError(
+                    f"the run in {self.out} was started with other {split} images than those given now; "
+                    "resume with the same images, or name another folder"
+                )
         checkpoints.load_weights(self.model, saved)
         moments = saved.part("optimizer")
         for name, parameter in self.model.named_parameters():
@@ -622,8 +690,13 @@ def asked_to_stop(wanted: bool = True) -> Iterator[threading.Event]:
         signal.signal(signal.SIGINT, before)
 
 
-def _checksum(labels: Tensor) -> int:
-    return zlib.crc32(labels.cpu().numpy().tobytes())
+def _too_few(error: ValueError) -> bool:
+    """Whether batch norm says that one value has no variance."""
+    return "more than 1 value per channel" in str(error)
+
+
+def _checksum(values: Tensor) -> int:
+    return zlib.crc32(values.cpu().contiguous().view(torch.uint8).numpy().data)
 
 
 def _batches_per_epoch(source: Split | Batches, size: int) -> int:

@@ -123,6 +123,46 @@ def test_any_loader_will_do(few):
     assert aalp.fit(small(), DataLoader(tensors, batch_size=64), "raw", epochs=1)["clean"] == [None]
 
 
+def normed(seed=0):
+    torch.manual_seed(seed)
+    nn = torch.nn
+    return aalp.models.wrap(
+        nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Linear(16, 10))
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "size", "steps"),
+    [
+        (normed, "raw", 319, 1),
+        (normed, "adv", 319, 1),
+        (normed, "raw", 29, 11),
+        (normed, "raw", 106, 4),  # two images are left
+        (normed, "alp", 319, 2),  # its two kinds of images make two rows
+        (small, "raw", 319, 2),  # no batch norm
+    ],
+)
+def test_a_last_image_that_batch_norm_cannot_learn_from_joins_the_batch_before(few, model, method, size, steps):
+    told, before = [], torch.get_rng_state()
+    trained = model()
+    torch.set_rng_state(before)
+    aalp.fit(
+        trained, few, method, ATTACK, epochs=1, recipe=aalp.Recipe(batch_size=size),
+        progress=lambda done, total, _: told.append((done, total)),
+    )  # fmt: skip
+    assert told == [(step, steps) for step in range(1, steps + 1)]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_batches_of_one_under_batch_norm_are_refused(few, tmp_path):
+    one = [(few.train.images[:1].float() / 255, few.train.labels[:1])]
+    with pytest.raises(aalp.InputError, match="batch of one image"):
+        aalp.fit(normed(), few, "raw", epochs=1, recipe=aalp.Recipe(batch_size=1), out=tmp_path)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(aalp.InputError, match="batch of one image; step 1"):
+        aalp.fit(normed(), one, "raw", epochs=1)
+
+
 def test_frozen_parts_stay_frozen(few):
     model = small()
     frozen = model.body[0].weight
@@ -141,6 +181,21 @@ def test_wrapped_network_trains_and_saves(few, tmp_path):
     assert same(model, other)
     with pytest.raises(aalp.InputError, match="wrapped network"):
         aalp.load_model(tmp_path / "run")
+
+
+def test_a_network_is_loaded_with_the_normalisation_it_was_trained_with(few, tmp_path):
+    def net(*normalisation):
+        return aalp.models.wrap(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10)), *normalisation)
+
+    aalp.fit(net((0.13,), (0.3,)), few, "raw", epochs=1, out=tmp_path)
+    with pytest.raises(
+        aalp.InputError, match=r"'mean': \[0\.13\], .* but this one has {'mean': \[0\.0\], 'std': \[1\.0\]}"
+    ):
+        aalp.load_model(tmp_path, model=net())
+    with pytest.raises(aalp.InputError, match="normalisation"):
+        aalp.fit(net((0.13,), (0.25,)), few, "raw", epochs=1, out=tmp_path, resume=True)
+    assert aalp.load_model(tmp_path, model=net((0.13,), (0.3,))).std.item() == pytest.approx(0.3)
+    aalp.fit(net((0.13,), (0.3,)), few, "raw", epochs=1, out=tmp_path, resume=True)
 
 
 # --- interruption and resume
@@ -384,6 +439,23 @@ def test_folder_that_holds_another_run(few, tmp_path):
     (out / "run.json").unlink()
     with pytest.raises(FileExistsError, match="already holds a run"):
         aalp.fit(small(), few, "raw", epochs=1, out=out)
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_run_is_not_resumed_on_other_images_under_the_same_labels(few, tmp_path, split):
+    parts = {name: getattr(few, name) for name in ("train", "val", "test")}
+    inverted = parts | {split: aalp.Split(255 - parts[split].images, parts[split].labels)}
+    aalp.fit(small(), few, "raw", epochs=1, out=tmp_path)
+    with pytest.raises(aalp.InputError, match={"train": "other training images", "val": "other validation"}[split]):
+        aalp.fit(small(), aalp.Dataset("few", few.classes, **inverted), "raw", epochs=1, out=tmp_path, resume=True)
+
+
+def test_a_run_of_an_earlier_version_which_kept_less_is_resumed(few, tmp_path):
+    aalp.fit(small(), few, "raw", epochs=1, out=tmp_path)
+    last = checkpoints.read(tmp_path / checkpoints.LAST)
+    meta = {key: value for key, value in last.meta.items() if key not in ("images", "normalisation")}
+    checkpoints.write(last.path, checkpoints.Checkpoint(last.tensors, meta))
+    assert len(aalp.fit(small(), few, "raw", epochs=1, out=tmp_path, resume=True)) == 1
 
 
 def test_folder_that_cannot_be_written(few, tmp_path):
