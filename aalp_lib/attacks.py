@@ -26,6 +26,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 STARTS = ("clean", "uniform", "gaussian")
 GAUSSIAN_SCALE = 0.001  # of the start of TRADES, in units of [0, 1]
+LOOKED_AT = 8  # images of which a call looks at the logits before it attacks
 
 
 class _Ball(NamedTuple):
@@ -69,7 +70,7 @@ class Attack:
     -----
     UserWarning
         If `steps * step < eps`: the attack cannot reach the ball's surface from its centre. On a call, if it moves no
-        pixel, since all gradients are 0.
+        pixel, since all gradients are 0, and if the model's outputs look like probabilities instead of logits.
 
     Examples
     --------
@@ -133,7 +134,9 @@ class Attack:
             return x.detach().clone()
         with engine.prepared(model, x) as forward:
             _checks.labels(y, len(x), forward.classes)
-            _checks.no_nan(forward(x[:1]))
+            logits = forward(x[:LOOKED_AT])
+            _checks.no_nan(logits)
+            _checks.warn_of_probabilities(logits, stacklevel=3)
             x_adv = self.perturb(forward, x, y, generator=generator, start=start).contiguous()
         if torch.equal(x_adv, x):
             warnings.warn("the attack moved no pixel: the loss has a gradient of 0 at every image", stacklevel=2)

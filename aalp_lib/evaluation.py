@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from aalp_lib import _checks, engine, resume, seeds
+from aalp_lib._checks import InputError
 from aalp_lib.attacks import CW, FGSM, PGD, Attack, Reading, derived
 from aalp_lib.data import Split, to_float
 from aalp_lib.engine.precision import PRECISIONS, Precision, faster, without_tf32
@@ -207,8 +208,16 @@ def evaluate(
     Raises
     ------
     InputError
-        If `reading` is unknown, a label out of range, or the model cannot take such images.
+        If `reading` is unknown, an attack is called "clean", a label out of range, or the model cannot take such
+        images.
+
+    Warns
+    -----
+    UserWarning
+        If the model's outputs look like probabilities instead of logits.
     """
+    if "clean" in suite:
+        raise InputError("'clean' is the column without an attack; give the attack of that name another one")
     _checks.known("reading", reading, ("any", "last"))
     _checks.count("the batch size", batch_size)
     split = split.to(engine.device_of(model))
@@ -219,6 +228,7 @@ def evaluate(
         with torch.no_grad():
             logits = torch.cat([forward(x) for x, _ in split.batches(batch_size)])
         _checks.no_nan(logits)
+        _checks.warn_of_probabilities(logits, stacklevel=4)
         correct = {"clean": logits.argmax(1) == split.labels}
         for (part, tell_part), (longest, steps) in zip(stages(tell, **costs).items(), trajectories, strict=True):
             survivors = functools.partial(
