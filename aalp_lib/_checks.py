@@ -3,6 +3,7 @@
 import difflib
 import numbers
 import os
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -66,6 +67,18 @@ def no_nan(logits: Tensor) -> None:
     """Raise if a logit is not a number."""
     if bool(logits.isnan().any()):
         raise InputError("the model gives NaN: such an image is of no class")
+
+
+def warn_of_probabilities(logits: Tensor, stacklevel: int) -> None:
+    """Warn if all rows of what an attack takes for logits (N, K) are at least 0 and sum to 1, up to rounding."""
+    rounding = max(1e-3, torch.finfo(logits.dtype).eps)
+    sums = logits.float().sum(1)
+    if len(logits) and bool((logits >= 0).all() and ((sums - 1).abs() <= rounding).all()):
+        warnings.warn(
+            f"the model's outputs look like probabilities: all {len(logits)} rows are at least 0 and sum to 1; attacks "
+            "need logits, without the softmax at the end, and are weaker than they seem on these",
+            stacklevel=stacklevel,
+        )
 
 
 def labels(y: Tensor, count: int, classes: int) -> None:

@@ -25,8 +25,9 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "trades_kl": losses.trades_kl,  # its second argument is not the label but the clean image's logits
 }
 STARTS = ("clean", "uniform", "gaussian")
-FIRST = 16  # images that are asked whether the loss has a gradient
+FIRST = 16  # images that `evaluate` asks whether the loss has a gradient
 GAUSSIAN_SCALE = 0.001  # of the start of TRADES, in units of [0, 1]
+LOOKED_AT = 8  # images of which a call looks at the logits before it attacks
 
 
 class _Ball(NamedTuple):
@@ -69,8 +70,8 @@ class Attack:
     Warns
     -----
     UserWarning
-        If `steps * step < eps`: the attack cannot reach the ball's surface from its centre. On a call, if its steps
-        move no pixel, since all gradients are 0; after a random start the first 16 images are asked.
+        If `steps * step < eps`: the attack cannot reach the ball's surface from its centre. On a call, if it moves no
+        pixel, since all gradients are 0, and if the model's outputs look like probabilities instead of logits.
 
     Examples
     --------
@@ -137,13 +138,12 @@ class Attack:
             return x.detach().clone()
         with engine.prepared(model, x) as forward:
             _checks.labels(y, len(x), forward.classes)
-            _checks.no_nan(forward(x[:1]))
+            logits = forward(x[:LOOKED_AT])
+            _checks.no_nan(logits)
+            _checks.warn_of_probabilities(logits, stacklevel=3)
             x_adv = self.perturb(forward, x, y, generator=generator, start=start).contiguous()
-            own = torch.Generator().manual_seed(0)  # no draw of the caller's is taken
-            stuck = self.start != "clean" and self.flat(forward, x[:FIRST], y[:FIRST], own)
-        if stuck or torch.equal(x_adv, x):
-            where = f"the first {FIRST} images" if stuck and len(x) > FIRST else "every image"
-            warnings.warn(f"the attack's steps moved no pixel: the loss has a gradient of 0 at {where}", stacklevel=2)
+        if torch.equal(x_adv, x):
+            warnings.warn("the attack moved no pixel: the loss has a gradient of 0 at every image", stacklevel=2)
         return x_adv
 
     def perturb(

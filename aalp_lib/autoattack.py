@@ -24,6 +24,7 @@ from aalp_lib.progress import Tell, shown
 
 QUERIES = 5000  # of the Square attack, as AutoAttack has it
 VERSIONS = {"standard": ("apgd-ce", "apgd-t", "fab-t", "square"), "square": ("square",)}
+TARGETED_CLASSES = 4  # that the loss of targeted APGD tells apart
 ROUNDING = 1e-6  # of a ball in float32, for attacks that are not ours
 
 
@@ -58,7 +59,8 @@ def auto_attack(
         For the random starts and squares.
     version : "standard" or "square"
         APGD on the cross-entropy, targeted APGD, targeted FAB and Square; or Square alone, which needs no gradient.
-        With fewer than ten classes the targeted ones take all wrong classes.
+        With fewer than ten classes the targeted ones take all wrong classes; with fewer than four, where the loss of
+        targeted APGD is not defined, that stage is left out.
     queries : int
         Of Square, on each image.
     batch_size : int
@@ -75,25 +77,25 @@ def auto_attack(
     Raises
     ------
     InputError
-        Without the extra [autoattack]; if a number is out of range; with fewer than four classes, where the targeted
-        loss is not defined.
+        Without the extra [autoattack]; if a number is out of range.
 
     Warns
     -----
     UserWarning
-        What AutoAttack itself warns of, each thing once.
+        What AutoAttack itself warns of, each thing once; and that a stage is left out.
     """
-    names = VERSIONS[_checks.known("version of AutoAttack", version, VERSIONS)]
+    names: Sequence[str] = VERSIONS[_checks.known("version of AutoAttack", version, VERSIONS)]
     _checks.radius(eps)
     _checks.count("the number of queries", queries)
     _checks.count("the batch size", batch_size)
     split = split_of(split).to(engine.device_of(model))
     cost = {"apgd-ce": 100, "apgd-t": 900, "fab-t": 900, "square": queries // 2}
-    total, done = -(-len(split) // batch_size) * sum(cost[name] for name in names), 0
-    parts: dict[str, list[Tensor]] = {name: [] for name in ("clean", *names)}
     with shown(progress, "AutoAttack") as tell, _lent(model, split) as forward:
+        names = _possible(names, forward.classes)
+        total, done = -(-len(split) // batch_size) * sum(cost[name] for name in names), 0
+        parts: dict[str, list[Tensor]] = {name: [] for name in ("clean", *names)}
         for index, (x, y) in enumerate(split.batches(batch_size)):
-            attacker = _attacker(forward, x, y, eps, seeds.derive(seed, "autoattack", index), names, queries)
+            attacker = _attacker(forward, x, y, eps, seeds.derive(seed, "autoattack", index), queries)
             with torch.no_grad():
                 right = forward(x).argmax(1) == y
             parts["clean"].append(right)
@@ -107,9 +109,20 @@ def auto_attack(
     return Report({name: Outcome(torch.cat(outcome).cpu()) for name, outcome in parts.items()})
 
 
-def _attacker(
-    forward: Prepared, x: Tensor, y: Tensor, eps: float, seed: int, names: Sequence[str], queries: int
-) -> Any:
+def _possible(names: Sequence[str], classes: int) -> Sequence[str]:
+    """The stages that so many classes allow; a warning names the one that is left out."""
+    if classes >= TARGETED_CLASSES or "apgd-t" not in names:
+        return names
+    left = [name for name in names if name != "apgd-t"]
+    warnings.warn(
+        f"AutoAttack without its stage apgd-t, whose loss needs at least {TARGETED_CLASSES} classes, got {classes}; "
+        f"{', '.join(left)} remain",
+        stacklevel=4,
+    )
+    return left
+
+
+def _attacker(forward: Prepared, x: Tensor, y: Tensor, eps: float, seed: int, queries: int) -> Any:
     """The package's attacks with the settings of its standard version."""
     try:
         from pyautoattack import AutoAttack
@@ -119,10 +132,6 @@ def _attacker(
         ) from error
     classes = forward.classes
     _checks.labels(y, len(x), classes)
-    if classes < 4 and "apgd-t" in names:
-        raise InputError(
-            f"AutoAttack's targeted loss needs at least 4 classes, got {classes}; version='square' does not"
-        )
 
     def logits(images: Tensor) -> Tensor:
         rows = torch.arange(len(images), device=images.device)

@@ -23,6 +23,7 @@ from aalp_lib.reproduction import (
     archive,
     demo,
     display,
+    escaping,
     grids,
     machine,
     measurements,
@@ -67,7 +68,8 @@ def run(options: Namespace, arguments: Sequence[str]) -> int:
 def _complain(error: BaseException, status: int) -> int:
     """Say what went wrong and, of a grid, which run it was, and which failed too."""
     of = f", rank {_rank()}" if _rank() else ""
-    print(f"aalp{of}: {str(error) or 'stopped'}", *getattr(error, "__notes__", ()), sep="\n  ", file=sys.stderr)
+    said = "\n  ".join([f"aalp{of}: {str(error) or 'stopped'}", *getattr(error, "__notes__", ())])
+    print(escaping.terminal(said), file=sys.stderr)
     return status
 
 
@@ -246,7 +248,7 @@ def do_results(options: Namespace) -> None:
         raise InputError(f"aalp results needs {' and '.join(missing)}: pip install 'aalp_lib[reproduction]'")
     everything = archive.records(options.folder)
     for sentence in everything.left_out:
-        print(f"aalp: left out: {sentence}", file=sys.stderr)
+        print(f"aalp: left out: {escaping.terminal(sentence)}", file=sys.stderr)
     if options.write:
         _write(options, everything)
         return

@@ -214,15 +214,18 @@ def evaluate(
     Raises
     ------
     InputError
-        If `reading` is unknown, a label out of range, the model cannot take such images, or `split` or `suite` is
-        something else.
+        If `reading` is unknown, an attack is called "clean", a label out of range, the model cannot take such images,
+        or `split` or `suite` is something else.
 
     Warns
     -----
     UserWarning
-        If the loss of an attack has a gradient of 0 at the first images, so that no step moves them.
+        If the loss of an attack has a gradient of 0 at the first images, so that no step moves them, or the model's
+        outputs look like probabilities instead of logits.
     """
     suite = _named(suite)
+    if "clean" in suite:
+        raise InputError("'clean' is the column without an attack; give the attack of that name another one")
     _checks.known("reading", reading, ("any", "last"))
     batch_size = _checks.count("the batch size", batch_size)
     split = split_of(split).to(engine.device_of(model))
@@ -233,6 +236,7 @@ def evaluate(
         with torch.no_grad():
             logits = torch.cat([forward(x) for x, _ in split.batches(batch_size)])
         _checks.no_nan(logits)
+        _checks.warn_of_probabilities(logits, stacklevel=4)
         correct = {"clean": logits.argmax(1) == split.labels}
         _warn_of_flat(forward, split, correct["clean"], trajectories, seed)
         for (part, tell_part), (longest, steps) in zip(stages(tell, **costs).items(), trajectories, strict=True):

@@ -31,7 +31,7 @@ from aalp_lib.data import load
 from aalp_lib.evaluation import evaluate, gradient_count, table2_suite
 from aalp_lib.methods import METHODS, training_loss
 from aalp_lib.models import Classifier
-from aalp_lib.reproduction import machine, schema, throughput
+from aalp_lib.reproduction import escaping, machine, schema, throughput
 from aalp_lib.reproduction.jobs import Job
 from aalp_lib.reproduction.settings import Setting
 from aalp_lib.reproduction.workers import cores, run_jobs
@@ -462,9 +462,9 @@ def markdown(record: dict[str, Any]) -> str:
     peers = ", ".join(f"{name} {machine[name]}" for name in PEERS)
     return (
         "| What | Goal | Reached | Note |\n| --- | --- | --- | --- |\n" + "".join(rows) + "\n"
-        f"{machine['processor']}, {machine['threads']} threads, Python {machine['python']}, torch {machine['torch']}, "
-        f"aalp_lib {machine['aalp_lib']} ({machine['commit']}); {peers}. Medians of ratios within a round. "
-        f"{throughput.markdown(record['gpu'])}"
+        f"{escaping.markdown(machine['processor'])}, {machine['threads']} threads, Python {machine['python']}, "
+        f"torch {machine['torch']}, aalp_lib {machine['aalp_lib']} ({machine['commit']}); {peers}. "
+        f"Medians of ratios within a round. {throughput.markdown(record['gpu'])}"
     )
 
 

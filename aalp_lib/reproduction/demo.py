@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from aalp_lib import checkpoints, plots
 from aalp_lib.attacks import PGD
 from aalp_lib.data import load
-from aalp_lib.reproduction import archive, plots_of_records
+from aalp_lib.reproduction import archive, escaping, plots_of_records
 from aalp_lib.reproduction.grids import QUICK, Grid
 from aalp_lib.reproduction.jobs import Job
 from aalp_lib.reproduction.schema import HEADINGS, Record, label
@@ -56,7 +56,7 @@ def markdown(records: Sequence[Record]) -> str:
         "The model that was best on the validation split:\n\n"
         f"{table(records, 'best')}\n"
         f"Features that Guided Dropout kept, mean over the last epoch: {dropout}.\n\n"
-        f"{machine['processor']}, {machine['threads']} thread a run, Python {machine['python']}, "
+        f"{escaping.markdown(machine['processor'])}, {machine['threads']} thread a run, Python {machine['python']}, "
         f"torch {machine['torch']}, aalp_lib {machine['aalp_lib']}; {work:.0f} s of work in all.\n"
     )
 

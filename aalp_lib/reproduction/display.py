@@ -17,7 +17,7 @@ from aalp_lib.data import Dataset
 from aalp_lib.diagnosis import Diagnosis
 from aalp_lib.methods import Method
 from aalp_lib.progress import bars
-from aalp_lib.reproduction import archive, schema
+from aalp_lib.reproduction import archive, escaping, schema
 from aalp_lib.reproduction.jobs import Job
 from aalp_lib.reproduction.schema import HEADINGS, Record
 from aalp_lib.reproduction.settings import Setting
@@ -29,7 +29,15 @@ if TYPE_CHECKING:
 
     from aalp_lib.reproduction import bench
 
-console = Console(markup=False, highlight=False, emoji=False)  # what comes from a path or a record is no markup
+
+class _Console(Console):
+    """Shows what comes from a path or a record as it is, without control characters."""
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(escaping.terminal(text), **how)
+
+
+console = _Console(markup=False, highlight=False, emoji=False)  # what comes from a path or a record is no markup
 _PLAIN: dict[str, Any] = {"padding": (0, 1, 0, 0), "box": rich.box.SIMPLE_HEAD}
 
 
@@ -43,7 +51,7 @@ def say(text: str) -> None:
 
 def marked(mark: str, text: str) -> None:
     """Print a line behind a coloured word."""
-    console.print(Text.assemble((f"{mark}:", "yellow"), " ", text))
+    console.print(Text.assemble((f"{mark}:", "yellow"), " ", escaping.terminal(text)))
 
 
 def wrote(paths: Iterable[object]) -> None:
@@ -230,14 +238,14 @@ def results(
     from aalp_lib.reproduction import tables  # pandas is an extra
 
     if form == "csv":
-        print(whole.to_csv(index=False), end="")
+        print(whole.map(escaping.csv).to_csv(index=False), end="")
         return
     columns = form is None and sys.stdout.isatty()
     for title, part in parts.items():
         if columns:
             _frame(part, title)
         else:
-            print(f"**{title}**\n\n{tables.markdown(part)}\n")
+            print(f"**{escaping.markdown(title)}**\n\n{tables.markdown(part)}\n")
     for note in notes:
         console.print(note, soft_wrap=not columns)
 

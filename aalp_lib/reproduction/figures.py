@@ -22,6 +22,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocato
 
 from aalp_lib.methods import METHODS, TABLE_2
 from aalp_lib.plots import COLOURS, MARKERS, RIGHT, WRONG
+from aalp_lib.reproduction import escaping
 from aalp_lib.reproduction.analyses import SETS, concentration, unpack
 from aalp_lib.reproduction.grids import ALPHAS
 from aalp_lib.reproduction.plots_of_records import diagnoses, legend, whole
@@ -63,11 +64,11 @@ def forest(
         panel.axvline(0, color="0.3", linewidth=1)
         of = rows[rows[panel_of] == name]
         ends = of[["gain", "low", "high", "paper"]].astype(float).abs().stack().dropna()
-        reach = 1.1 * min(ends.max(), 6 * ends.median())  # one that lies far out must not squeeze the rest
+        reach = 1.1 * min(ends.max(), 6 * ends.median()) or 1.0  # one that lies far out must not squeeze the rest
         for row in of.to_dict("records"):
             _gain(panel, row, lines.index(row[line]), reach)
-        panel.set(title=name, xlabel="points", ylim=(len(lines) - 0.5, -0.5))
-        panel.set_yticks(range(len(lines)), lines)
+        panel.set(title=escaping.figure(name), xlabel="points", ylim=(len(lines) - 0.5, -0.5))
+        panel.set_yticks(range(len(lines)), map(escaping.figure, lines))
         panel.grid(axis="x", color="0.92")
         panel.set_axisbelow(True)
         panel.set_xlim(-reach, reach)

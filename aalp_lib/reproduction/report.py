@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from statistics import mean
@@ -260,24 +261,37 @@ def write(folder: str | Path, records: Records) -> list[Path]:
     """Remake the pages and figures of `folder`, and the RESULTS.md beside it; returns what was written.
 
     A page that is there and was not made by this function stays as it is. RESULTS.md and the folder's own README.md are
-    remade only where they are there. With the repository's records the pack that travels in the wheel is remade, too.
+    remade only where they are there and the records have all that they speak of. With the repository's records the pack
+    that travels in the wheel is remade, too.
 
     Raises
     ------
     InputError
         If the records lie in `folder` itself instead of in a folder a grid.
+
+    Warns
+    -----
+    UserWarning
+        Of RESULTS.md where too little was measured for it, and of figures that cannot be drawn.
     """
     folder = _checks.path(folder)
     if any("/" not in name for name in records.runs):
         raise InputError(f"{folder} holds the records of one grid; name the folder above it, {folder.resolve().parent}")
     made = {folder / name: content for name, content in files(records).items()}
-    if _ours(folder.resolve().parent / "RESULTS.md"):
-        made[folder.resolve().parent / "RESULTS.md"] = page("results.md", records)
-        made[folder / "figures/aalp-alp.png"] = lead(records)
-    if _ours(folder / "README.md"):
-        made[folder / "README.md"] = page("records.md", records)
+    if whole := _remade(folder.resolve().parent / "RESULTS.md", "results.md", records):
+        made |= whole | {folder / "figures/aalp-alp.png": lead(records)}
+    made |= _remade(folder / "README.md", "records.md", records)
     written = [_written(path, content) for path, content in made.items() if _ours(path) or not path.exists()]
     return [*written, archive.pack()] if folder.resolve() == archive.RESULTS else written
+
+
+def _remade(path: Path, template: str, records: Records) -> dict[Path, str]:
+    """A page that was made here, by its path; nothing, with a warning, where records lack what its prose speaks of."""
+    try:
+        return {path: page(template, records)} if _ours(path) else {}
+    except (InputError, jinja2.UndefinedError) as error:
+        warnings.warn(f"{path.name} stays as it is: {error}", stacklevel=3)
+        return {}
 
 
 def _ours(path: Path) -> bool:

@@ -10,7 +10,7 @@ import pandas as pd
 from aalp_lib import _checks
 from aalp_lib.evaluation import gradient_count, paper_name, suite_in_ball
 from aalp_lib.methods import METHODS
-from aalp_lib.reproduction import paper, protocols
+from aalp_lib.reproduction import escaping, paper, protocols
 from aalp_lib.reproduction.archive import Model, Records, is_ablation
 from aalp_lib.reproduction.attack_measurements import ALTERED
 from aalp_lib.reproduction.comparisons import Comparison
@@ -118,7 +118,7 @@ def escaped(value: object) -> str:
     """Text as Markdown shows it, in one line; nothing for a missing value."""
     if value is None or value is pd.NA or (isinstance(value, float) and pd.isna(value)):
         return ""
-    return " ".join(str(value).split()).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
+    return escaping.markdown(value)
 
 
 def is_text(column: "pd.Series[Any]") -> bool:
@@ -466,6 +466,8 @@ def costs(source: Records) -> pd.DataFrame:
                     "Gradients, training (M)": training / 1e6, "Gradients, evaluation, at most (M)": evaluation / 1e6,
                 }
             )  # fmt: skip
+    if not lines:
+        return pd.DataFrame()
     of = pd.DataFrame(lines).groupby(["Data", "Method", "Protocol"], sort=False)
     return of.size().rename("Runs").to_frame().join(of.mean().round(1)).reset_index()
 

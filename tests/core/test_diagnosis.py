@@ -105,7 +105,7 @@ def test_the_bound_counts_known_images_of_the_ball(two):
     assert rows[0.1] == 1
     assert rows[0.5] == pytest.approx(float((split.labels == grey).float().mean()))
     assert rows[1.0] == 0
-    constant = linear(torch.zeros(2, 16), torch.tensor([1.0, 0.0]))
+    constant = linear(torch.zeros(2, 16), torch.tensor([2.0, 0.0]))
     rows = {row["eps"]: row["most"] for row in aalp.diagnose(constant, split, ATTACK, queries=0).eps}
     assert rows[1.0] == pytest.approx(float((split.labels == 0).float().mean()))
 

@@ -104,6 +104,45 @@ def test_attacks_may_have_any_names(trained, few):
     assert report["b"].accuracy <= report[0.05].accuracy
 
 
+def test_no_attack_takes_the_place_of_the_clean_column(trained, few):
+    with pytest.raises(aalp.InputError, match="'clean' is the column without an attack"):
+        aalp.evaluate(trained, few, {"clean": SUITE["fgsm"], "pgd5": SUITE["pgd5"]})
+
+
+class Ended(torch.nn.Module):
+    """What a function makes of another network's logits."""
+
+    def __init__(self, network, end):
+        super().__init__()
+        self.network, self.end = network, end
+
+    def forward(self, x):
+        return self.end(self.network(x))
+
+
+def test_outputs_that_look_like_probabilities_are_named_wherever_an_attack_begins(trained, few):
+    model, pgd, few = Ended(trained, lambda z: z.softmax(1)), aalp.PGD(0.1, 0.02, 5), few[:20]
+    with pytest.warns(UserWarning, match="look like probabilities: all 20 rows") as heard:
+        aalp.evaluate(model, few, {"pgd": pgd})
+    assert heard[0].filename == __file__
+    with pytest.warns(UserWarning, match="look like probabilities"):
+        aalp.diagnose(model, few, pgd, queries=0)
+    with pytest.warns(UserWarning, match="look like probabilities") as heard:
+        pgd(model, *next(few.batches(20)))
+    assert heard[0].filename == __file__
+    with pytest.warns(UserWarning, match="look like probabilities"):  # rounded to three digits, they sum to 1 nearly
+        aalp.evaluate(Ended(trained, lambda z: z.softmax(1).bfloat16()), few, {"pgd": pgd})
+
+
+@pytest.mark.parametrize(
+    "end", [torch.sigmoid, torch.relu, lambda z: z.softmax(1) - 0.5, lambda z: z.log_softmax(1), lambda z: z / z.sum()]
+)
+@pytest.mark.filterwarnings("error:the model's outputs")
+def test_logits_in_the_range_of_probabilities_are_taken_as_they_are(trained, few, end):
+    aalp.evaluate(Ended(trained, end), few[:20], {"fgsm": aalp.FGSM(0.1)})
+    aalp.FGSM(0.1)(Ended(trained, end), *next(few.batches(20)))
+
+
 def test_seed_fixes_the_starts(trained, few):
     weak = {"pgd": aalp.PGD(0.2, 0.1, 2)}
     first, again, other = (aalp.evaluate(trained, few, weak, seed=seed)["pgd"].correct for seed in (0, 0, 1))

@@ -343,8 +343,9 @@ def test_networks_that_cannot_be_attacked_are_refused(end, said):
 @pytest.mark.parametrize("attack", [aalp.FGSM(0.1), aalp.PGD(0.1, 0.05, 2), aalp.CW(0.1, 0.05, 2)])
 def test_an_attack_whose_steps_move_nothing_says_so(attack):
     network, pixels = Rounded().eval(), (255 * images()[0]).byte()
-    with pytest.warns(UserWarning, match="moved no pixel"):
-        attack(network, *images())
+    if attack.start == "clean":
+        with pytest.warns(UserWarning, match="moved no pixel"):
+            attack(network, *images())
     split = aalp.Split(pixels, network(pixels / 255).argmax(1))
     with pytest.warns(UserWarning, match="a: the loss has a gradient of 0"):
         aalp.evaluate(network, split, {"a": attack})

@@ -1,6 +1,7 @@
 """RESULTS.md and the pages of `results/`, and the command that shows and remakes them."""
 
 import dataclasses
+import itertools
 import re
 from pathlib import Path
 
@@ -159,6 +160,51 @@ def test_writing_makes_pages_and_touches_no_page_of_anothers(capsys, folder):
     assert main(["results", str(folder), "--write"]) == 0
     assert (folder / "mnist" / "README.md").read_text() == "mine"
     assert not (folder.parent / "RESULTS.md").exists()
+
+
+@pytest.mark.filterwarnings("default:RESULTS.md stays")
+def test_where_records_are_few_their_pages_are_written_and_results_md_stays(capsys, tmp_path):
+    folder, beside, prose = tmp_path / "results", tmp_path / "RESULTS.md", f"{report.MADE}\nas it was"
+    record("alp", pgd100=690).save(folder / "mnist" / "a.json")
+    beside.write_text(prose)
+    assert main(["results", str(folder), "--write"]) == 0
+    assert "RESULTS.md stays as it is: nothing was measured of" in " ".join(capsys.readouterr().out.split())
+    assert (folder / "mnist" / "README.md").exists()
+    assert beside.read_text() == prose
+
+
+OUTSIDE = "=x | <b>\n\n# H $\\frac{$ [a](b) \x1b[31m"  # a formula, markup, and what colours a terminal
+
+
+@pytest.fixture
+def hostile(tmp_path):
+    """Records whose labels, processor and reduction are text from outside."""
+    for seed, method in itertools.product(range(4), ("alp", "mine")):
+        row = dataclasses.replace(aalp.methods.METHODS["alp"], label=OUTSIDE)
+        kept = record(method, seed, row=row, pgd100=690 + seed, changes={"reduced": OUTSIDE})
+        kept.environment["processor"] = OUTSIDE
+        kept.save(tmp_path / "results" / ("mnist", "mnist/ablations")[seed // 2] / f"{method}{seed}.json")
+    (tmp_path / "results" / "README.md").write_text(report.MADE)
+    return tmp_path / "results"
+
+
+def test_text_from_outside_is_no_markup_in_pages(hostile):
+    pages = [path for path in report.write(hostile, archive.records(hostile)) if path.suffix == ".md"]
+    assert [page.parent.name for page in pages] == ["mnist", "ablations", "results"]
+    said = [page.read_text() for page in pages]
+    assert "=x \\| &lt;b> # H $\\\\frac{$ [a]\\(b) �[31m" in said[1]
+    for text in said:
+        assert not any(mark in text for mark in ("<b>", "\n# H", "[a](b)", "\x1b"))
+
+
+@pytest.mark.parametrize("form", ["csv", "markdown"])
+def test_text_from_outside_is_no_formula_and_colours_no_terminal(capsys, hostile, form):
+    assert main(["results", str(hostile), "--form", form]) == 0
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err
+    if form == "csv":
+        assert ",'=x | <b>" in said.out
+        assert ",=x" not in said.out
 
 
 def test_there_may_be_nothing_to_write(capsys, tmp_path):
