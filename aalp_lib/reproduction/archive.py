@@ -204,12 +204,13 @@ def _gathered(files: Iterable[tuple[str, str, Callable[[], bytes]]], beside_chec
 # --- the pack --------------------------------------------------------------------------------------------------------
 
 
-def pack(folder: str | Path = RESULTS, path: str | Path = PACK) -> Path:
+def pack(folder: str | Path | None = None, path: str | Path | None = None) -> Path:
     """Write all records and measurements of a folder, but for those that `records` passes over, into one zip file.
 
-    The same records give the same bytes. `aalp results results --write` remakes the one in the package.
+    By default those of the checkout, into the package; `aalp results results --write` does so. The same records give the
+    same bytes.
     """
-    folder, path = _checks.path(folder), _checks.path(path)
+    folder, path = _checks.path(folder or RESULTS), _checks.path(path or PACK)
     partial = path.with_suffix(".partial")
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_LZMA) as made:
         for name, file in packable(folder):
