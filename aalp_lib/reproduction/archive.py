@@ -207,8 +207,8 @@ def _gathered(files: Iterable[tuple[str, str, Callable[[], bytes]]], beside_chec
 def pack(folder: str | Path | None = None, path: str | Path | None = None) -> Path:
     """Write all records and measurements of a folder, but for those that `records` passes over, into one zip file.
 
-    By default those of the checkout, into the package; `aalp results results --write` does so. The same records give the
-    same bytes.
+    By default those of the checkout, into the package, as `aalp results results --write` does. The same records give
+    the same bytes.
     """
     folder, path = _checks.path(folder or RESULTS), _checks.path(path or PACK)
     partial = path.with_suffix(".partial")
