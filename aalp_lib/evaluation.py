@@ -277,7 +277,7 @@ def _warn_of_flat(
 ) -> None:
     """Warn of attacks that cannot move the first images that are right; their accuracy says nothing of robustness."""
     rows = right.nonzero()[:FIRST, 0]
-    if flat_is_told.get() or not len(rows):
+    if flat_is_told.get() or len(rows) < FIRST // 2:  # of a handful it may well be so
         return
     x, y = to_float(split.images[rows]), split.labels[rows]
     for attack, steps in trajectories:
