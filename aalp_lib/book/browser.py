@@ -32,7 +32,7 @@ LOSSES = ("cross_entropy", "margin", "trades_kl")
 INPUTS = ("image", "label", "clean", "choice")
 OUTPUTS = ("logits", "features", "gradient", "feature_gradient")
 # Of onnxruntime-web: the module, its loader, and the WebAssembly, which travels compressed.
-RUNTIME = {"ort.wasm.min.mjs": "ort.mjs", "ort-wasm-simd-threaded.mjs": "ort-wasm.mjs"}
+RUNTIME = {"ort.wasm.min.mjs": "ort.js", "ort-wasm-simd-threaded.mjs": "ort-wasm.js"}
 WASM = ("ort-wasm-simd-threaded.wasm", "ort-wasm.bin")
 
 
