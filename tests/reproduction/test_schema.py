@@ -1,6 +1,4 @@
-import csv
 import dataclasses
-import io
 import json
 from pathlib import Path
 
@@ -116,13 +114,6 @@ def test_markdown_table_shows_the_interval():
     assert first == "| AALP | 0 | 95.0 (93.5–96.2) | 70.0 (67.1–72.8) |"
     assert "0.0 (0.0–0.4)" in second
     assert "71.0" in demo.table(rows, "best")
-
-
-def test_csv_table_has_a_line_for_each_accuracy():
-    lines = list(csv.DictReader(io.StringIO(demo.csv([record(accuracy=both(700))]))))
-    assert [line["model"] for line in lines] == ["last", "last", "best"]
-    assert lines[1]["attack"] == "pgd40"
-    assert (lines[1]["correct"], lines[1]["count"], lines[1]["accuracy"]) == ("700", "1000", "70.00")
 
 
 def test_environment_names_device_threads_and_versions():
