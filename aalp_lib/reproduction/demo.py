@@ -16,7 +16,6 @@ from aalp_lib.reproduction.jobs import Job
 from aalp_lib.reproduction.schema import HEADINGS, Record, label
 
 DATA = "mnist-sample"
-SHARES = ("accuracy", "low", "high")
 
 
 def jobs(out: Path, seed: int = 0, quick: bool = False) -> list[Job]:
@@ -25,11 +24,9 @@ def jobs(out: Path, seed: int = 0, quick: bool = False) -> list[Job]:
 
 
 def write(records: Sequence[Record], jobs: Sequence[Job], out: Path) -> list[Path]:
-    """Write the table as Markdown and CSV and the figures as PNG; returns their paths."""
+    """Write the table as Markdown and the figures as PNG; returns their paths."""
     records = archive.in_order(records)
-    texts = {"table.md": markdown(records), "table.csv": csv(records)}
-    for name, text in texts.items():
-        checkpoints.write_atomically(out / name, text.encode())
+    checkpoints.write_atomically(out / "table.md", markdown(records).encode())
     figures = {
         "robust-accuracy.png": plots_of_records.robust_accuracy(records),
         "training-curves.png": plots_of_records.training_curves(records),
@@ -38,7 +35,7 @@ def write(records: Sequence[Record], jobs: Sequence[Job], out: Path) -> list[Pat
     for name, figure in figures.items():
         figure.savefig(out / name, dpi=plots.DPI)
         plt.close(figure)
-    return [out / name for name in (*texts, *figures)]
+    return [out / name for name in ("table.md", *figures)]
 
 
 def markdown(records: Sequence[Record]) -> str:
@@ -70,20 +67,8 @@ def table(records: Sequence[Record], model: str = "last") -> str:
 
 
 def _cell(found: Mapping[str, float]) -> str:
-    value, low, high = (f"{100 * found[key]:.1f}" for key in SHARES)
+    value, low, high = (f"{100 * found[key]:.1f}" for key in ("accuracy", "low", "high"))
     return f"{value} ({low}–{high})"
-
-
-def csv(records: Sequence[Record]) -> str:
-    """The same of both models, a line an accuracy, with counts."""
-    lines = [["data", "method", "seed", "tier", "model", "attack", *SHARES, "correct", "count"]]
-    for model in ("last", "best"):
-        for r in records:
-            for attack, found in r.accuracy[model].items():
-                percents = (f"{100 * found[key]:.2f}" for key in SHARES)
-                counts = (str(found[key]) for key in ("correct", "count"))
-                lines.append([r.data, r.method, str(r.seed), r.tier, model, attack, *percents, *counts])
-    return "".join(",".join(line) + "\n" for line in lines)
 
 
 def digits(jobs: dict[str, Job]) -> Figure:
