@@ -111,6 +111,16 @@ def test_versions_agree():
     assert f"## {aalp.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
+def test_workflows_pin_actions_and_try_every_python_that_is_promised():
+    found = {path.stem: path.read_text() for path in (ROOT / ".github" / "workflows").glob("*.yml")}
+    assert set(found) == {"tests", "book", "release"}
+    for text in found.values():
+        for action in re.findall(r"uses: (.*)", text):
+            assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40} # v[\d.]+", action)
+    promised = re.findall(r"Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))
+    assert re.findall(r'"(3\.\d+)"', re.search(r"python: \[.*\]", found["tests"])[0]) == promised
+
+
 def test_no_pickle_is_read_or_written():
     for path in (ROOT / "aalp_lib").rglob("*.py"):
         text = path.read_text()
