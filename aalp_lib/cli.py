@@ -19,7 +19,7 @@ Options = dict[str, dict[str, Any]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 for a failed run, 2 for bad input, 130 after Ctrl-C."""
+    """Run the command line; returns the exit status, as of `commands.run`."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     _write_what_can_be_written()
     top = parser()
@@ -219,6 +219,10 @@ COMMANDS = {
             "--recipe": _text("paper (as section 4.1 gives it) or fast (ours; the default)"),
             "--out": _path("the records go to OUT/GRID", "results"),
             "--jobs": _number("runs at a time on this machine (default: one a core, or one on a GPU)"),
+            "--minutes": _level(
+                "stop every run in time at a checkpoint; if work is left the exit status is 75, and the same command "
+                "goes on, on another machine too that has a copy of OUT"
+            ),
             "--scheduler": _text("of a Dask scheduler; its workers must see the folder --out", metavar="ADDRESS"),
             "--folder": _path("take the images from here: train/CLASS/*, test/CLASS/*"),
             "--root": _ROOT,

@@ -12,12 +12,12 @@ from aalp_lib.attacks import Attack, Reading
 from aalp_lib.data import Dataset
 from aalp_lib.engine.precision import Precision, without_tf32
 from aalp_lib.evaluation import Suite, chosen_precision, evaluate as evaluated
+from aalp_lib.folders import RUN
 from aalp_lib.models import Classifier
 from aalp_lib.reproduction import machine, schema
 from aalp_lib.reproduction.attack_measurements import measure_attacks
 from aalp_lib.reproduction.schema import Measurement, Record
 from aalp_lib.reproduction.settings import suite_for, tier
-from aalp_lib.train import RUN
 
 
 @dataclass(frozen=True, eq=False)
