@@ -2,6 +2,7 @@
 
 import json
 import os
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,7 +56,7 @@ class Checkpoint:
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write `content` so that `path` holds either the old bytes or the new ones, whenever the process is killed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # a number of a process is unique on a machine alone
     try:
         with temporary.open("wb") as file:
             file.write(content)
