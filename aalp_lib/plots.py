@@ -25,8 +25,8 @@ DPI = 120
 RIGHT, WRONG = "#0072B2", "#D55E00"
 
 
-def predictions(rows: Sequence[tuple[str, Tensor, Tensor]], labels: Tensor, classes: Sequence[str]) -> Figure:
-    """Images with prediction and confidence, a row for each (title, images (N, C, H, W), logits (N, K)).
+def predictions(rows: Sequence[tuple[str, Tensor, Tensor | None]], labels: Tensor, classes: Sequence[str]) -> Figure:
+    """Images with prediction and confidence, a row for each (title, images (N, C, H, W), logits (N, K) or None).
 
     `labels` (N,) are the true classes. A right prediction is blue with a tick, a wrong one red with a cross.
     """
@@ -35,16 +35,21 @@ def predictions(rows: Sequence[tuple[str, Tensor, Tensor]], labels: Tensor, clas
         len(rows), count, figsize=(1.15 * count + 0.9, 1.6 * len(rows)), layout="constrained", squeeze=False
     )
     for row, (title, images, logits) in zip(axes, rows, strict=True):
-        confidences, predicted = logits.detach().float().cpu().softmax(1).max(1)
         for i, panel in enumerate(row):
             pixels = images[i].detach().cpu().permute(1, 2, 0).numpy()
             panel.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=1)
-            right = int(predicted[i]) == int(labels[i])
-            panel.set_title(
-                f"{'✓' if right else '✗'} {classes[int(predicted[i])]}  {100 * float(confidences[i]):.0f} %",
-                color=RIGHT if right else WRONG,
-                fontsize=9,
-            )
             panel.set(xticks=[], yticks=[])
+            if logits is not None:
+                _prediction(panel, logits[i], int(labels[i]), classes)
         row[0].set_ylabel(title, fontsize=9)
     return figure
+
+
+def _prediction(panel: Axes, logits: Tensor, label: int, classes: Sequence[str]) -> None:
+    confidence, predicted = logits.detach().float().cpu().softmax(0).max(0)
+    right = int(predicted) == label
+    panel.set_title(
+        f"{'✓' if right else '✗'} {classes[int(predicted)]}  {100 * float(confidence):.0f} %",
+        color=RIGHT if right else WRONG,
+        fontsize=9,
+    )
