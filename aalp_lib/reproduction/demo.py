@@ -1,6 +1,8 @@
 """The demo: Table 2's comparison on the bundled digits, as jobs, and what is made of their records."""
 
+import io
 from collections.abc import Mapping, Sequence
+from csv import writer
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,6 +18,7 @@ from aalp_lib.reproduction.jobs import Job
 from aalp_lib.reproduction.schema import HEADINGS, Record, label
 
 DATA = "mnist-sample"
+MACHINE = ("processor", "threads", "python", "torch", "aalp_lib")
 SHARES = ("accuracy", "low", "high")
 
 
@@ -45,18 +48,19 @@ def markdown(records: Sequence[Record]) -> str:
     """The table with what a reader needs to know about its numbers around it."""
     first = records[0]
     count = int(first.accuracy["last"]["clean"]["count"])
-    machine = first.environment
+    data = escaping.plain(first.data).replace("`", "")
+    machine = {key: escaping.markdown(first.environment.get(key)) for key in MACHINE}
     kept = {r.method: r.history["epochs"][-1]["kept"] for r in records if r.config["method"]["guided_dropout"]}
     work = sum(sum(r.seconds.values()) for r in records)
-    dropout = ", ".join(f"{label(name)} {100 * value:.0f} %" for name, value in kept.items())
+    dropout = ", ".join(f"{_name(name)} {100 * value:.0f} %" for name, value in kept.items())
     return (
-        f"Correct test images in percent, with the 95 % Wilson interval; {count} digits of `{first.data}`, last epoch, "
+        f"Correct test images in percent, with the 95 % Wilson interval; {count} digits of `{data}`, last epoch, "
         f"seed {first.seed}. An image counts as fooled at k steps once any iterate up to k fools it.\n\n"
         f"{table(records)}\n"
         "The model that was best on the validation split:\n\n"
         f"{table(records, 'best')}\n"
         f"Features that Guided Dropout kept, mean over the last epoch: {dropout}.\n\n"
-        f"{escaping.markdown(machine['processor'])}, {machine['threads']} thread a run, Python {machine['python']}, "
+        f"{machine['processor']}, {machine['threads']} thread a run, Python {machine['python']}, "
         f"torch {machine['torch']}, aalp_lib {machine['aalp_lib']}; {work:.0f} s of work in all.\n"
     )
 
@@ -64,9 +68,16 @@ def markdown(records: Sequence[Record]) -> str:
 def table(records: Sequence[Record], model: str = "last") -> str:
     """Table 2 in Markdown: a row a record, percent right with the 95 % interval."""
     names = list(records[0].accuracy[model])
-    rows = [["Method", "Seed", *(HEADINGS[name] for name in names)], ["---"] * (2 + len(names))]
-    rows += [[label(r.method), str(r.seed), *(_cell(r.accuracy[model][name]) for name in names)] for r in records]
+    rows = [
+        ["Method", "Seed", *(escaping.markdown(HEADINGS.get(name, name)) for name in names)],
+        ["---"] * (2 + len(names)),
+    ]
+    rows += [[_name(r.method), str(r.seed), *(_cell(r.accuracy[model][name]) for name in names)] for r in records]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _name(method: str) -> str:
+    return escaping.markdown(label(method))
 
 
 def _cell(found: Mapping[str, float]) -> str:
@@ -76,14 +87,16 @@ def _cell(found: Mapping[str, float]) -> str:
 
 def csv(records: Sequence[Record]) -> str:
     """The same of both models, a line an accuracy, with counts."""
-    lines = [["data", "method", "seed", "tier", "model", "attack", *SHARES, "correct", "count"]]
+    text = io.StringIO()
+    lines: list[list[object]] = [["data", "method", "seed", "tier", "model", "attack", *SHARES, "correct", "count"]]
     for model in ("last", "best"):
         for r in records:
             for attack, found in r.accuracy[model].items():
                 percents = (f"{100 * found[key]:.2f}" for key in SHARES)
                 counts = (str(found[key]) for key in ("correct", "count"))
                 lines.append([r.data, r.method, str(r.seed), r.tier, model, attack, *percents, *counts])
-    return "".join(",".join(line) + "\n" for line in lines)
+    writer(text, lineterminator="\n").writerows([escaping.csv(cell) for cell in line] for line in lines)
+    return text.getvalue()
 
 
 def digits(jobs: dict[str, Job]) -> Figure:

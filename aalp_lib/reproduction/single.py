@@ -3,12 +3,13 @@
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import msgspec
 import torch
 
 from aalp_lib import checkpoints
-from aalp_lib.attacks import Attack, Reading
+from aalp_lib.attacks import Reading
 from aalp_lib.data import Dataset
 from aalp_lib.engine.precision import Precision, without_tf32
 from aalp_lib.evaluation import Suite, chosen_precision, evaluate as evaluated
@@ -18,6 +19,21 @@ from aalp_lib.reproduction.attack_measurements import measure_attacks
 from aalp_lib.reproduction.schema import Measurement, Record
 from aalp_lib.reproduction.settings import suite_for, tier
 from aalp_lib.train import RUN
+
+
+class _Method(msgspec.Struct):
+    """What is said of the method."""
+
+    name: str
+    label: str
+
+
+class _Noted(msgspec.Struct):
+    """What is used here of `run.json`, beside what a record needs."""
+
+    method: _Method
+    seed: Annotated[int, msgspec.Meta(ge=0)]
+    watched: dict[str, Any] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +49,8 @@ class Run:
     def load(cls, folder: Path, which: Literal["last", "best"], device: torch.device) -> "Run":
         """Read it back; FileNotFoundError or InputError if something is missing or damaged."""
         model = checkpoints.load_model(folder, which).to(device)
+        for kind in (schema.Config, _Noted):
+            checkpoints.read_json(folder / RUN, kind)
         return cls(folder, which, model, checkpoints.read_json(folder / RUN))
 
     @property
@@ -43,7 +61,7 @@ class Run:
     def suite(self, dataset: Dataset) -> Suite:
         """Table 2's attacks; on other data than the paper's, in the ball in which the training was watched."""
         watched = self.config["watched"]
-        return suite_for(dataset.name, Attack(**watched) if watched else None)
+        return suite_for(dataset.name, schema.attack_of(watched, self.folder / RUN) if watched else None)
 
     def keep(self, made: Record | Measurement) -> Path:
         """Save what was made of this network beside it, under a name that tells it from others; returns the path."""
