@@ -246,6 +246,8 @@ def _check_values(model: Classifier, checkpoint: Checkpoint) -> None:
 
 def _built(checkpoint: Checkpoint, config: dict[str, Any]) -> Classifier:
     """The network that a description names; InputError unless the weights are those of one."""
+    if ":" in str(config.get("name")):
+        return models.build(config)  # of a library, whose networks may not be made without memory
     try:
         with torch.device("meta"):  # without memory: nobody knows yet how large it would be
             wanted = models.build(config).state_dict()

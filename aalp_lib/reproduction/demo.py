@@ -1,8 +1,6 @@
 """The demo: Table 2's comparison on the bundled digits, as jobs, and what is made of their records."""
 
-import io
 from collections.abc import Mapping, Sequence
-from csv import writer
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -19,7 +17,6 @@ from aalp_lib.reproduction.schema import HEADINGS, Record, label
 
 DATA = "mnist-sample"
 MACHINE = ("processor", "threads", "python", "torch", "aalp_lib")
-SHARES = ("accuracy", "low", "high")
 
 
 def jobs(out: Path, seed: int = 0, quick: bool = False) -> list[Job]:
@@ -28,11 +25,9 @@ def jobs(out: Path, seed: int = 0, quick: bool = False) -> list[Job]:
 
 
 def write(records: Sequence[Record], jobs: Sequence[Job], out: Path) -> list[Path]:
-    """Write the table as Markdown and CSV and the figures as PNG; returns their paths."""
+    """Write the table as Markdown and the figures as PNG; returns their paths."""
     records = archive.in_order(records)
-    texts = {"table.md": markdown(records), "table.csv": csv(records)}
-    for name, text in texts.items():
-        checkpoints.write_atomically(out / name, text.encode())
+    checkpoints.write_atomically(out / "table.md", markdown(records).encode())
     figures = {
         "robust-accuracy.png": plots_of_records.robust_accuracy(records),
         "training-curves.png": plots_of_records.training_curves(records),
@@ -41,7 +36,7 @@ def write(records: Sequence[Record], jobs: Sequence[Job], out: Path) -> list[Pat
     for name, figure in figures.items():
         figure.savefig(out / name, dpi=plots.DPI)
         plt.close(figure)
-    return [out / name for name in (*texts, *figures)]
+    return [out / name for name in ("table.md", *figures)]
 
 
 def markdown(records: Sequence[Record]) -> str:
@@ -81,22 +76,8 @@ def _name(method: str) -> str:
 
 
 def _cell(found: Mapping[str, float]) -> str:
-    value, low, high = (f"{100 * found[key]:.1f}" for key in SHARES)
+    value, low, high = (f"{100 * found[key]:.1f}" for key in ("accuracy", "low", "high"))
     return f"{value} ({low}–{high})"
-
-
-def csv(records: Sequence[Record]) -> str:
-    """The same of both models, a line an accuracy, with counts."""
-    text = io.StringIO()
-    lines: list[list[object]] = [["data", "method", "seed", "tier", "model", "attack", *SHARES, "correct", "count"]]
-    for model in ("last", "best"):
-        for r in records:
-            for attack, found in r.accuracy[model].items():
-                percents = (f"{100 * found[key]:.2f}" for key in SHARES)
-                counts = (str(found[key]) for key in ("correct", "count"))
-                lines.append([r.data, r.method, str(r.seed), r.tier, model, attack, *percents, *counts])
-    writer(text, lineterminator="\n").writerows([escaping.csv(cell) for cell in line] for line in lines)
-    return text.getvalue()
 
 
 def digits(jobs: dict[str, Job]) -> Figure:

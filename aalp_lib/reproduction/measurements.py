@@ -51,7 +51,7 @@ class Trained:
     @property
     def attack(self) -> Attack:
         """What the network was trained against."""
-        return attack_of(self.record.config["attack"], self.run)
+        return attack_of(self.record.config["attack"], f"the record of {self.run}")
 
     @functools.cached_property
     def subject(self) -> dict[str, object]:

@@ -332,8 +332,8 @@ def _of(where: str, value: Any, kind: Any) -> Any:
         raise ValueError(f"{said} - at `$.{where}{path if at else '`'}") from error
 
 
-def attack_of(described: Mapping[str, Any], where: Path) -> Attack:
-    """The attack that a file describes; InputError names the file if there can be none."""
+def attack_of(described: Mapping[str, Any], where: str) -> Attack:
+    """The attack that a file describes; InputError says in which there is one that cannot be made."""
     try:
         return Attack(**described)
     except (TypeError, InputError) as error:

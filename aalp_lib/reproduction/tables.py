@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from aalp_lib import _checks
-from aalp_lib.evaluation import gradient_count, paper_name, suite_in_ball
+from aalp_lib.evaluation import paper_name
 from aalp_lib.methods import METHODS
 from aalp_lib.reproduction import escaping, paper, protocols
 from aalp_lib.reproduction.archive import Model, Records, is_ablation
@@ -16,7 +16,6 @@ from aalp_lib.reproduction.attack_measurements import ALTERED
 from aalp_lib.reproduction.comparisons import Comparison
 from aalp_lib.reproduction.frames import frame as frame_of
 from aalp_lib.reproduction.schema import HEADINGS, Measurement, Record, label
-from aalp_lib.train import VAL_STEPS
 
 TITLES = {
     "mnist": "MNIST",
@@ -35,13 +34,13 @@ COLUMNS = HEADINGS | {
     "consistent": "Consistent",
 }
 STAGES = {"apgd-ce": "APGD-CE", "apgd-t": "+ APGD-T", "fab-t": "+ FAB-T", "square": "AutoAttack"}
-IMAGES = {  # training and validation
-    "mnist": (54_000, 6_000),
-    "mnist-sample": (3_600, 400),
-    "svhn": (65_931, 7_326),
-    "cifar10": (45_000, 5_000),
-    "cifar10-jpeg": (45_000, 5_000),
-}
+IMAGES = {
+    "mnist": 54_000,
+    "mnist-sample": 3_600,
+    "svhn": 65_931,
+    "cifar10": 45_000,
+    "cifar10-jpeg": 45_000,
+}  # to train on
 SPANS = "Percent right: one seed with its 95 % Wilson interval (), several with their lowest and highest []."
 CAPTIONS = {
     1: "ALP's networks: confidence in the true class in percent, losses in nats, last iterate of section 4.1's attack.",
@@ -253,7 +252,7 @@ def shown(table: pd.DataFrame, spans: bool = True) -> pd.DataFrame:
     table : DataFrame
         Of one data set.
     spans : bool
-        Show intervals and ranges behind our numbers, and of Table 2 how far our row lies from the paper's at most.
+        Show intervals and ranges behind our numbers.
     """
     names = list(dict.fromkeys(table["column"]))
     lines = []
@@ -267,11 +266,9 @@ def shown(table: pd.DataFrame, spans: bool = True) -> pd.DataFrame:
                 "Source": who,
                 "Seeds": _counts(cells["seeds"]),
                 **{heading(name): _shown(by.get(name), name, spans) for name in names},
-                "Widest apart": _widest(table, str(row), by) if source == "ours" else "",
             }
         )
-    made = pd.DataFrame(lines)
-    return made if spans and (table["table"] == 2).all() else made.drop(columns="Widest apart")
+    return pd.DataFrame(lines)
 
 
 def by_set(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -291,14 +288,6 @@ def _shown(cell: dict[Any, Any] | None, name: str, spans: bool) -> str:
     digits = (3 if loss else 1) if ours else (4 if loss else 2)
     low, high = (cell["low"], cell["high"]) if spans else (float("nan"), float("nan"))
     return spanned(cell["value"], low, high, cell["seeds"], digits)
-
-
-def _widest(table: pd.DataFrame, row: str, ours: dict[Any, dict[Any, Any]]) -> str:
-    """How far our row lies from the paper's in the column where they are furthest apart."""
-    theirs = table[(table["row"] == row) & (table["source"] == "paper")].set_index("column")["value"]
-    apart = {name: cell["value"] - theirs[name] for name, cell in ours.items()}
-    widest = max(apart, key=lambda name: abs(apart[name]))
-    return f"{signed(apart[widest])}, {heading(widest)}"
 
 
 # --- other tables ----------------------------------------------------------------------------------------------------
@@ -425,45 +414,31 @@ def _device(found: Mapping[str, Any]) -> str:
 # --- cost ------------------------------------------------------------------------------------------------------------
 
 
-def cost(run: Record) -> tuple[int, int] | None:
-    """Gradient evaluations of a run, one an image: of training, and at most of evaluation.
+def cost(run: Record) -> int | None:
+    """Gradient evaluations of a run's training, one an image; None where the number of images is not known.
 
-    Training: images × epochs × (attack steps + samples of an image that go through the training step). Evaluation:
-    PGD-10 on the validation split after each epoch, and the test attacks on the last model and, where it is another, on
-    the best; an image that is fooled is not attacked again. None where the number of images is not known.
+    Images × epochs × (attack steps + samples of an image that go through the training step).
     """
     if run.data not in IMAGES:
         return None
-    train, val = IMAGES[run.data]
-    attack, method, epochs = run.config["attack"], run.config["method"], run.config["recipe"]["epochs"]
+    attack, method = run.config["attack"], run.config["method"]
     samples = 2 if method["classify"] == "joint" or method["pairing"] else 1
     attacked = attack and (method["classify"] != "clean" or method["pairing"])
     step = samples + (attack["steps"] * attack["restarts"] if attacked else 0)
-    last_is_best = run.history.get("best") == len(run.history.get("epochs", ()))
-    tested = sum(_suite(run, model) for model in (("last",) if last_is_best else ("last", "best")))
-    return (run.config.get("train_images") or train) * epochs * step, val * epochs * VAL_STEPS + tested
-
-
-def _suite(run: Record, model: str) -> int:
-    """Gradients of the attacks on one model, if nothing is fooled."""
-    cells = run.accuracy.get(model, {})
-    suite = {name: attack for name, attack in suite_in_ball(0.3, 0.3).items() if name in cells}
-    return gradient_count(suite) * int(max((cell["count"] for cell in cells.values()), default=0))
+    return int((run.config.get("train_images") or IMAGES[run.data]) * run.config["recipe"]["epochs"] * step)
 
 
 def costs(source: Records) -> pd.DataFrame:
     """Minutes and millions of gradients by data set, method and protocol, full tier: means over runs."""
     lines = []
     for name, run in source.runs.items():
-        spent = cost(run)
-        if run.tier == "full" and spent and not is_ablation(name):
-            training, evaluation = spent
+        if run.tier == "full" and (spent := cost(run)) and not is_ablation(name):
             lines.append(
                 {
                     "Data": title(run.data), "Method": label(run.method), "Protocol": protocols.protocol(run),
                     "Training, min": run.seconds.get("training", 0) / 60,
                     "Evaluation, min": run.seconds.get("evaluation", 0) / 60,
-                    "Gradients, training (M)": training / 1e6, "Gradients, evaluation, at most (M)": evaluation / 1e6,
+                    "Gradients, training (M)": spent / 1e6,
                 }
             )  # fmt: skip
     if not lines:

@@ -98,10 +98,7 @@ def test_a_training_that_never_began_does_not_say_which_images_the_next_one_sees
 
 
 def test_an_observed_job_gives_the_same_record_and_what_was_seen(tmp_path):
-    plain, seen = (
-        run_job(tiny("alp", tmp_path / "plain")),
-        run_job(tiny("alp", tmp_path / "seen", observe=True)),
-    )
+    plain, seen = (run_job(tiny("alp", tmp_path / "plain")), run_job(tiny("alp", tmp_path / "seen", observe=True)))
     assert (seen.accuracy, seen.outcomes) == (plain.accuracy, plain.outcomes)
     (kept,) = archive.records(tmp_path / "seen" / "over_training").measurements.values()
     assert kept.subject == {"data": "mnist-sample", "method": "alp", "seed": 0}
