@@ -12,9 +12,10 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExe
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+import msgspec
 import torch
 
-from aalp_lib import _checks, folders
+from aalp_lib import _checks, checkpoints, folders
 from aalp_lib._checks import InputError
 from aalp_lib.checkpoints import LAST
 from aalp_lib.reproduction.jobs import Job, finished, run_job
@@ -25,6 +26,14 @@ NOTE = "progress.json"
 NOTE_EVERY = 0.5  # seconds
 # a job, what of it is done, out of how much (the same once its record is there), and a word on it
 Watch = Callable[[Job, int, int, str], None]
+
+
+class _Note(msgspec.Struct):
+    """What `progress.json` holds."""
+
+    done: int
+    total: int
+    text: str
 
 
 class Killed(OSError):
@@ -218,8 +227,8 @@ def _tell(jobs: Iterable[Job], watch: Watch) -> None:
     """Pass on what running jobs have noted in their folders."""
     for job in jobs:
         with contextlib.suppress(OSError, ValueError):  # not begun, or read in the middle of a write
-            note = json.loads((job.run / NOTE).read_text())
-            watch(job, note["done"], note["total"], note["text"])
+            note: _Note = checkpoints.read_json(job.run / NOTE, _Note)
+            watch(job, note.done, note.total, note.text)
 
 
 @contextlib.contextmanager
