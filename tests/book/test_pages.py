@@ -254,7 +254,7 @@ def test_links_inside_the_book_lead_somewhere():
             goal = (path.parent / file.partition("?")[0]).resolve() if file else path
             assert goal.is_file(), f"{path.name}: {target}"
             assert goal.is_relative_to(HTML), f"{path.name}: {target}"
-            if anchor and goal in pages:
+            if anchor and goal in pages and "=" not in anchor:  # a state of the live attack is no place
                 assert anchor in pages[goal].ids, f"{path.name}: {target}"
                 checked += 1
     assert checked > 100
