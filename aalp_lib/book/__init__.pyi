@@ -1,1 +1,7 @@
-from . import chapter as chapter, drawings as drawings, graders as graders, interactive as interactive
+from . import (
+    chapter as chapter,
+    drawings as drawings,
+    graders as graders,
+    interactive as interactive,
+    results as results,
+)

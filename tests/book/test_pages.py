@@ -265,3 +265,20 @@ def test_search_works_without_a_server(open_page):
     page.wait_for_selector("#search-results li a")
     page.wait_for_timeout(500)  # whatever it might fetch comes after that
     assert page.locator("#search-results li a[href*='03-']").count() >= 1
+
+
+def box(page, name):
+    """A table with its choices: what can be read in it."""
+    return page.locator(f"#{name}")
+
+
+def choose(table, name, option):
+    """Choose above a table as who has a keyboard does."""
+    table.get_by_role("combobox", name=name, exact=True).select_option(option)
+
+
+def column(table, name):
+    """The texts of a column in the rows that can be seen, in order."""
+    heads = table.locator("thead th").all_inner_texts()
+    place = [head.split("\n")[0].strip() for head in heads].index(name)
+    return [row.locator("th, td").nth(place).inner_text() for row in table.locator("tbody tr:visible").all()]
