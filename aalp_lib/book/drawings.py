@@ -1,4 +1,4 @@
-"""Figures of chapters 6, 8 and 9, of a mask with real tensors, of the frame of records, of published numbers; the diagram of AALP."""
+"""Figures of chapters 6, 8 and 9: a mask with real tensors, the frame of records, published numbers; a diagram of AALP."""
 
 import html
 import math
