@@ -1,4 +1,4 @@
-"""Figures of chapters 6, 8 and 9: a mask with real tensors, the frame of records, published numbers; a diagram of AALP."""
+"""Figures of chapters 6, 8 and 9: a mask, the frame of records, published numbers; AALP in a diagram."""
 
 import html
 import math
