@@ -12,7 +12,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from notebooks import ROOT, repository
+from notebooks import ROOT, repository  # which makes the next one known
+from portable import site
 
 LINKS = ROOT / "book" / "links.txt"
 ADDRESS = re.compile(r"https?://[^\s<>()\[\]{}\"'`|\\^]+")
@@ -33,12 +34,10 @@ def sources() -> list[Path]:
 
 
 def is_own(address: str) -> bool:
-    """Whether an address is the repository's own, or the Colab button's, which is made of it."""
+    """Whether an address is the repository's own: there, its raw files, in Colab, its published pages."""
     place = repository()[0].removeprefix("https://github.com/")
-    pages = "{}.github.io/{}".format(*place.split("/"))
-    return (
-        f"github.com/{place}" in address or f"colab.research.google.com/github/{place}" in address or pages in address
-    )
+    hosts = ("https://github.com", "https://raw.githubusercontent.com", "https://colab.research.google.com/github")
+    return address.startswith((*(f"{host}/{place}" for host in hosts), site(repository()[0])))
 
 
 def found(path: Path) -> set[str]:
