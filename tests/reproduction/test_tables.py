@@ -3,7 +3,6 @@
 import dataclasses
 import json
 
-import pandas as pd
 import pytest
 import torch
 
@@ -180,11 +179,6 @@ def test_a_comparison_reads_as_gain_interval_paper_and_verdict():
         "Paper": "+1.8", "Ours": "+2.0", "95 % interval": "[−0.5, +4.5]", "Seeds": 3, "p, Holm": "0.074",
         "Verdict": "unresolved",
     }  # fmt: skip
-
-
-def test_markdown_escapes_what_comes_from_records():
-    table = pd.DataFrame({"Label": ["a|b\nc", "<b>"], "n": [1.5, float("nan")]})
-    assert tables.markdown(table).splitlines()[2:] == ["| a\\|b c | 1.5 |", "| &lt;b> |  |"]
 
 
 def test_every_run_has_a_line():
