@@ -68,7 +68,7 @@ def link(path: str) -> str:
 
 def equations(notebook: NotebookNode, path: Path) -> dict[str, str]:
     """The number of every equation of the book by its label, with this notebook in place of the one on disk."""
-    found = {}
+    found: dict[str, str] = {}
     for of in sorted({*chapters(), ROOT / "book" / path.name}):
         cells = (notebook if of.name == path.name else nbformat.read(of, as_version=4)).cells
         found |= numbered([cell.source for cell in cells if cell.cell_type == "markdown"], int(of.name[:2]))

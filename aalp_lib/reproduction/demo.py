@@ -16,6 +16,7 @@ from aalp_lib.reproduction.jobs import Job
 from aalp_lib.reproduction.schema import HEADINGS, Record, label
 
 DATA = "mnist-sample"
+MACHINE = ("processor", "threads", "python", "torch", "aalp_lib")
 
 
 def jobs(out: Path, seed: int = 0, quick: bool = False) -> list[Job]:
@@ -42,18 +43,19 @@ def markdown(records: Sequence[Record]) -> str:
     """The table with what a reader needs to know about its numbers around it."""
     first = records[0]
     count = int(first.accuracy["last"]["clean"]["count"])
-    machine = first.environment
+    data = escaping.plain(first.data).replace("`", "")
+    machine = {key: escaping.markdown(first.environment.get(key)) for key in MACHINE}
     kept = {r.method: r.history["epochs"][-1]["kept"] for r in records if r.config["method"]["guided_dropout"]}
     work = sum(sum(r.seconds.values()) for r in records)
-    dropout = ", ".join(f"{label(name)} {100 * value:.0f} %" for name, value in kept.items())
+    dropout = ", ".join(f"{_name(name)} {100 * value:.0f} %" for name, value in kept.items())
     return (
-        f"Correct test images in percent, with the 95 % Wilson interval; {count} digits of `{first.data}`, last epoch, "
+        f"Correct test images in percent, with the 95 % Wilson interval; {count} digits of `{data}`, last epoch, "
         f"seed {first.seed}. An image counts as fooled at k steps once any iterate up to k fools it.\n\n"
         f"{table(records)}\n"
         "The model that was best on the validation split:\n\n"
         f"{table(records, 'best')}\n"
         f"Features that Guided Dropout kept, mean over the last epoch: {dropout}.\n\n"
-        f"{escaping.markdown(machine['processor'])}, {machine['threads']} thread a run, Python {machine['python']}, "
+        f"{machine['processor']}, {machine['threads']} thread a run, Python {machine['python']}, "
         f"torch {machine['torch']}, aalp_lib {machine['aalp_lib']}; {work:.0f} s of work in all.\n"
     )
 
@@ -61,9 +63,16 @@ def markdown(records: Sequence[Record]) -> str:
 def table(records: Sequence[Record], model: str = "last") -> str:
     """Table 2 in Markdown: a row a record, percent right with the 95 % interval."""
     names = list(records[0].accuracy[model])
-    rows = [["Method", "Seed", *(HEADINGS[name] for name in names)], ["---"] * (2 + len(names))]
-    rows += [[label(r.method), str(r.seed), *(_cell(r.accuracy[model][name]) for name in names)] for r in records]
+    rows = [
+        ["Method", "Seed", *(escaping.markdown(HEADINGS.get(name, name)) for name in names)],
+        ["---"] * (2 + len(names)),
+    ]
+    rows += [[_name(r.method), str(r.seed), *(_cell(r.accuracy[model][name]) for name in names)] for r in records]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def _name(method: str) -> str:
+    return escaping.markdown(label(method))
 
 
 def _cell(found: Mapping[str, float]) -> str:

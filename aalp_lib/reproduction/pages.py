@@ -34,7 +34,10 @@ GAINS = "Gains in points on the same test images, seed by seed: mean, 95 % t int
 
 @dataclass(frozen=True)
 class Section:
-    """A table of a page, what it is called and says, and the figure that goes before it with its claim."""
+    """A table of a page, what it is called and says, and the figure that goes before it with its claim.
+
+    Comparisons have a `name`, and `gains`, the numbers of the table as `tables.gains` makes them.
+    """
 
     heading: str
     caption: str
@@ -42,6 +45,7 @@ class Section:
     name: str = ""
     figure: Figure | None = None
     claim: str = ""
+    gains: pd.DataFrame | None = None
 
     @property
     def markdown(self) -> str:
@@ -110,7 +114,7 @@ def _families(
     panel = "panel" if line == "attack" else "attack"
     figure = None if several.empty else figures.closed(figures.forest(several, said, line, panel))
     caption = f"{GAINS} {'the lines of one attack' if len(families) > 1 else 'this table'}."
-    yield Section(heading, caption, tables.readable(rows), f"forest-{name}", figure, said)
+    yield Section(heading, caption, tables.readable(rows), f"forest-{name}", figure, said, rows)
 
 
 def _guided(frame: pd.DataFrame) -> list[Family]:

@@ -84,7 +84,8 @@ def test_a_run_belongs_to_the_images_that_it_was_trained_on(tmp_path):
     first = dataclasses.replace(job, data=str(tmp_path / "one" / "digits"))
     job.run.rename(first.run)
     job.record.rename(first.record)
-    (first.run / "data.json").write_text((first.run / "data.json").read_text().replace("mnist-sample", first.data))
+    (first.run / "data.json").unlink()
+    Origin(first.data).save(first.run)
     assert finished(first)
     with pytest.raises(aalp.InputError, match=r"is of the images of .*one/digits, not of .*two/digits; name another"):
         finished(dataclasses.replace(first, data=str(tmp_path / "two" / "digits")))
