@@ -16,7 +16,7 @@ from conftest import heed_ctrl_c, tiny
 import aalp_lib as aalp
 from aalp_lib import checkpoints
 from aalp_lib.cli import main
-from aalp_lib.reproduction import schema
+from aalp_lib.reproduction import schema, workers
 from aalp_lib.reproduction.jobs import run_job
 from aalp_lib.reproduction.settings import Setting
 from aalp_lib.reproduction.workers import run_jobs
