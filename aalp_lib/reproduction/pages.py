@@ -21,6 +21,7 @@ STRONG = ("clean", "pgd100x20", "cw100x20", "apgd-ce", "apgd-t", "fab-t", AUTOAT
 IMAGE = ", attacks from the image"
 STARTED = ("pgd100 start", "cw100 start")  # at the image instead of at a random point
 LEADS = (LEAD, WEAKER, STARTED)  # families of AALP against ALP
+MOVED = ("fgsm", "pgd10", "pgd20", "pgd40", "pgd100", "cw10", "cw100")
 ABLATED = ("clean", "pgd40", "pgd100", "cw100", AUTOATTACK)
 GUIDED = {"raw_gd": "raw", "adv_gd": "adv", "aalp_gd": "alp"}  # Table 3: with Guided Dropout, without
 READINGS = {"": "", "weight 0.1": ", pairing averaged over classes"}  # of the pairing loss, by `variant`
@@ -66,6 +67,9 @@ def sections(records: Records, data: str) -> Iterator[Section]:
     if (strong := plain[plain["suite"] == "strong"]).size:
         caption = f"{tables.SPANS} First 1,000 test images; the stages of AutoAttack build on each other."
         yield Section("Stronger attacks", caption, tables.accuracies(strong, STRONG))
+    if (altered := plain[(plain["suite"] == "attacks") & (plain["protocol"] == "fast")]).size:
+        caption = "What one change of the attacks moves, in points, mean over networks, first 1,000 test images."
+        yield Section("The attacks set otherwise", caption, tables.moved(altered, MOVED))
     if (signs := tables.signs(records, data)).size:
         caption = "Percent right of the first 1,000 test images, PGD-100 but for the names; means over networks."
         yield Section("Signs of gradient masking", caption, signs)

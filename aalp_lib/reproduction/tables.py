@@ -45,6 +45,7 @@ CAPTIONS = {
     4: f"{SPANS} Right both clean and under PGD-40 (MNIST) or PGD-10.",
 }
 LISTED = ("clean", "pgd40", "pgd100", "cw100")
+LITTLE = 0.1  # points
 
 
 # --- words and Markdown ----------------------------------------------------------------------------------------------
@@ -318,6 +319,28 @@ def measurements(
         and method in (None, m.subject["method"])
         and protocols.measured_protocol(m) == "fast"
     ]
+
+
+def moved(runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """What each change of the attacks moves, in points: a line for each method and change, mean over networks.
+
+    A change that moves no column by more than `LITTLE` has no line.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        Lines of `frame` of the suite "attacks".
+    columns : sequence of str
+    """
+    means = runs.pivot_table(index=["label", "run"], columns="attack", values="accuracy", sort=False)
+    lines = []
+    for name, of in means.groupby("label", sort=False):
+        for word, what in ALTERED.items():
+            cells = {c: of[f"{c} {word}"] - of[c] for c in columns if f"{c} {word}" in of}
+            said = {heading(c): signed(100 * cells[c].mean()) if c in cells else "–" for c in columns}
+            if any(100 * abs(cell.mean()) > LITTLE for cell in cells.values()):
+                lines.append({"Method": name, "Networks": len(of), "What is changed": what} | said)
+    return pd.DataFrame(lines)
 
 
 SIGNS = {  # place in the values of a diagnosis -> column, digits, factor
