@@ -133,7 +133,8 @@ def read(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            # copies, for the file may be written over meanwhile
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
     except Exception as error:  # what a damaged header raises is not documented
         raise InputError(f"{path} is not a readable checkpoint ({error})") from error
     if header.get("format") != FORMAT or not {"meta"} <= header.keys() <= {"format", "meta", CHECKSUM}:
