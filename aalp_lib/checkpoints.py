@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import secrets
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -197,12 +198,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder, if need be, and write into it; OSError names it if that cannot be done."""
+    """Make a folder before the work for it begins; OSError, naming it, unless something can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{secrets.token_hex(4)}"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"room for this, at least")
     except OSError as error:
         raise OSError(f"the output folder {folder} cannot be written ({error.strerror or error})") from error
 

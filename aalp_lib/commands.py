@@ -5,7 +5,6 @@ import importlib.util
 import os
 import shlex
 import sys
-import tempfile
 import warnings
 from argparse import Namespace
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from aalp_lib import _checks, data, models, seeds
+from aalp_lib import _checks, checkpoints, data, folders, models, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.autoattack import installed
 from aalp_lib.engine import distributed
@@ -39,11 +38,14 @@ from aalp_lib.reproduction.jobs import Job, Origin, finished
 from aalp_lib.reproduction.schema import HEADINGS, Measurement, Record
 from aalp_lib.reproduction.settings import Setting, new_model, setting_for
 from aalp_lib.reproduction.workers import cores
-from aalp_lib.train import RUN, Interrupted, fit
+from aalp_lib.train import Interrupted, fit
+
+OUT_OF_TIME = 75  # as sysexits.h has it: a temporary failure, try again
 
 
 def run(options: Namespace, arguments: Sequence[str]) -> int:
-    """Run a command; returns the exit status: 0, 1 for a run that failed, 2 for bad input, 130 after Ctrl-C."""
+    """Run a command; returns the exit status: 0, 1 for a run that failed, 2 for bad input, 130 after Ctrl-C, and 75 if
+    `--minutes` are over and work is left."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: display.marked("note", str(message))
         try:
@@ -62,12 +64,13 @@ def run(options: Namespace, arguments: Sequence[str]) -> int:
         except InputError as error:
             return _complain(error, 2)
         except KeyboardInterrupt as error:
+            status = OUT_OF_TIME if isinstance(error, workers.OutOfTime) else 130
             if not _rank():  # all of torchrun's processes stop together
                 print(file=sys.stderr)
-                _complain(error, 130)
+                _complain(error, status)
                 if isinstance(error, Interrupted):
                     print(f"go on with:\n  {escaping.terminal(_again(options, arguments))}", file=sys.stderr)
-            return 130
+            return status
     return 0
 
 
@@ -115,7 +118,7 @@ def do_demo(options: Namespace) -> None:
     """Compare the methods of Table 2 on the bundled digits."""
     _checks.count("--seed", options.seed, least=0)
     jobs = demo.jobs(options.out, options.seed, options.quick)
-    _writable(options.out)
+    checkpoints.check_writable(options.out)
     at_once = cores() if options.jobs is None else options.jobs
     say(
         f"Training and attacking {len(jobs)} methods on the bundled digits, {at_once} at a time on {cores()} cores; "
@@ -133,9 +136,9 @@ def do_train(options: Namespace) -> None:
         "recipe": _given(options, "epochs", "batch_size", "lr", "precision"),
         "attack": _given(options, "eps", "step", "steps"),
     }
-    with distributed.joined(device):
+    with distributed.joined(device), folders.held(out):
         display.console.quiet = distributed.rank() != 0
-        if not options.resume and (out / RUN).exists():
+        if not options.resume and (out / folders.RUN).exists():
             raise InputError(f"{out} already holds a run; --resume goes on with it")
         origin = Origin(options.data, options.root, options.image_size)
         dataset = distributed.in_turn(lambda: origin.load(device))
@@ -216,7 +219,7 @@ def _run_and_data(options: Namespace, words: str = "") -> tuple[single.Run, data
     dataset = _loaded(options, run.origin, device)
     options.out = options.out or run.folder
     if options.out:
-        _writable(options.out)
+        checkpoints.check_writable(options.out)
     attack = words and ", " + display.ball(run.suite(dataset)["pgd100"], words)
     say(f"{run.config['method']['label']} on {dataset.name}, {options.which} epoch{attack}")
     return run, dataset
@@ -225,16 +228,6 @@ def _run_and_data(options: Namespace, words: str = "") -> tuple[single.Run, data
 def _keep(options: Namespace, run: single.Run, made: Record | Measurement) -> None:
     if options.out:
         display.wrote([run.keep(made, options.out)])
-
-
-def _writable(folder: Path) -> None:
-    """Make a folder before the work for it begins; OSError, naming it, unless something can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"room for this, at least")
-    except OSError as error:
-        raise OSError(f"the output folder {folder} cannot be written ({error.strerror or error})") from error
 
 
 def _loaded(options: Namespace, usual: Origin | None, device: torch.device) -> data.Dataset:
@@ -262,13 +255,13 @@ def do_reproduce(options: Namespace) -> None:
     if options.dry_run:
         display.plan(jobs, todo, options.recipe or "fast", missing)
         return
-    _writable(jobs[0].out)
+    checkpoints.check_writable(jobs[0].out)
     at_once = (cores() if jobs[0].device == "cpu" else 1) if options.jobs is None else options.jobs
     try:
         with workers.cluster(options.scheduler) as executor:
-            display.run_all(jobs, at_once, executor)
+            display.run_all(jobs, at_once, executor, options.minutes)
     except Interrupted as error:
-        if options.scheduler:
+        if options.scheduler and not isinstance(error, workers.OutOfTime):
             error.add_note("what is under way on the cluster runs to its end there; wait for that")
         raise
     _next("results", options.out)
@@ -295,7 +288,7 @@ def do_measure(options: Namespace) -> None:
     if not found:
         raise InputError(f"{folder} holds no finished run with its weights; aalp reproduce makes them")
     dataset = _loaded(options, None if options.data else measurements.origin(found), device)
-    _writable(folder)
+    checkpoints.check_writable(folder)
     _name_what_is_missing()
     how = _given(options, "kinds", "methods", "seeds", "images", "seed", "precision")
     with shown(True, "measuring", display.console) as tell:
@@ -334,7 +327,7 @@ def do_results(options: Namespace) -> None:
 def _write(options: Namespace, everything: archive.Records) -> None:
     from aalp_lib.reproduction import report  # pandas and jinja2 are an extra
 
-    _writable(options.folder)
+    checkpoints.check_writable(options.folder)
     written = report.write(options.folder, everything)
     display.wrote(written)
     if not written:
@@ -371,7 +364,7 @@ def do_bench(options: Namespace) -> None:
     from aalp_lib.reproduction import bench  # torch's benchmark looks for a compiler
 
     say("Timing this library, its peers and the limit in turns; the machine should be idle.")
-    _writable(options.out)
+    checkpoints.check_writable(options.out)
     record = bench.run(options.out, options.quick, display.timed)
     display.wrote(bench.write(record, options.out))
 

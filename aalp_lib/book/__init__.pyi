@@ -4,4 +4,5 @@ from . import (
     drawings as drawings,
     graders as graders,
     interactive as interactive,
+    results as results,
 )

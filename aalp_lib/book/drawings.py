@@ -1,7 +1,10 @@
-"""Figures of chapters 6, 8 and 9: of a mask with real tensors, of the frame of records, of published numbers."""
+"""Figures of chapters 6, 8 and 9: a mask, the frame of records, published numbers; AALP in a diagram."""
 
+import html
 import math
+import re
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -10,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from aalp_lib import _checks
+from aalp_lib.book.interactive import Page
 from aalp_lib.methods import TABLE_2
 from aalp_lib.plots import COLOURS, MARKERS, RIGHT
 from aalp_lib.reproduction import paper
@@ -170,3 +175,33 @@ def afterwards() -> Figure:
     said = f"On ImageNet {claim.weak} % became {claim.strong} %"
     figure.suptitle(f"{said}; elsewhere three of ALP's four gains shrink or turn over", fontsize=10)
     return figure
+
+
+DIAGRAM = (
+    "AALP in training. A clean image and its attacked copy pass one network, which gives features of each. One mask "
+    "keeps those that contribute most to the classification loss, by Eq. 7 and 8. The head makes logits of both. The "
+    "squared distance between them is the pairing loss of Eq. 1, times the probability of the true class on the clean "
+    "image, the weight of Eq. 9. The sum with the cross-entropy of both is the loss of Eq. 10."
+)
+
+
+def diagram(*lit: str) -> Page:
+    """AALP as a diagram that takes the colours of the page around it, with some of its parts lit.
+
+    Parameters
+    ----------
+    *lit : str
+        "images", "network", "features", "mask", "head", "logits", "pairing", "weight", "classification" or "loss".
+
+    Raises
+    ------
+    InputError
+        If there is no such part.
+    """
+    drawn = resources.files("aalp_lib").joinpath("assets/aalp.svg").read_text(encoding="utf-8")
+    parts = re.findall(r'data-part="(\w+)"', drawn)
+    for name in lit:
+        _checks.known("part of the diagram", name, parts)
+        drawn = drawn.replace(f'class="part" data-part="{name}"', f'class="part lit" data-part="{name}"')
+    words = f"{DIAGRAM} Lit here: {' and '.join(lit)}." if lit else DIAGRAM
+    return Page(f'<figure style="margin:0">{drawn.replace("ALT", html.escape(words))}</figure>', words)

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from aalp_lib import _checks, checkpoints, methods
 from aalp_lib._checks import InputError
+from aalp_lib.folders import RUN
 from aalp_lib.methods import METHODS, TABLE_2
 from aalp_lib.reproduction import schema
 from aalp_lib.reproduction.protocols import is_of, measured_protocol, recipe, repetition
 from aalp_lib.reproduction.schema import Measurement, Record
 from aalp_lib.reproduction.settings import SETTINGS
-from aalp_lib.train import RUN
 from aalp_lib.zoo import INDEX
 
 Model = Literal["last", "best"]

@@ -22,6 +22,7 @@ from aalp_lib.attacks import Attack, Reading
 from aalp_lib.data import Dataset, Split
 from aalp_lib.engine.precision import Precision, without_tf32
 from aalp_lib.evaluation import Suite, chosen_precision, evaluate as evaluated
+from aalp_lib.folders import RUN
 from aalp_lib.methods import method
 from aalp_lib.models import Classifier
 from aalp_lib.reproduction import escaping, machine, schema
@@ -29,7 +30,6 @@ from aalp_lib.reproduction.attack_measurements import measure_attacks
 from aalp_lib.reproduction.jobs import Origin
 from aalp_lib.reproduction.schema import Measurement, Record
 from aalp_lib.reproduction.settings import suite_for, tier
-from aalp_lib.train import RUN
 
 SHEET = 10  # images on it
 

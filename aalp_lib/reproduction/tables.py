@@ -49,7 +49,6 @@ CAPTIONS = {
     4: f"{SPANS} Right both clean and under PGD-40 (MNIST) or PGD-10.",
 }
 LISTED = ("clean", "pgd40", "pgd100", "cw100")
-LITTLE = 0.1  # points
 
 
 # --- words and Markdown ----------------------------------------------------------------------------------------------
@@ -325,38 +324,16 @@ def measurements(
     ]
 
 
-def moved(runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """What each change of the attacks moves, in points: a line for each method and change, mean over networks.
-
-    A change that moves no column by more than `LITTLE` has no line.
-
-    Parameters
-    ----------
-    runs : DataFrame
-        Lines of `frame` of the suite "attacks".
-    columns : sequence of str
-    """
-    means = runs.pivot_table(index=["label", "run"], columns="attack", values="accuracy", sort=False)
-    lines = []
-    for name, of in means.groupby("label", sort=False):
-        for word, what in ALTERED.items():
-            cells = {c: of[f"{c} {word}"] - of[c] for c in columns if f"{c} {word}" in of}
-            said = {heading(c): signed(100 * cells[c].mean()) if c in cells else "–" for c in columns}
-            if any(100 * abs(cell.mean()) > LITTLE for cell in cells.values()):
-                lines.append({"Method": name, "Networks": len(of), "What is changed": what} | said)
-    return pd.DataFrame(lines)
-
-
-SIGNS = {  # column -> place in the values of a diagnosis, digits, factor
-    "1 start": ("restarts.1", 1, 100),
-    "20 starts": ("restarts.20", 1, 100),
-    "FGSM": ("fgsm.accuracy", 1, 100),
-    "CW": ("margin.accuracy", 1, 100),
-    "Transfer": ("black_box.transfer.accuracy", 1, 100),
-    "Square": ("black_box.square.accuracy", 1, 100),
-    "Square alone, images": ("black_box.square.only", 0, 1),
-    "Gradient 0": ("zero_gradients.attacked", 1, 100),
-    "Largest logit": ("logits.largest", 1, 1),
+SIGNS = {  # place in the values of a diagnosis -> column, digits, factor
+    "restarts.1": ("1 start", 1, 100),
+    "restarts.20": ("20 starts", 1, 100),
+    "fgsm.accuracy": ("FGSM", 1, 100),
+    "margin.accuracy": ("CW", 1, 100),
+    "black_box.transfer.accuracy": ("Transfer", 1, 100),
+    "black_box.square.accuracy": ("Square", 1, 100),
+    "black_box.square.only": ("Square alone, images", 0, 1),
+    "zero_gradients.attacked": ("Gradient 0", 1, 100),
+    "logits.largest": ("Largest logit", 1, 1),
 }
 
 
@@ -365,19 +342,15 @@ def signs(source: Records, data: str) -> pd.DataFrame:
     found = [m for m in measurements(source, "diagnosis", data=data) if m.subject["method"] in METHODS]
     if not found:
         return pd.DataFrame()
-    restarts = [{str(row["restarts"]): row["accuracy"] for row in m.values["restarts"]} for m in found]
+    restarts = [{f"{row['restarts']}": row["accuracy"] for row in m.values["restarts"]} for m in found]
     flat = pd.json_normalize([m.values | {"restarts": of} for m, of in zip(found, restarts, strict=True)])
-    places = [place for place, *_ in SIGNS.values()]
-    lines = []
-    for method, of in flat.reindex(columns=["signs", *places]).groupby(
-        [m.subject["method"] for m in found], sort=False
-    ):
-        line = {"Method": label(str(method)), "Networks": len(of)}
-        for name, (place, digits, scale) in SIGNS.items():
-            values = scale * of[place].dropna()
-            line[name] = f"{mean(values):.{digits}f}" if len(values) else "–"
-        lines.append(line | {"With a sign": str(of["signs"].map(bool).sum())})
-    return pd.DataFrame(lines)
+    by = flat.reindex(columns=["signs", *SIGNS]).groupby([label(m.subject["method"]) for m in found], sort=False)
+    made = by.size().rename("Networks").to_frame()
+    for place, (name, digits, scale) in SIGNS.items():
+        each = [scale * of[place].dropna() for _, of in by]
+        made[name] = [f"{mean(values):.{digits}f}" if len(values) else "–" for values in each]
+    made["With a sign"] = by["signs"].agg(lambda of: str(of.map(bool).sum()))
+    return made.rename_axis("Method").reset_index()
 
 
 def runs(source: Records, model: Model = "last") -> pd.DataFrame:

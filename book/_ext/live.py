@@ -31,7 +31,8 @@ def put_slider(app: Any, name: str, source: list[str]) -> None:
 def export(app: Any, error: Exception | None) -> None:
     """Write the networks, the digits and the runtime; leave them where they already are."""
     home = Path(app.outdir) / FOLDER
-    if error is not None or app.builder.format != "html" or (home / "live.json").exists():
+    made = app.builder.format != "html" or "book/live" not in app.env.found_docs or (home / "live.json").exists()
+    if error is not None or made:
         return
     from aalp_lib.book import browser
 

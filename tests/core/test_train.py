@@ -403,7 +403,7 @@ def test_ctrl_c_handler_is_given_back(few, tmp_path):
 def test_checkpoints_are_safetensors_and_best_is_the_best_epochs(few, tmp_path):
     out = tmp_path / "run"
     history = aalp.fit(small(), few, "aalp", ATTACK, epochs=4, out=out)
-    assert sorted(p.name for p in out.iterdir()) == ["best.safetensors", "last.safetensors", "run.json"]
+    assert sorted(p.name for p in out.iterdir()) == [".lock", "best.safetensors", "last.safetensors", "run.json"]
     with safe_open(out / "best.safetensors", framework="pt") as file:
         meta = json.loads(file.metadata()["meta"])
     assert len(meta["history"]["epochs"]) == history.best == meta["history"]["best"]

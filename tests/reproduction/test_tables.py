@@ -167,19 +167,6 @@ def test_accuracies_are_means_over_seeds_and_empty_columns_go():
     ]
 
 
-def test_a_change_of_the_attacks_is_told_by_what_it_moves():
-    kept = found(
-        record("alp"), record("alp", 1),
-        measurements=[
-            attacked("attacks", "alp", 0, pgd100=900, pgd100__start=880, pgd100__last=900),
-            attacked("attacks", "alp", 1, pgd100=910, pgd100__start=880, pgd100__last=910),
-        ],
-    )  # fmt: skip
-    frame = frames.frame(kept)
-    (line,) = tables.moved(frame[frame["suite"] == "attacks"], ["pgd100"]).to_dict("records")
-    assert (line["Method"], line["Networks"], line["PGD-100"]) == ("ALP", 2, "−2.5")
-
-
 def test_a_comparison_reads_as_gain_interval_paper_and_verdict():
     frame = frames.frame(found(*(record("alp", s, pgd100=900) for s in range(3)),
                                *(record("aalp", s, pgd100=900 + n) for s, n in enumerate((10, 20, 30)))))  # fmt: skip

@@ -8,7 +8,7 @@ const LEVELS = 15; // of a drawn pixel, so that a drawing fits into an address
 const PEN = "#D55E00";
 const DEFAULTS = {
   digit: 0, network: "raw", all: false, attack: "pgd", eps: 0.15, step: 0.01, steps: 40, start: "image", seed: 0, at: 0,
-  label: null, drawn: null,
+  label: null, drawn: null, open: [],
 };
 
 export async function start(place) {
@@ -96,6 +96,7 @@ function fromAddress(book) {
     at: Math.floor(between(number("at"), 0, 200, DEFAULTS.at)),
     drawn: said.get("drawn") ? unpacked(said.get("drawn")) : null,
     label: between(number("label"), 0, 9, null),
+    open: (said.get("open") ?? "").split(","),
   };
   if (!said.get("start") && ATTACKS[state.attack].gaussian) state.start = "random";
   return state;
@@ -112,6 +113,8 @@ function toAddress(state) {
   if (state.start === "random") said.set("seed", state.seed);
   if (state.all) said.set("all", "1");
   if (state.at) said.set("at", state.at);
+  const open = state.open.filter(Boolean);
+  if (open.length) said.set("open", open.join(","));
   return `#${said}`;
 }
 
@@ -173,7 +176,7 @@ const PAGE = `
   </div>
   <div class="live-controls">
     <fieldset class="live-choice"><legend>Attack</legend></fieldset>
-    <label class="live-eps">ε, largest change of a pixel <input type="range" data-set="eps" min="0.005" max="0.5" step="0.005">
+    <label class="live-eps"><span>ε, largest change of a pixel</span> <input type="range" data-set="eps" min="0.005" max="0.5" step="0.005">
       <output></output></label>
     <button type="button" class="live-run" data-do="run">Run the attack</button>
   </div>
@@ -200,7 +203,7 @@ const PAGE = `
     <div><p>Margin, largest wrong logit less the true one: above 0 the network is fooled</p><div></div></div>
     <div><p></p><div></div></div>
   </div>
-  <details class="live-more"><summary>Step, steps, start</summary>
+  <details class="live-more" data-fold="settings"><summary>Step, steps, start</summary>
     <div class="live-settings">
       <label>step <input type="number" data-set="step" min="0.001" max="0.6" step="0.001"></label>
       <label>steps <input type="number" data-set="steps" min="1" max="200" step="1"></label>
@@ -210,8 +213,8 @@ const PAGE = `
     </div>
     <p class="live-hint"></p>
   </details>
-  <details class="live-features"><summary>What the features do: Eq. 1, 5, 7, 8 and 9 on this digit</summary><div></div></details>
-  <details class="live-challenge"><summary>Challenge: the smallest ε that fools AALP on this digit</summary>
+  <details class="live-features" data-fold="features"><summary>What the features do: Eq. 1, 5, 7, 8 and 9 on this digit</summary><div></div></details>
+  <details class="live-challenge" data-fold="challenge"><summary>Challenge: the smallest ε that fools AALP on this digit</summary>
     <p>Guess first. How far must PGD-40 be allowed to move a pixel until AALP misreads this digit?</p>
     <p><label>my guess <input type="range" data-set="guess" min="0.05" max="0.6" step="0.005" value="0.2"> <output>0.200</output></label>
     <button type="button" data-do="search">Find it, for all seven</button></p>
@@ -228,7 +231,7 @@ class Page {
     place.replaceChildren(this.root);
     this.root.addEventListener("click", (event) => this.press(event.target.closest("[data-do]")?.dataset.do));
     this.root.addEventListener("input", (event) => this.set(event.target));
-    this.root.addEventListener("toggle", () => this.draw(), true);
+    this.root.addEventListener("toggle", () => this.fold(), true);
     addEventListener("hashchange", () => this.reopen());
     addEventListener("resize", () => this.draw());
     this.pad = new Pad(this.find(".live-pad canvas"), (image) => { this.state.drawn = image; this.renew(); });
@@ -262,7 +265,14 @@ class Page {
     this.state = fromAddress(this.book);
     this.page = Math.floor(this.state.digit / SHOWN);
     this.pad.put(this.state.drawn);
+    for (const fold of this.findAll("[data-fold]")) fold.open = this.state.open.includes(fold.dataset.fold);
     this.renew();
+  }
+
+  fold() {
+    this.state.open = this.findAll("[data-fold]").filter(({ open }) => open).map(({ dataset }) => dataset.fold);
+    this.save();
+    this.draw();
   }
 
   press(what) {
