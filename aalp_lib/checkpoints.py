@@ -159,9 +159,9 @@ def _checksum(tensors: Mapping[str, Tensor], meta: str) -> str:
 
 
 def sealed(content: Mapping[str, Any]) -> bytes:
-    """A JSON object, as text, with a checksum of its values at the end."""
+    """A JSON object, as text, with a checksum of its values in front."""
     values = json.loads(json.dumps(content))  # as they are read: tuples are lists
-    return (json.dumps(values | {CHECKSUM: _json_checksum(values)}, indent=1) + "\n").encode()
+    return (json.dumps({CHECKSUM: _json_checksum(values)} | values, indent=1) + "\n").encode()
 
 
 def unsealed(content: bytes) -> dict[str, Any]:
@@ -231,13 +231,15 @@ def load_weights(model: Classifier, checkpoint: Checkpoint) -> None:
         raise InputError(f"{checkpoint.path} holds another network than this one: {reason}") from error
 
 
-def _check_values(model: Classifier, checkpoint: Checkpoint) -> None:
-    """InputError unless weights are of the model's kind, and they and Adam's moments finite.
+def infinite_buffers(model: Classifier) -> set[str]:
+    """Names of buffers that hold infinity on purpose: a mask of attention, say."""
+    return {name for name, value in model.named_buffers() if bool(torch.isinf(value).any())}
 
-    A buffer may be infinite where the model's is: a mask of attention, say.
-    """
+
+def _check_values(model: Classifier, checkpoint: Checkpoint) -> None:
+    """InputError unless weights are of the model's kind, and they and Adam's moments finite."""
     own = {f"model.{name}": value for name, value in model.state_dict().items()}
-    infinite = {f"model.{name}" for name, value in model.named_buffers() if not torch.isfinite(value).all()}
+    infinite = {f"model.{name}" for name in infinite_buffers(model)}
     for name, value in checkpoint.tensors.items():
         if name in own and value.is_floating_point() != own[name].is_floating_point():
             raise InputError(f"{checkpoint.path} holds another network than this one: {name} is of {value.dtype}")

@@ -463,7 +463,7 @@ def wrap(
     if last is None:
         raise InputError(
             f"cannot split {type(module).__name__}: it does not end in an nn.Linear; wrap needs "
-            "logits = Linear(features)"
+            "logits = Linear(features), or where the logits are in what it returns, logits=lambda out: out.logits say"
         )
     return _Wrapped(module, last, mean, std)
 

@@ -258,6 +258,8 @@ def fit(
     if epochs is not None:
         recipe = dataclasses.replace(recipe, epochs=epochs)
     require_classifier(model)
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise InputError("the model has no weights that can be trained; quantised and frozen ones cannot")
     with distributed.joined(next(model.parameters()).device), distributed.synced_norms(model):
         folder = _checks.path(out) if out is not None else None
         run = _Run(model, data, methods.method(method), attack, recipe, seed, val, folder)
@@ -423,6 +425,7 @@ class _Run:
     ) -> None:
         self.device = next(model.parameters()).device
         self.model, self.method, self.recipe, self.seed = model, method, recipe, seed
+        self.infinite = checkpoints.infinite_buffers(model)
         self.out = distributed.once(lambda: out)
         self.data_name = source.name if isinstance(source, Dataset) else None
         self.train = source.train.to(self.device) if isinstance(source, Dataset) else source
@@ -613,7 +616,7 @@ class _Run:
     def _write_to(self, path: Path, extra: dict[str, Tensor]) -> None:
         weights = self.model.state_dict()
         for name, weight in weights.items():
-            if weight.is_floating_point() and not torch.isfinite(weight).all():
+            if name not in self.infinite and weight.is_floating_point() and not torch.isfinite(weight).all():
                 raise FloatingPointError(f"{name} is no longer finite after step {self.done}; {self._last_good()}")
         state = State(
             model=self.model.config,
