@@ -288,5 +288,5 @@ class _Origin(msgspec.Struct, forbid_unknown_fields=True):
     """What `data.json` holds."""
 
     data: Annotated[str, msgspec.Meta(min_length=1)]
-    root: str | None = None
-    image_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    root: str | None
+    image_size: Annotated[int, msgspec.Meta(ge=1)] | None
