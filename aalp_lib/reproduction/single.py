@@ -1,5 +1,6 @@
 """One trained network, evaluated, diagnosed or attacked: a folder that a training left, or a bundled one."""
 
+import dataclasses
 import importlib
 import math
 import os
@@ -27,7 +28,7 @@ from aalp_lib.reproduction import escaping, machine, schema
 from aalp_lib.reproduction.attack_measurements import measure_attacks
 from aalp_lib.reproduction.jobs import Origin
 from aalp_lib.reproduction.schema import Measurement, Record
-from aalp_lib.reproduction.settings import suite_for, tier
+from aalp_lib.reproduction.settings import SETTINGS, suite_for, tier
 from aalp_lib.train import RUN
 
 SHEET = 10  # images on it
@@ -57,8 +58,7 @@ class Run:
             known = zoo.index()
             _checks.known("run", name, known, "Or name a folder that aalp train wrote.")
             model = zoo.pretrained(name, which).to(device)
-            config = {"method": method(name.partition("/")[2]).described(), "seed": 0, "watched": None}
-            return cls(None, which, model, config | {"model": model.config}, Origin("mnist-sample"))
+            return cls(None, which, model, _bundled(name), Origin("mnist-sample"))
         config = checkpoints.read_json(folder / RUN) if (folder / RUN).exists() else {}
         if config and not config.get("model") and own is None:
             raise InputError(f"{folder} holds a network of your own: say what makes it, --model module:function")
@@ -143,6 +143,13 @@ def diagnose(run: Run, dataset: Dataset, *, images: int, source: Run | None = No
         run.model, dataset.test[:images], run.suite(dataset)["pgd100"], subject=run.subject | {"data": dataset.name},
         tier=tier(dataset.name), progress=True, **other, **how,
     )  # fmt: skip
+
+
+def _bundled(name: str) -> dict[str, Any]:
+    """How a bundled network was trained: seed 0 of the recipe "fast"."""
+    data, _, of = name.partition("/")
+    setting = dataclasses.asdict(SETTINGS[data]["fast"])
+    return setting | {"method": method(of).described(), "seed": 0, "watched": None, "network": f"{name}, as packaged"}
 
 
 # --- a network of one's own ------------------------------------------------------------------------------------------
