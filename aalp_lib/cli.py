@@ -20,7 +20,7 @@ Options = dict[str, dict[str, Any]]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 for a failed run, 2 for bad input, 130 after Ctrl-C."""
+    """Run the command line; returns the exit status, as of `commands.run`."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     _write_what_can_be_written()
     top = parser()
@@ -227,6 +227,10 @@ COMMANDS = {
             "--recipe": _option("paper (as section 4.1 gives it) or fast (ours; the default)"),
             "--out": _path("the records go to OUT/GRID", "results"),
             "--jobs": _number("runs at a time (default: one a core, or one on a GPU)"),
+            "--minutes": _level(
+                "stop every run in time at a checkpoint; if work is left the exit status is 75, and the same command "
+                "goes on, on another machine too that has a copy of OUT"
+            ),
             "--scheduler": _option("of a Dask cluster that you trust, whose workers see --out", metavar="ADDRESS"),
             "--data": _path("a folder with the grid's images instead: train/CLASS/*, test/CLASS/*", dest="folder"),
             **PLACE,

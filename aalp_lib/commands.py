@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from aalp_lib import _checks, data, models, seeds
+from aalp_lib import _checks, data, folders, models, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.autoattack import installed
 from aalp_lib.engine import distributed
@@ -39,11 +39,14 @@ from aalp_lib.reproduction.jobs import Job, Origin, finished
 from aalp_lib.reproduction.schema import HEADINGS, Measurement, Record
 from aalp_lib.reproduction.settings import Setting, new_model, setting_for
 from aalp_lib.reproduction.workers import cores
-from aalp_lib.train import RUN, Interrupted, fit
+from aalp_lib.train import Interrupted, fit
+
+OUT_OF_TIME = 75  # as sysexits.h has it: a temporary failure, try again
 
 
 def run(options: Namespace, arguments: Sequence[str]) -> int:
-    """Run a command; returns the exit status: 0, 1 for a run that failed, 2 for bad input, 130 after Ctrl-C."""
+    """Run a command; returns the exit status: 0, 1 for a run that failed, 2 for bad input, 130 after Ctrl-C, and 75 if
+    `--minutes` are over and work is left."""
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_, **__: display.marked("note", str(message))
         try:
@@ -62,12 +65,13 @@ def run(options: Namespace, arguments: Sequence[str]) -> int:
         except InputError as error:
             return _complain(error, 2)
         except KeyboardInterrupt as error:
+            status = OUT_OF_TIME if isinstance(error, workers.OutOfTime) else 130
             if not _rank():  # all of torchrun's processes stop together
                 print(file=sys.stderr)
-                _complain(error, 130)
+                _complain(error, status)
                 if isinstance(error, Interrupted):
                     print(f"go on with:\n  {escaping.terminal(_again(options, arguments))}", file=sys.stderr)
-            return 130
+            return status
     return 0
 
 
@@ -133,9 +137,9 @@ def do_train(options: Namespace) -> None:
         "recipe": _given(options, "epochs", "batch_size", "lr", "precision"),
         "attack": _given(options, "eps", "step", "steps"),
     }
-    with distributed.joined(device):
+    with distributed.joined(device), folders.held(out):
         display.console.quiet = distributed.rank() != 0
-        if not options.resume and (out / RUN).exists():
+        if not options.resume and (out / folders.RUN).exists():
             raise InputError(f"{out} already holds a run; --resume goes on with it")
         origin = Origin(options.data, options.root, options.image_size)
         dataset = distributed.in_turn(lambda: origin.load(device))
@@ -266,9 +270,9 @@ def do_reproduce(options: Namespace) -> None:
     at_once = (cores() if jobs[0].device == "cpu" else 1) if options.jobs is None else options.jobs
     try:
         with workers.cluster(options.scheduler) as executor:
-            display.run_all(jobs, at_once, executor)
+            display.run_all(jobs, at_once, executor, options.minutes)
     except Interrupted as error:
-        if options.scheduler:
+        if options.scheduler and not isinstance(error, workers.OutOfTime):
             error.add_note("what is under way on the cluster runs to its end there; wait for that")
         raise
     _next("results", options.out)

@@ -2,7 +2,7 @@
 
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 
@@ -244,11 +244,11 @@ def evaluate(
                 longest.survivors, forward, at=[*steps.values()], reading=reading, generators=generators(longest, seed)
             )
             right = zip(split.batches(batch_size), correct["clean"].split(batch_size), strict=True)
-            attacked = told(right, batches, tell_part, f"{next(reversed(steps))} done")
-            alive = resume.part(
-                f"{part} {reading} {precision}", functools.partial(_alive, survivors, attacked, precision)
-            )
-            correct |= dict(zip(steps, alive["alive"], strict=True))
+            alive: list[Tensor] = []
+            for (x, y), among in told(right, batches, tell_part, f"{next(reversed(steps))} done"):
+                attacked = functools.partial(_alive, survivors, x, y, among, precision)
+                alive.append(resume.part(f"{part} {reading} {precision} {len(alive)}", attacked)["alive"])
+            correct |= dict(zip(steps, torch.cat(alive, 1), strict=True))
     return Report({name: Outcome(correct[name].cpu()) for name in ("clean", *suite)})
 
 
@@ -290,14 +290,11 @@ def _warn_of_flat(
 
 
 def _alive(
-    survivors: Callable[..., Tensor], batches: Iterable[tuple[tuple[Tensor, Tensor], Tensor]], precision: Precision
+    survivors: Callable[..., Tensor], x: Tensor, y: Tensor, among: Tensor, precision: Precision
 ) -> dict[str, Tensor]:
-    """Which images one trajectory leaves "alive", bool (S, N), of batches ((x, y), which are right without it)."""
-    alive = []
-    for (x, y), among in batches:
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            alive.append(survivors(x, y, among=among))
-    return {"alive": torch.cat(alive, 1)}
+    """Which images of a batch one trajectory leaves "alive", bool (S, N), of those that are right without it."""
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        return {"alive": survivors(x, y, among=among)}
 
 
 def chosen_precision(model: Classifier, split: Split, precision: Precision, batch_size: int = 500) -> Precision:

@@ -1,8 +1,6 @@
-import contextlib
 import errno
 import json
 import os
-import pty
 import re
 import shlex
 import shutil
@@ -10,7 +8,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import termios
 import time
 from pathlib import Path
 
@@ -41,23 +38,6 @@ def run(capsys, *arguments):
     status = main([str(a) for a in arguments])
     said = capsys.readouterr()
     return status, re.sub(r"\s+", " ", said.out), said.err
-
-
-def on_terminal(columns, *arguments):
-    """What a call shows in a terminal so wide, without colours."""
-    ours, theirs = pty.openpty()
-    termios.tcsetwinsize(theirs, (50, columns))
-    said = b""
-    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
-    call = [sys.executable, "-m", "aalp_lib", *map(str, arguments)]
-    process = subprocess.Popen(call, stdin=theirs, stdout=theirs, env=environment | {"NO_COLOR": "1", "TERM": "xterm"})
-    os.close(theirs)
-    with contextlib.suppress(OSError):  # Linux's word for the end
-        while part := os.read(ours, 65536):
-            said += part
-    os.close(ours)
-    assert process.wait() == 0
-    return re.sub(r"\x1b\[[0-9;]*m", "", said.decode()).replace("\r\n", "\n")
 
 
 @pytest.mark.parametrize("command", [(), *((name,) for name in COMMANDS)])
@@ -146,14 +126,10 @@ def test_a_full_disk_is_one_sentence_that_names_the_folder(capsys, tmp_path, mon
     assert err == f"aalp: the output folder {out} cannot be written (No space left on device)\n"
 
 
-def test_a_bundled_network_is_what_its_record_says(capsys, tmp_path):
+def test_the_record_of_a_bundled_network_says_how_it_was_trained(capsys, tmp_path):
     assert run(capsys, "evaluate", "mnist/aalp", "--images", "4", "--out", tmp_path)[0] == 0
     (path,) = (tmp_path / "evaluations").glob("*.json")
-    config, kept = Record.load(path).config, archive.records().runs["mnist/mnist-aalp-seed0"].config
-    assert {key: config[key] for key in ("model", "attack", "recipe", "method")} == {
-        key: kept[key] for key in ("model", "attack", "recipe", "method")
-    }
-    assert config["network"] == "mnist/aalp, as packaged"
+    assert Record.load(path).config["recipe"] == archive.records().runs["mnist/mnist-aalp-seed0"].config["recipe"]
 
 
 def test_info_and_data_describe_what_is_there(capsys):
@@ -375,13 +351,6 @@ def test_steps_that_cannot_reach_eps_are_noted(capsys, tmp_path):
     assert out.count("note: 1 steps of 0.15 move at most 0.15, less than eps = 0.3") == 1
 
 
-def test_demo_refuses_records_of_other_settings(capsys, tmp_path):
-    (tmp_path / "mnist-sample-raw-seed0.json").write_text(json.dumps({"schema": 99}))
-    status, _, err = run(capsys, "demo", "--quick", "--out", tmp_path)
-    assert status == 2
-    assert "record schema 99" in err
-
-
 def test_a_dry_run_says_what_it_would_train_on(capsys, tmp_path, monkeypatch):
     monkeypatch.setenv("AALP_DATA", str(tmp_path / "cache"))
     dry = ("--dry-run", "--out", tmp_path / "out")
@@ -447,13 +416,6 @@ def test_tables_fit_a_terminal(capsys, monkeypatch, columns):
         assert "ALP" in said.split()
     assert main(["results", str(RESULTS), "--table", "2", "--form", "markdown"]) == 0
     assert "| --- |" in capsys.readouterr().out
-
-
-def test_a_real_terminal_gets_columns():
-    """What comes to a pipe instead is what the other tests of `aalp results` see."""
-    said = on_terminal(100, "results", RESULTS, "--table", "4")
-    assert max(map(len, said.splitlines())) <= 100
-    assert re.search(r"\n ALP +paper +\d\d\.\d\d ", said)
 
 
 def test_a_command_is_shown_with_what_it_says_and_no_colours(capsys, tmp_path, monkeypatch):

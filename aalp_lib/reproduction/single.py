@@ -1,6 +1,5 @@
 """One trained network, evaluated, diagnosed or attacked: a folder that a training left, or a bundled one."""
 
-import dataclasses
 import importlib
 import math
 import os
@@ -9,9 +8,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import matplotlib.pyplot as plt
+import msgspec
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -22,16 +22,45 @@ from aalp_lib.attacks import Attack, Reading
 from aalp_lib.data import Dataset, Split
 from aalp_lib.engine.precision import Precision, without_tf32
 from aalp_lib.evaluation import Suite, chosen_precision, evaluate as evaluated
-from aalp_lib.methods import method
+from aalp_lib.folders import RUN
 from aalp_lib.models import Classifier
-from aalp_lib.reproduction import escaping, machine, schema
+from aalp_lib.reproduction import archive, escaping, machine, schema
 from aalp_lib.reproduction.attack_measurements import measure_attacks
 from aalp_lib.reproduction.jobs import Origin
 from aalp_lib.reproduction.schema import Measurement, Record
-from aalp_lib.reproduction.settings import SETTINGS, suite_for, tier
-from aalp_lib.train import RUN
+from aalp_lib.reproduction.settings import suite_for, tier
 
 SHEET = 10  # images on it
+
+
+class _Method(msgspec.Struct):
+    """What is said of the method."""
+
+    name: str
+    label: str
+
+
+class _Noted(msgspec.Struct):
+    """What is used here of `run.json`, beside what a record needs."""
+
+    method: _Method
+    seed: Annotated[int, msgspec.Meta(ge=0)]
+    watched: dict[str, Any] | None
+
+
+def _of_bundled(name: str) -> dict[str, Any]:
+    """How a bundled network was trained, as the record of its run says."""
+    data, _, row = name.partition("/")
+    config = archive.records().runs[f"{data}/{data}-{row}-seed0"].config
+    return {key: config[key] for key in ("method", "attack", "recipe")}
+
+
+def _noted(path: Path) -> dict[str, Any]:
+    """What `fit` noted; InputError names the file and the field that does not fit."""
+    for kind in (schema.Config, _Noted):
+        checkpoints.read_json(path, kind)
+    found: dict[str, Any] = checkpoints.read_json(path)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,14 +87,15 @@ class Run:
             known = zoo.index()
             _checks.known("run", name, known, "Or name a folder that aalp train wrote.")
             model = zoo.pretrained(name, which).to(device)
-            return cls(None, which, model, _bundled(name), Origin("mnist-sample"))
-        config = checkpoints.read_json(folder / RUN) if (folder / RUN).exists() else {}
+            config = _of_bundled(name) | {"seed": 0, "watched": None, "model": model.config}
+            return cls(None, which, model, config, Origin("mnist-sample"))
+        config = _noted(folder / RUN) if (folder / RUN).exists() else {}
         if config and not config.get("model") and own is None:
             raise InputError(f"{folder} holds a network of your own: say what makes it, --model module:function")
         made = own_network(own) if own else None
         model = checkpoints.load_model(folder, which, model=made).to(device)
         origin = Origin.read(folder) if (folder / "data.json").exists() else None
-        return cls(folder, which, model, config or checkpoints.read_json(folder / RUN), origin)
+        return cls(folder, which, model, config or _noted(folder / RUN), origin)
 
     @property
     def subject(self) -> dict[str, Any]:
@@ -75,7 +105,7 @@ class Run:
     def suite(self, dataset: Dataset) -> Suite:
         """Table 2's attacks; on other data than the paper's, in the ball in which the training was watched."""
         watched = self.config["watched"]
-        return suite_for(dataset.name, Attack(**watched) if watched else None)
+        return suite_for(dataset.name, schema.attack_of(watched, str(self.folder)) if watched else None)
 
     def keep(self, made: Record | Measurement, out: Path) -> Path:
         """Save what was made of this network below `out`, under a name that tells it from others; returns the path."""
@@ -143,13 +173,6 @@ def diagnose(run: Run, dataset: Dataset, *, images: int, source: Run | None = No
         run.model, dataset.test[:images], run.suite(dataset)["pgd100"], subject=run.subject | {"data": dataset.name},
         tier=tier(dataset.name), progress=True, **other, **how,
     )  # fmt: skip
-
-
-def _bundled(name: str) -> dict[str, Any]:
-    """How a bundled network was trained: seed 0 of the recipe "fast"."""
-    data, _, of = name.partition("/")
-    setting = dataclasses.asdict(SETTINGS[data]["fast"])
-    return setting | {"method": method(of).described(), "seed": 0, "watched": None, "network": f"{name}, as packaged"}
 
 
 # --- a network of one's own ------------------------------------------------------------------------------------------
