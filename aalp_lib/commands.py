@@ -361,10 +361,10 @@ def do_data(options: Namespace) -> None:
 
 def do_bench(options: Namespace) -> None:
     """Time this library beside its peers."""
+    checkpoints.check_writable(options.out)
     from aalp_lib.reproduction import bench  # torch's benchmark looks for a compiler
 
     say("Timing this library, its peers and the limit in turns; the machine should be idle.")
-    checkpoints.check_writable(options.out)
     record = bench.run(options.out, options.quick, display.timed)
     display.wrote(bench.write(record, options.out))
 
