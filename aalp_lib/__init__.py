@@ -1,9 +1,9 @@
 """Adaptive Adversarial Logits Pairing, measured: data, models, attacks, methods, training and evaluation.
 
 Read in the order in which the data flows: data, models, losses, taylor, contributions, attacks, methods, checkpoints,
-train, evaluation, autoattack, diagnosis, zoo, plots; seeds, progress and resume serve them. `engine` makes it fast,
-`reproduction` is the paper again, `book` serves the chapters. The names are listed in `__init__.pyi`; each is imported
-when it is first used, so that the command's help need not wait for torch.
+train, evaluation, autoattack, diagnosis, zoo, plots; seeds, progress, folders and resume serve them. `engine` makes it
+fast, `reproduction` is the paper again, `book` serves the chapters. The names are listed in `__init__.pyi`; each is
+imported when it is first used, so that the command's help need not wait for torch.
 """
 
 import lazy_loader

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -300,15 +300,14 @@ def evaluate(
             right = zip(
                 split.batches(batch_size), sought.split(batch_size), correct["clean"].split(batch_size), strict=True
             )
-            attacked = told(right, batches, tell_part, f"{next(reversed(steps))} done")
-            found = resume.part(
-                f"{part} {reading} {precision}", functools.partial(_alive, survivors, attacked, precision)
-            )
-            correct |= dict(zip(steps, found["alive"], strict=True))
-            if "blind" in found and not flat_is_told.get():  # not in parts that an earlier version kept
-                _checks.warn_of_blind(
-                    ", ".join(map(str, steps)), found["blind"].cpu()[correct["clean"].cpu()], NOT_ROBUST
-                )
+            found: list[dict[str, Tensor]] = []
+            for (x, _), wanted, among in told(right, batches, tell_part, f"{next(reversed(steps))} done"):
+                attacked = functools.partial(_alive, survivors, x, wanted, among, precision)
+                found.append(resume.part(f"{part} {reading} {precision} {len(found)}", attacked))
+            correct |= dict(zip(steps, torch.cat([one["alive"] for one in found], 1), strict=True))
+            if not flat_is_told.get() and all("blind" in one for one in found):  # earlier versions did not keep it
+                blind = torch.cat([one["blind"] for one in found]).cpu()[correct["clean"].cpu()]
+                _checks.warn_of_blind(", ".join(map(str, steps)), blind, NOT_ROBUST)
     balls = {"clean": ""} | {name: attack.ball for name, attack in suite.items()}
     return Report({name: Outcome(correct[name].cpu(), ball) for name, ball in balls.items()})
 
@@ -328,17 +327,13 @@ def _named(suite: Suite | Attack | Sequence[Attack], ending: str = "") -> Suite:
 
 
 def _alive(
-    survivors: Callable[..., Tensor], batches: Iterable[tuple[tuple[Tensor, Tensor], Tensor, Tensor]],
-    precision: Precision,
-) -> dict[str, Tensor]:  # fmt: skip
-    """Which images one trajectory leaves "alive", bool (S, N), and which are "blind", int8 (N,) as in
-    `Attack.perturb`, of batches ((x, y), what is sought, which are right without it)."""
-    alive, blind = [], []
-    for (x, _), sought, among in batches:
-        blind.append(torch.zeros_like(sought, dtype=torch.int8))
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-            alive.append(survivors(x, sought, among=among, blind=blind[-1]))
-    return {"alive": torch.cat(alive, 1), "blind": torch.cat(blind)}
+    survivors: Callable[..., Tensor], x: Tensor, y: Tensor, among: Tensor, precision: Precision
+) -> dict[str, Tensor]:
+    """Which images of a batch one trajectory leaves "alive", bool (S, N), of those that are right without it; and which
+    are "blind", int8 (N,) as in `Attack.perturb`. `y` holds labels or targets."""
+    blind = torch.zeros_like(y, dtype=torch.int8)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        return {"alive": survivors(x, y, among=among, blind=blind), "blind": blind}
 
 
 def chosen_precision(model: Classifier, split: Split, precision: Precision, batch_size: int = 500) -> Precision:

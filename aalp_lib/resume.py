@@ -2,11 +2,13 @@
 
 import contextlib
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -28,12 +30,17 @@ _current: ContextVar[Work | None] = ContextVar("work that can be resumed", defau
 
 
 @contextlib.contextmanager
-def resumable(folder: Path, *settings: bytes) -> Iterator[Work]:
+def resumable(folder: Path | None, settings: Any, *tensors: Tensor) -> Iterator[Work]:
     """Inside, what goes through `part` is kept under `folder`, for the caller to delete once the result is safe.
 
-    `settings` is all that the work depends on; what an attempt with others has left is not read.
+    `settings`, anything that JSON can hold, and `tensors` are all that the work depends on; what an attempt with others
+    has left is not read. With None for a folder nothing is kept.
     """
-    digests = b"".join(hashlib.sha256(one).digest() for one in settings)
+    if folder is None:
+        yield Work(Path())
+        return
+    contents = json.dumps(settings).encode(), *(tensor.cpu().numpy().tobytes() for tensor in tensors)
+    digests = b"".join(hashlib.sha256(one).digest() for one in contents)
     work = Work(folder / hashlib.sha256(digests).hexdigest()[:16])
     work.folder.mkdir(parents=True, exist_ok=True)
     token = _current.set(work)

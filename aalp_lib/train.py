@@ -9,6 +9,7 @@ import json
 import signal
 import threading
 import time
+import warnings
 import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from aalp_lib import _checks, checkpoints, data, engine, methods, seeds
+from aalp_lib import _checks, checkpoints, data, engine, folders, methods, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import PGD, Attack, scaled
 from aalp_lib.checkpoints import BEST, LAST, Checkpoint, Description
@@ -33,7 +34,6 @@ from aalp_lib.progress import Tell, shown
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 VAL_STEPS = 10
-RUN = "run.json"
 ALONE = "batch norm cannot learn from a batch of one image"
 
 
@@ -262,11 +262,24 @@ def fit(
         folder = _checks.path(out) if out is not None else None
         run = _Run(model, data, methods.method(method), attack, recipe, seed, val, folder)
         try:
-            run.open(resume)
-            _train(run, progress if distributed.rank() == 0 else None)
+            with folders.held(run.out):
+                run.open(resume)
+                _say_whose_threads(run)
+                with folders.own_threads(run.out):
+                    _train(run, progress if distributed.rank() == 0 else None)
         finally:
             del run.loss  # DistributedDataParallel would keep alive the group that is left here
     return run.history
+
+
+def _say_whose_threads(run: "_Run") -> None:
+    own, now = folders.threads(run.out) if distributed.rank() == 0 else 0, torch.get_num_threads()
+    if run.device.type == "cpu" and own not in (0, now):
+        warnings.warn(
+            f"the run in {run.out} goes on with the number of threads that it began with, {own}, not with {now}: "
+            "another number would give other bits",
+            stacklevel=3,
+        )
 
 
 def _train(run: "_Run", progress: bool | Tell | None) -> None:
@@ -476,7 +489,7 @@ class _Run:
         given |= {"normalisation": checkpoints.normalisation(self.model), "images": self.images}
         first, *others = distributed.gathered(given)
         for rank, other in enumerate(others, 1):
-            for key, here, there in _differences(first, other):
+            for key, here, there in folders.differences(first, other):
                 raise InputError(f"every process needs the same {key}, but rank 0 has {here} and rank {rank} {there}")
 
     # --- a batch, before and while it is learnt
@@ -574,30 +587,9 @@ class _Run:
     def open(self, resume: bool) -> None:
         """Take possession of the folder, and take up the state of the run in it, if there is one."""
         out = self.out
-        saved = distributed.once(lambda: self._opened(out, resume)) if out is not None else None
+        saved = distributed.once(lambda: folders.begun(out, self.settings(), resume)) if out is not None else None
         if saved is not None:
             self._take_up(saved)
-
-    def _opened(self, out: Path, resume: bool) -> Checkpoint | None:
-        """Refuse a folder that holds a run which is not to be resumed, or another one; return what that run saved."""
-        path = out / RUN
-        found = [name for name in (RUN, LAST, BEST) if (out / name).exists()]
-        if found and not resume:
-            raise FileExistsError(f"{out} already holds a run; resume it, or name another folder")
-        if found and RUN not in found:
-            raise InputError(f"{out} holds {found[0]} but no {RUN}: what run that was cannot be told")
-        if found:
-            for key, was, now in _differences(checkpoints.read_json(path), self.settings()):
-                raise InputError(
-                    f"the run in {out} was started with another {key}: {was}, now {now}; "
-                    "resume with the same settings, or name another folder"
-                )
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            checkpoints.write_json(path, self.settings())
-        except OSError as error:
-            raise OSError(f"the output folder {out} cannot be written ({error.strerror or error})") from error
-        return checkpoints.read(out / LAST) if LAST in found else None
 
     def save(self) -> None:
         """Write everything that going on needs."""
@@ -714,14 +706,3 @@ def _batches_per_epoch(source: Split | Batches, size: int) -> int:
 def _laid_out(moment: Tensor, parameter: Tensor) -> Tensor:
     """Adam's step count as it is; its means in the memory format of the parameter, which the fused update relies on."""
     return moment.to(parameter.device) if not moment.ndim else torch.empty_like(parameter).copy_(moment)
-
-
-def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """Yield each setting that differs: its name, what is found and what wanted; of two dicts, only what differs."""
-    for key, now in wanted.items():
-        was = found.get(key)
-        if isinstance(was, dict) and isinstance(now, dict):
-            keys = [name for name in was | now if was.get(name) != now.get(name)]
-            was, now = ({name: of.get(name) for name in keys} for of in (was, now))
-        if was != now:
-            yield key, was, now

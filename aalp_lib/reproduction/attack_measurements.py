@@ -1,15 +1,14 @@
 """A model diagnosed or attacked strongly, as a measurement that can be saved."""
 
-import contextlib
 import dataclasses
 import itertools
-import json
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
+
+from torch import Tensor
 
 from aalp_lib import _checks, engine, resume
 from aalp_lib.attacks import Attack, derived
@@ -84,14 +83,15 @@ def measure_attacks(
         "pyautoattack": version("pyautoattack") if installed() else None,
         **({"source": dict(source_subject)} if source is not None and source_subject is not None else {}),
     }
-    with _kept_in(parts, kind, config, environment, split, model, source) as earlier:
+    depends_on = [kind, config, machine.alike(environment), source is not None]
+    with resume.resumable(parts, depends_on, *tensors_of(split, model, source)) as earlier:
         if kind == "diagnosis":
             found = diagnose(model, split, attack, source=source, progress=progress, **settings)
             values = dataclasses.asdict(found) | {"signs": found.signs}
         else:
             report = (strong if kind == "strong" else altered)(model, split, attack, progress=progress, **settings)
             values = {"accuracy": schema.accuracies(report), "outcomes": schema.outcomes(report)}
-    seconds = time.perf_counter() - began + (earlier.seconds if earlier else 0)
+    seconds = time.perf_counter() - began + earlier.seconds
     return Measurement(kind, dict(subject), tier, config, environment, values, seconds)
 
 
@@ -100,22 +100,10 @@ def diagnosis_of(measurement: Measurement) -> Diagnosis:
     return Diagnosis(**{key: value for key, value in measurement.values.items() if key != "signs"})
 
 
-def _kept_in(
-    parts: Path | None,
-    kind: str,
-    config: Mapping[str, Any],
-    environment: Mapping[str, Any],
-    split: Split,
-    *models: Classifier | None,
-) -> AbstractContextManager[resume.Work | None]:
-    """Keep what is done of a measurement in a folder, for one that depends on all the same; None keeps nothing."""
-    if parts is None:
-        return contextlib.nullcontext()
-    around = {key: value for key, value in environment.items() if key != "commit"}  # "code" says more
+def tensors_of(split: Split, *models: Classifier | None) -> Iterator[Tensor]:
+    """All tensors that attacks on these images and models depend on."""
     states = [model.state_dict().values() for model in models if model is not None]
-    tensors = [split.images, split.labels, *itertools.chain.from_iterable(states)]
-    described = json.dumps([kind, config, around, len(states)]).encode()
-    return resume.resumable(parts, described, *(tensor.cpu().numpy().tobytes() for tensor in tensors))
+    return itertools.chain([split.images, split.labels], *states)
 
 
 def strong(

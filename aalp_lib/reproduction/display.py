@@ -111,7 +111,9 @@ def timed(row: "bench.Row") -> None:
 # --- many jobs -------------------------------------------------------------------------------------------------------
 
 
-def run_all(jobs: Sequence[Job], workers: int, executor: Executor | None = None) -> list[Record]:
+def run_all(
+    jobs: Sequence[Job], workers: int, executor: Executor | None = None, minutes: float | None = None
+) -> list[Record]:
     """Run jobs with a bar for each that is under way and one over all, and a line for each that is done.
 
     Arguments, and what is raised, as for `workers.run_jobs`; the records come in the order of the paper's tables.
@@ -119,7 +121,7 @@ def run_all(jobs: Sequence[Job], workers: int, executor: Executor | None = None)
     records: list[Record] = []
     with bars(console) as progress:
         each = _JobBars(progress, jobs)
-        for record in run_jobs(jobs, workers, each.watch, executor):
+        for record in run_jobs(jobs, workers, each.watch, executor, minutes):
             records.append(record)
             clean, pgd = (f"{100 * record.accuracy['last'][name]['accuracy']:.1f} %" for name in ("clean", "pgd40"))
             say(

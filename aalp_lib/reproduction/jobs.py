@@ -2,27 +2,33 @@
 
 import dataclasses
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import torch
 
-from aalp_lib import _checks, checkpoints
+from aalp_lib import _checks, checkpoints, folders, resume
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack
 from aalp_lib.data import SOURCES, Dataset, Split, load, name_of
 from aalp_lib.evaluation import Report, evaluate, gradient_count
+from aalp_lib.folders import RUN
 from aalp_lib.methods import Method, method
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, stages
 from aalp_lib.reproduction import machine, per_epoch, schema
+from aalp_lib.reproduction.attack_measurements import tensors_of
 from aalp_lib.reproduction.packing import fingerprint
 from aalp_lib.reproduction.schema import Record
 from aalp_lib.reproduction.settings import Setting, new_model, suite_for, tier
-from aalp_lib.train import RUN, History, fit
+from aalp_lib.train import History, fit
+
+PARTS = "evaluation"  # beside the checkpoints: what is done of an evaluation that is not
 
 
 @dataclass(frozen=True)
@@ -142,9 +148,13 @@ def run_job(job: Job, progress: Tell | None = None) -> Record:
     Goes on with checkpoints that an interrupted run left. Raises InputError if a record or checkpoint there belongs to
     other settings, and whatever `fit` raises.
     """
-    found = finished(job)
-    if found is not None:
+    if (found := finished(job)) is not None:
         return found
+    with folders.held(job.run), folders.own_threads(job.run):
+        return finished(job) or _made(job, progress)
+
+
+def _made(job: Job, progress: Tell | None) -> Record:
     device = _checks.device(job.device)
     environment = machine.environment(device)
     if "tf32" in environment:  # that is training's; `evaluate` switches it off
@@ -153,8 +163,7 @@ def run_job(job: Job, progress: Tell | None = None) -> Record:
     test = dataset.test[: job.test_images or len(dataset.test)]
     tells = stages(progress, **job.cost(len(dataset.train), len(test)))
     model, history = _train(job, dataset, device, tells["training"])
-    began = time.perf_counter()
-    reports = _evaluate(job, model, history, test, tells)
+    reports, seconds = _evaluate(job, model, history, test, tells, environment)
     record = Record(
         data=dataset.name,
         method=job.row.name,
@@ -165,10 +174,11 @@ def run_job(job: Job, progress: Tell | None = None) -> Record:
         accuracy={which: schema.accuracies(report) for which, report in reports.items()},
         outcomes={which: schema.outcomes(report) for which, report in reports.items()},
         history={"epochs": [dataclasses.asdict(e) for e in history.epochs], "best": history.best},
-        seconds={"training": history.seconds, "evaluation": time.perf_counter() - began},
+        seconds={"training": history.seconds, "evaluation": seconds},
         network=fingerprint(model),  # not of the file: another process may have written there
     )
     record.save(job.record)
+    shutil.rmtree(job.run / PARTS, ignore_errors=True)
     return record
 
 
@@ -185,15 +195,30 @@ def _train(job: Job, dataset: Dataset, device: torch.device, tell: Tell | None) 
 
 
 def _evaluate(
-    job: Job, model: Classifier, history: History, test: Split, tells: Mapping[str, Tell | None]
-) -> dict[str, Report]:
-    """The last model's report and the best one's."""
-    suites = job.suites()
-    last = evaluate(model, test, suites["last"], seed=job.seed, progress=tells["last"])
+    job: Job,
+    model: Classifier,
+    history: History,
+    test: Split,
+    tells: Mapping[str, Tell | None],
+    environment: dict[str, Any],
+) -> tuple[dict[str, Report], float]:
+    """The last model's report and the best one's, and the seconds that they took; an interrupted attempt is gone on
+    with."""
+    spent = 0.0
+
+    def report(model: Classifier, which: str) -> Report:
+        nonlocal spent
+        began, depends_on = time.perf_counter(), [job.config(), job.seed, which, machine.alike(environment)]
+        with resume.resumable(job.run / PARTS, depends_on, *tensors_of(test, model)) as work:
+            found = evaluate(model, test, job.suites()[which], seed=job.seed, progress=tells[which])
+        spent += time.perf_counter() - began + work.seconds
+        return found
+
+    last = report(model, "last")
     if history.best == len(history):
-        return {"last": last, "best": Report({name: last[name] for name in ("clean", *suites["best"])})}
+        return {"last": last, "best": Report({name: last[name] for name in ("clean", *job.suites()["best"])})}, spent
     best = checkpoints.load_model(job.run, "best").to(next(model.parameters()).device)
-    return {"last": last, "best": evaluate(best, test, suites["best"], seed=job.seed, progress=tells["best"])}
+    return {"last": last, "best": report(best, "best")}, spent
 
 
 def finished(job: Job) -> Record | None:
@@ -255,7 +280,13 @@ class Origin:
     @classmethod
     def read(cls, run: Path) -> "Origin":
         """Read it back; InputError if it is missing or damaged."""
-        try:
-            return cls(**checkpoints.read_json(run / "data.json"))
-        except TypeError as error:
-            raise InputError(f"{run / 'data.json'} does not say where the data came from ({error})") from error
+        found: _Origin = checkpoints.read_json(run / "data.json", _Origin)
+        return cls(found.data, Path(found.root) if found.root else None, found.image_size)
+
+
+class _Origin(msgspec.Struct, forbid_unknown_fields=True):
+    """What `data.json` holds."""
+
+    data: Annotated[str, msgspec.Meta(min_length=1)]
+    root: str | None = None
+    image_size: Annotated[int, msgspec.Meta(ge=1)] | None = None

@@ -36,6 +36,11 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
+def alike(environment: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same for the same bits; of commit and code, the code says more."""
+    return {key: value for key, value in environment.items() if key != "commit"}
+
+
 @functools.cache
 def processor() -> str:
     """The processor's name."""

@@ -13,7 +13,7 @@ from aalp_lib.attacks import PGD, Attack
 from aalp_lib.data import Dataset, Split
 from aalp_lib.engine import graphs
 from aalp_lib.models import Classifier
-from aalp_lib.reproduction import machine
+from aalp_lib.reproduction import escaping, machine
 from aalp_lib.reproduction.settings import SETTINGS
 from aalp_lib.train import Recipe, fit
 
@@ -51,10 +51,11 @@ def markdown(found: dict[str, Any] | str) -> str:
         for row in rows:
             rates = [f"{row[key]:.0f}" for key in ("training", "training_plain", "attack")]
             shares = [f"{100 * row[key]:.0f} %" for key in ("of_arithmetic", "of_memory")]
-            lines.append([name, str(row["batch"]), *rates, *shares])
+            lines.append([escaping.markdown(name), str(row["batch"]), *rates, *shares])
     machine = found["environment"]
     table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
-    return f"\n{table}\n{machine['device']}, torch {machine['torch']} ({machine['commit']}).\n"
+    on, torch_version, commit = (escaping.markdown(machine[key]) for key in ("device", "torch", "commit"))
+    return f"\n{table}\n{on}, torch {torch_version} ({commit}).\n"
 
 
 def _rates(data: str, batch: int, device: torch.device, peak: dict[str, float], quick: bool) -> dict[str, float]:

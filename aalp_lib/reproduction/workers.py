@@ -12,10 +12,12 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExe
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+import msgspec
 import torch
 
-from aalp_lib import _checks
+from aalp_lib import _checks, checkpoints, folders
 from aalp_lib._checks import InputError
+from aalp_lib.checkpoints import LAST
 from aalp_lib.reproduction.jobs import Job, finished, run_job
 from aalp_lib.reproduction.schema import Record
 from aalp_lib.train import Interrupted, asked_to_stop
@@ -26,8 +28,41 @@ NOTE_EVERY = 0.5  # seconds
 Watch = Callable[[Job, int, int, str], None]
 
 
+class _Note(msgspec.Struct):
+    """What `progress.json` holds."""
+
+    done: int
+    total: int
+    text: str
+
+
 class Killed(OSError):
     """A run's process was killed; what it saved is there to go on from."""
+
+
+class OutOfTime(Interrupted):
+    """The minutes are over and runs are left; the message names them."""
+
+
+class Clock:
+    """Says, asked after every step, when one more as long as the longest so far would end too late.
+
+    `until` is a time as of `time.time`: jobs may run on other machines. The first step, which sets up much, is no
+    measure.
+    """
+
+    def __init__(self, until: float) -> None:
+        self.until, self.over = until, False
+        self.asked: float | None = None
+        self.longest = 0.0
+
+    def is_up(self) -> bool:
+        """Whether to stop now; `over` tells later that it was so."""
+        now = time.time()
+        self.longest = max(self.longest, now - (self.asked or now))
+        self.asked = now
+        self.over = now + self.longest >= self.until
+        return self.over
 
 
 def cores() -> int:
@@ -36,7 +71,11 @@ def cores() -> int:
 
 
 def run_jobs(
-    jobs: Sequence[Job], workers: int = 1, watch: Watch | None = None, executor: Executor | None = None
+    jobs: Sequence[Job],
+    workers: int = 1,
+    watch: Watch | None = None,
+    executor: Executor | None = None,
+    minutes: float | None = None,
 ) -> Iterator[Record]:
     """Run jobs in processes of their own and yield their records as they come.
 
@@ -54,11 +93,16 @@ def run_jobs(
         Called in this process as jobs move on; what it is told comes from the jobs' folders.
     executor : concurrent.futures.Executor, optional
         Runs the jobs instead, on any machines that see the same folders. In threads of one process they take turns.
+    minutes : float, optional
+        After so many, every run has saved its state and ended; none is begun any more.
 
     Raises
     ------
     InputError
-        Before anything is run, if two of the jobs have one name or a record there was made with other settings.
+        Before anything is run, if two of the jobs have one name, a record there was made with other settings, or
+        another process is at work on one of them.
+    OutOfTime
+        After `minutes`, if a run is left.
     Interrupted
         After Ctrl-C, once the running jobs have saved their state; an `executor` of the caller's is told to begin
         nothing more, and what it is running there runs to its end.
@@ -67,13 +111,17 @@ def run_jobs(
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"two of the runs are {twice}; each method and seed can be there once")
     for job in jobs:
-        finished(job)
+        if finished(job) is None:
+            folders.free(job.run)
+    if minutes is not None:
+        _checks.positive("the number of minutes", minutes)
+    until = float("inf") if minutes is None else time.time() + 60 * minutes
     failed: dict[str, BaseException] = {}
     if executor is None:
-        yield from _run_here(jobs, workers, watch, failed)
+        yield from _run_here(jobs, workers, watch, failed, until)
     else:
         try:
-            yield from _collect(executor, jobs, watch, failed)
+            yield from _collect(executor, jobs, watch, failed, until)
         except Interrupted:
             raise Interrupted("stopped; what is done is saved") from None
     if failed:
@@ -81,22 +129,37 @@ def run_jobs(
         for name, error in others:
             first.add_note(f"{name} failed too: {error}")
         raise first
+    if minutes is not None and (left := [job for job in jobs if finished(job) is None]):
+        raise OutOfTime(
+            f"time is up after {minutes:g} minutes: {len(jobs) - len(left)} of {len(jobs)} runs are done, "
+            f"left are {', '.join(f'{job.name} ({_reached(job)})' for job in left)}"
+        )
+
+
+def _reached(job: Job) -> str:
+    """How far a job has come, which it has noted in its folder if it was under way."""
+    with contextlib.suppress(OSError, ValueError):
+        note = json.loads((job.run / NOTE).read_text())
+        return f"{100 * note['done'] // note['total']} %"
+    return "saved" if (job.run / LAST).exists() else "not begun"
 
 
 # --- the process that asks -------------------------------------------------------------------------------------------
 
 
 def _run_here(
-    jobs: Sequence[Job], workers: int, watch: Watch | None, failed: dict[str, BaseException]
+    jobs: Sequence[Job], workers: int, watch: Watch | None, failed: dict[str, BaseException], until: float
 ) -> Iterator[Record]:
-    """In processes of this machine; what only waited when one of them was killed has another go."""
+    """In processes of this machine; what only waited when one of them was killed has another go, with as many threads:
+    of another number the bits would be others."""
     _checks.count("the number of jobs at once", workers)
     context = multiprocessing.get_context("spawn")
+    threads = max(1, cores() // max(1, min(workers, len(jobs))))
     while jobs:
         count, stop = min(workers, len(jobs)), context.Event()
-        with ProcessPoolExecutor(count, context, _enter_worker, (stop, max(1, cores() // count))) as pool:
+        with ProcessPoolExecutor(count, context, _enter_worker, (stop, threads)) as pool:
             try:
-                yield from _collect(pool, jobs, watch, failed)
+                yield from _collect(pool, jobs, watch, failed, until)
             except BaseException:
                 stop.set()
                 raise
@@ -108,12 +171,12 @@ def _run_here(
 
 
 def _collect(
-    executor: Executor, jobs: Sequence[Job], watch: Watch | None, failed: dict[str, BaseException]
+    executor: Executor, jobs: Sequence[Job], watch: Watch | None, failed: dict[str, BaseException], until: float
 ) -> Iterator[Record]:
     for job in jobs:
         (job.run / NOTE).unlink(missing_ok=True)
     with _ctrl_c_ignored():  # processes inherit it: Ctrl-C reaches the whole group, but this process decides
-        waiting = {executor.submit(_work, job): job for job in jobs}
+        waiting = {executor.submit(_work, job, until): job for job in jobs}
     try:
         while waiting:
             with asked_to_stop() as asked:  # a KeyboardInterrupt inside `wait` may leave the futures locked for good
@@ -137,7 +200,7 @@ def _collect(
         raise
 
 
-def _result(future: Future[Record], job: Job, failed: dict[str, BaseException]) -> Record | None:
+def _result(future: Future[Record | None], job: Job, failed: dict[str, BaseException]) -> Record | None:
     try:
         return future.result()
     except BrokenProcessPool:
@@ -164,8 +227,8 @@ def _tell(jobs: Iterable[Job], watch: Watch) -> None:
     """Pass on what running jobs have noted in their folders."""
     for job in jobs:
         with contextlib.suppress(OSError, ValueError):  # not begun, or read in the middle of a write
-            note = json.loads((job.run / NOTE).read_text())
-            watch(job, note["done"], note["total"], note["text"])
+            note: _Note = checkpoints.read_json(job.run / NOTE, _Note)
+            watch(job, note.done, note.total, note.text)
 
 
 @contextlib.contextmanager
@@ -203,15 +266,18 @@ def _enter_worker(stop: Any, threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _work(job: Job) -> Record:
-    noted = 0.0
+def _work(job: Job, until: float) -> Record | None:
+    """The job's record, or nothing where the time is up."""
+    noted, clock = 0.0, Clock(until)
     if _stop is not None and _stop.is_set():
         raise KeyboardInterrupt
+    if time.time() >= until:
+        return None
     job.run.mkdir(parents=True, exist_ok=True)
 
     def progress(done: int, total: int, text: str) -> None:
         nonlocal noted
-        if _stop is not None and _stop.is_set():
+        if clock.is_up() or (_stop is not None and _stop.is_set()):
             raise KeyboardInterrupt
         if done == total or time.monotonic() - noted > NOTE_EVERY:
             noted = time.monotonic()
@@ -222,6 +288,10 @@ def _work(job: Job) -> Record:
     try:
         with _turn:
             return run_job(job, progress)
+    except KeyboardInterrupt:
+        if not clock.over:
+            raise
+        return None
     finally:
         if _orphaned():
             os._exit(1)  # what is under way is saved; there is nobody to tell, and to wait for more would be for ever

@@ -371,16 +371,6 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
         assert (found.tensors["model.a"] == found.meta["i"]).all()
 
 
-def test_progress_may_ask_for_a_stop(few, tmp_path):
-    def stop(done, total, text):
-        if done == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(aalp.Interrupted, match="stopped after step 2 of 3"):
-        aalp.fit(small(), few, "raw", epochs=1, out=tmp_path / "run", progress=stop)
-    assert checkpoints.read(tmp_path / "run" / checkpoints.LAST).meta["done"] == 2
-
-
 def test_ctrl_c_between_two_handlers(monkeypatch):
     """The interpreter may call a handler before `signal.signal`, which has just installed it, returns."""
     install = signal.signal
@@ -413,7 +403,7 @@ def test_ctrl_c_handler_is_given_back(few, tmp_path):
 def test_checkpoints_are_safetensors_and_best_is_the_best_epochs(few, tmp_path):
     out = tmp_path / "run"
     history = aalp.fit(small(), few, "aalp", ATTACK, epochs=4, out=out)
-    assert sorted(p.name for p in out.iterdir()) == ["best.safetensors", "last.safetensors", "run.json"]
+    assert sorted(p.name for p in out.iterdir()) == [".lock", "best.safetensors", "last.safetensors", "run.json"]
     with safe_open(out / "best.safetensors", framework="pt") as file:
         meta = json.loads(file.metadata()["meta"])
     assert len(meta["history"]["epochs"]) == history.best == meta["history"]["best"]

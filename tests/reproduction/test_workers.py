@@ -184,18 +184,21 @@ def test_a_process_killed_half_way_loses_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_jobs_that_wait_outlive_a_killed_process(tmp_path):
-    jobs = [tiny("adv", tmp_path, setting=LONG), tiny("raw", tmp_path), tiny("alp", tmp_path)]
+def test_a_killed_process_changes_nothing_for_jobs_that_wait(tmp_path, monkeypatch):
+    """They run, and with as many threads as if it had lived: the one that is left might have all of them."""
+    monkeypatch.setattr(workers, "cores", lambda: 4)
+    jobs = [tiny("adv", tmp_path, setting=LONG), tiny("alp", tmp_path, setting=LONG), tiny("raw", tmp_path)]
 
     def kill(job, done, total, text):
         if job.method == "adv" and done < total:
-            (worker,) = multiprocessing.active_children()
-            worker.kill()
+            for worker in multiprocessing.active_children():
+                worker.kill()
 
     with pytest.raises(OSError, match="goes on from its last checkpoint") as caught:
-        list(run_jobs(jobs, 1, watch=kill))
-    assert caught.value.__notes__ == ["in mnist-sample-adv-seed0"]
-    assert [job.record.exists() for job in jobs] == [False, True, True]
+        list(run_jobs(jobs, 2, watch=kill))
+    assert "in mnist-sample-adv-seed0" in caught.value.__notes__
+    assert [job.record.exists() for job in jobs] == [False, False, True]
+    assert schema.Record.load(jobs[2].record).environment["threads"] == 2
 
 
 @pytest.mark.slow
