@@ -364,8 +364,11 @@ def do_bench(options: Namespace) -> None:
     checkpoints.check_writable(options.out)
     from aalp_lib.reproduction import bench  # torch's benchmark looks for a compiler
 
-    say("Timing this library, its peers and the limit in turns; the machine should be idle.")
-    record = bench.run(options.out, options.quick, display.timed)
+    if options.device is None:
+        say("Timing this library, its peers and the limit in turns; the machine should be idle.")
+        record = bench.run(options.out, options.quick, display.timed)
+    else:
+        record = bench.on_device(options.out, _checks.device(options.device), options.quick)
     display.wrote(bench.write(record, options.out))
 
 
