@@ -57,7 +57,7 @@ def accuracies(records: Records | None = None) -> str:
     table = _networks(records or archive.records())
     filters = [
         Filter("Data", {name: [name] for name in table["Data"].unique()} | ALL),
-        Filter("Rows", {f"{MEANS}, and the paper's": [MEANS, PAPER], EACH: [EACH]}),
+        Filter("Rows", {"means, and the paper's": [MEANS, PAPER], EACH: [EACH]}),
         _any_of(table, "Method"),
         Filter("Training", {"recipe fast": ["fast", ""]} | dict(_any_of(table, "Training").options)),
     ]
