@@ -1,7 +1,8 @@
 """The tables of the pages in `results/`, each with what it is called, what it says and its forest plot."""
 
+import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -44,9 +45,14 @@ class Section:
     caption: str
     table: pd.DataFrame
     name: str = ""
-    figure: Figure | None = None
+    draw: Callable[[], Figure] | None = None
     claim: str = ""
     gains: pd.DataFrame | None = None
+
+    @functools.cached_property
+    def figure(self) -> Figure | None:
+        """The figure, drawn when it is first asked for."""
+        return figures.closed(self.draw()) if self.draw else None
 
     @property
     def markdown(self) -> str:
@@ -116,9 +122,9 @@ def _families(
     resolved = several["word"].isin(comparisons.VERDICTS[:2]).sum()
     said = f"{heading}: {resolved} of {len(several)} comparisons over seeds are resolved"
     panel = "panel" if line == "attack" else "attack"
-    figure = None if several.empty else figures.closed(figures.forest(several, said, line, panel))
+    draw = None if several.empty else functools.partial(figures.forest, several, said, line, panel)
     caption = f"{GAINS} {'the lines of one attack' if len(families) > 1 else 'this table'}."
-    yield Section(heading, caption, tables.readable(rows), f"forest-{name}", figure, said, rows)
+    yield Section(heading, caption, tables.readable(rows), f"forest-{name}", draw, said, rows)
 
 
 def _guided(frame: pd.DataFrame) -> list[Family]:

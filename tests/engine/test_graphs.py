@@ -40,16 +40,20 @@ def plain(function, *args, **kwargs):
         return function(*args, **kwargs)
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "exact_cross_entropy", "margin", "trades_kl"])
-def test_recorded_and_plain_loop_give_the_same_images(recorded, device, loss, digits):
+LOOPS = [(loss, "linf", False) for loss in ("cross_entropy", "exact_cross_entropy", "margin", "trades_kl")]
+
+
+@pytest.mark.parametrize(("loss", "norm", "led"), [*LOOPS, ("margin", "linf", True), ("cross_entropy", "l2", True)])
+def test_recorded_and_plain_loop_give_the_same_images(recorded, device, loss, norm, led, digits):
     torch.manual_seed(0)
     model = aalp.models.lenet((4, 8, 32)).to(device)
     x, y = (t.to(device) for t in digits)
-    attack = aalp.Attack(0.3, 0.02, 25, loss=loss)
+    attack = aalp.Attack(0.3, 0.02, 25, loss=loss, norm=norm)
     for part in (slice(None), slice(0, 20)):
         start = (x[part] + 0.1).clamp(max=1)
-        found = attack(model, x[part], y[part], start=start)
-        assert torch.equal(found, plain(attack, model, x[part], y[part], start=start))
+        led_to = {"target": (y[part] + 1) % 10} if led else {}
+        found = attack(model, x[part], y[part], start=start, **led_to)
+        assert torch.equal(found, plain(attack, model, x[part], y[part], start=start, **led_to))
     assert len(recorded) == 2
 
 
@@ -74,16 +78,20 @@ def test_evaluation_is_the_same(recorded, device, sample):
     torch.manual_seed(0)
     model = aalp.models.lenet((4, 8, 32)).to(device)
     aalp.fit(model, sample, "adv", aalp.PGD(0.2, 0.1, 3), epochs=2)
-    recorded.clear()
     suite = aalp.table2_suite("mnist") | {"three": aalp.PGD(0.1, 0.01, 30, restarts=3)}
-    found, wanted = (
-        run(aalp.evaluate, model, sample.test[:150], suite, batch_size=70)
-        for run in (lambda f, *a, **k: f(*a, **k), plain)
-    )
-    assert recorded
-    for name in wanted:
-        assert torch.equal(found[name].correct, wanted[name].correct), name
-    assert wanted["pgd10"].correct.sum() > wanted["pgd100"].correct.sum()
+    suite |= {"l2 10": aalp.PGD(2.0, 0.2, 10, norm="l2"), "l2 40": aalp.PGD(2.0, 0.2, 40, norm="l2")}
+    split = sample.test[:150]
+    for target in (None, (split.labels + 1) % 10):
+        recorded.clear()
+        found, wanted = (
+            run(aalp.evaluate, model, split, suite, target=target, batch_size=70)
+            for run in (lambda f, *a, **k: f(*a, **k), plain)
+        )
+        assert recorded
+        for name in wanted:
+            assert torch.equal(found[name].correct, wanted[name].correct), name
+        assert wanted["pgd10"].correct.sum() > wanted["pgd100"].correct.sum()
+        assert wanted["l2 10"].correct.sum() > wanted["l2 40"].correct.sum()
 
 
 def test_decisions_under_bfloat16_are_float32s(recorded, device):
