@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo book html chapters nbval pages axe spelling links test unit lint lock clean
+.PHONY: demo book html chapters nbval pages axe ort spelling links test unit lint lock clean
 
 demo: $(VENV)/installed
 	$(BIN)/aalp demo --out demo
@@ -17,6 +17,7 @@ book: $(VENV)/installed
 
 CONFIG ?= _config.yml
 html: $(VENV)/installed
+	@$(MAKE) --no-print-directory ort || echo "onnxruntime-web is not here: the live attack will say that it is missing"
 	rm -rf _build/html _build/.doctrees _build/.jupyter_cache
 	AALP_BOOK=1 $(BIN)/jupyter-book build . --config $(CONFIG) --warningiserror --keep-going --quiet
 	@echo "open $(CURDIR)/_build/html/index.html"
@@ -39,6 +40,14 @@ axe: .axe/$(AXE)
 .axe/$(AXE):
 	rm -rf .axe
 	npm install --prefix .axe --no-save --no-package-lock --ignore-scripts --no-audit --no-fund --silent axe-core@$(AXE)
+	@touch $@
+
+# What runs the networks in the live page. Without npm the page says that it is missing.
+ORT = 1.30.0
+ort: .ort/$(ORT)
+.ort/$(ORT):
+	rm -rf .ort
+	npm install --prefix .ort --no-save --no-package-lock --ignore-scripts --no-audit --no-fund --silent onnxruntime-web@$(ORT)
 	@touch $@
 
 spelling: $(VENV)/installed
@@ -74,4 +83,4 @@ lock: $(VENV)/installed
 		--upgrade-package torch==2.14.1 --upgrade-package torchvision==0.29.1 --output-file requirements.lock
 
 clean:
-	rm -rf $(VENV) .axe .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build
+	rm -rf $(VENV) .axe .ort .pytest_cache .mypy_cache .ruff_cache .hypothesis dist build

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import aalp_lib
+from aalp_lib.reproduction import escaping
 
 Options = dict[str, dict[str, Any]]
 
@@ -42,32 +43,24 @@ def _write_what_can_be_written() -> None:
 # --- kinds of options ------------------------------------------------------------------------------------------------
 
 
-def _text(what: str, default: str | None = None, **more: Any) -> dict[str, Any]:
+def _option(what: str, default: Any = None, **more: Any) -> dict[str, Any]:
     return {"help": what, "default": default} | more
 
 
 def _number(what: str, default: int | None = None) -> dict[str, Any]:
-    return {"help": what, "default": default, "type": int}
+    return _option(what, default, type=int, metavar="N")
 
 
 def _level(what: str) -> dict[str, Any]:
-    return {"help": what, "type": _fraction}
+    return _option(what, type=_fraction, metavar="X")
 
 
 def _path(what: str, default: str | None = None, **more: Any) -> dict[str, Any]:
-    return {"help": what, "default": default and Path(default), "type": _expanded} | more
-
-
-def _listed(what: str, kind: Any = str, default: str | None = None) -> dict[str, Any]:
-    return {"help": what, "default": default, "type": lambda text: _several(text, kind)}
+    return _option(what, default, type=_expanded, metavar="FOLDER") | more
 
 
 def _flag(what: str) -> dict[str, Any]:
-    return {"help": what, "action": "store_true", "default": False}
-
-
-def _one_of(what: str, names: Sequence[Any], default: str | None = None, **more: Any) -> dict[str, Any]:
-    return {"help": what, "choices": names, "default": default} | more
+    return _option(what, False, action="store_true")
 
 
 def _fraction(text: str) -> float:
@@ -79,12 +72,18 @@ def _fraction(text: str) -> float:
 
 
 def _expanded(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("must not be empty")
     return Path(text).expanduser()
 
 
-def _several(text: str, kind: Any) -> tuple[Any, ...]:
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def _numbers(text: str) -> tuple[int, ...]:
     try:
-        return tuple(kind(part) for part in text.split(","))
+        return tuple(map(int, text.split(",")))
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be whole numbers with commas between them, not '{text}'") from None
 
@@ -92,30 +91,41 @@ def _several(text: str, kind: Any) -> tuple[Any, ...]:
 # --- options that several commands have -------------------------------------------------------------------------------
 
 METHODS = "raw, adv, alp, trades, aalp_gd, aalp_sw, aalp, raw_gd, adv_gd"
-_LAYOUT = "a folder with train/CLASS/*.png and test/CLASS/*.png"
-_ROOT = _path("folder with the files in torchvision's layout (default: the cache)")
-_DEVICE = {"--device": _text("cpu, cuda, cuda:1, ...; auto takes CUDA where there is one", "auto")}
-MACHINE: Options = _DEVICE | {"--threads": _number("processor threads (default: torch's choice)")}
-RUN: Options = {
-    "run_folder": _path("the folder that aalp train wrote", metavar="RUN"),
-    "--which": _one_of("last epoch, or best on validation", ("last", "best"), "last"),
+DATA = "mnist-sample, mnist, svhn, svhn-part, cifar10, or a folder with train/CLASS/*.png and test/CLASS/*.png"
+OWN = "module:function, which returns it"
+SETS = ("mnist", "svhn", "svhn-part", "cifar10", "mnist-sample")
+VARIANTS = ("ablations", "reasons", "cifar10-reasons", "controls")
+COLUMNS = ("fgsm", "pgd10", "pgd20", "pgd40", "pgd100", "cw10", "cw20", "cw40", "cw100")
+PLACE: Options = {"--root": _path("folder of the data in torchvision's layout (default: the cache)")}
+SIZE: Options = {"--image-size": _number("resize a folder's images to this side")}
+DEVICE: Options = {"--device": _option("cpu, cuda, cuda:1, ...; auto is CUDA where there is one", "auto")}
+MACHINE: Options = DEVICE | {"--threads": _number("processor threads (default: torch's choice)")}
+WHICH: Options = {
+    "--which": _option("after the last epoch, or the best on validation", "last", choices=("last", "best"))
 }
-ATTACKED: Options = {
-    "--precision": _text("of gradients: float32, bfloat16, or auto for the faster", "float32"),
-    "--seed": _number("fixes the attacks' random starts", 0),
-}
-BATCH: Options = {"--batch-size": _number("images attacked at a time", 500)}
+PRECISION: Options = {"--precision": _option("of gradients: float32, bfloat16, or auto for the faster", "float32")}
 
 
-def _source(default: str | None = None) -> Options:
-    note = "" if default else " (default: what the run was trained on)"
+def _data(usual: str, default: str | None = None) -> Options:
+    said = f"{DATA} (default: {usual})" if usual else DATA
+    return {"--data": _option(said, default, type=os.path.expanduser)} | PLACE | SIZE
+
+
+def _attacked(images: int | None, out: dict[str, Any]) -> Options:
+    """What every command has that attacks one trained network."""
     return {
-        "--data": _text(
-            f"mnist-sample, mnist, svhn, svhn-part, cifar10, or {_LAYOUT}{note}", default, type=os.path.expanduser
-        ),
-        "--root": _ROOT,
-        "--image-size": _number("resize the images of a folder to this side (default: as they are)"),
-    }
+        "run": _option("a folder that aalp train wrote, or a bundled network: mnist/aalp", metavar="RUN"),
+        "--out": out,
+        "--images": _number("that many test images" + " (default: all)" * (images is None), images),
+        **_data("what it was trained on, or mnist-sample for a bundled network"),
+        "--model": _option(f"what makes a network of your own: {OWN}"),
+        **WHICH,
+        "--batch-size": _number("images attacked at a time", 500),
+        "--seed": _number("fixes the random starts", 0),
+    } | MACHINE
+
+
+KEPT = _path("folder for the record (default: RUN; that of a bundled network is not kept)")
 
 
 # --- commands --------------------------------------------------------------------------------------------------------
@@ -132,7 +142,7 @@ class Command:
 
 COMMANDS = {
     "demo": Command(
-        "train the seven methods of Table 2 on bundled digits and attack them",
+        "train and attack the paper's seven methods on bundled digits",
         "aalp demo --out demo",
         {
             "--out": _path("folder for records, table and figures", "demo"),
@@ -142,174 +152,179 @@ COMMANDS = {
         },
     ),
     "train": Command(
-        "train one model with one method",
+        "train one network with one method",
         "aalp train --data mnist --method aalp --epochs 10 --out runs/a\n\n"
-        "one training on several GPUs, or on processes of the CPU; the result is the same up to rounding:\n"
+        "on several GPUs, or processes of the CPU; the result is the same up to rounding:\n"
         "  torchrun --nproc-per-node 4 -m aalp_lib train --data mnist --method aalp --out runs/b",
-        _source("mnist-sample")
-        | {
-            "--method": _text(f"one of {METHODS}", "aalp"),
+        {
             "--out": _path("folder for checkpoints; must not hold another run", required=True),
-            "--resume": _flag("go on with the run in that folder"),
+            "--method": _option(METHODS, "aalp"),
+            "--model": _option(
+                f"lenet, resnet9, resnet32, torchvision:NAME, timm:NAME, or {OWN} (default: by the data)"
+            ),
+            **_data("", "mnist-sample"),
+            "--recipe": _option("paper (as section 4.1 gives it) or fast (ours); it sets what follows", "fast"),
+            "--epochs": _number("times through the training images"),
+            "--batch-size": _number("images a step"),
+            "--lr": _level("learning rate, or its peak"),
+            "--precision": _option("float32 or bfloat16"),
+            "--eps": _level("radius of the training attack, 0.3 or 8/255 say"),
+            "--step": _level("length of its steps"),
+            "--steps": _number("how many of them"),
             "--seed": _number("fixes weights, order, augmentation and starts", 0),
-            "--recipe": _text("paper (as section 4.1 gives it) or fast (ours)", "fast"),
-            "--model": _text("lenet, resnet9 or resnet32 (default: the data set's own)"),
-            "--precision": _text("float32 or bfloat16 (default: the recipe's)"),
-            "--epochs": _number("times through the training images (default: the recipe's)"),
-            "--batch-size": _number("images a step (default: the recipe's)"),
-            "--lr": _level("learning rate, or its peak (default: the recipe's)"),
-            "--eps": _level("radius of the training attack, 0.3 or 8/255 say (default: the recipe's)"),
-            "--step": _level("length of its steps (default: the recipe's)"),
-            "--steps": _number("how many of them (default: the recipe's)"),
+            "--resume": _flag("go on with the run in --out"),
         }
         | MACHINE,
     ),
     "evaluate": Command(
-        "attack a trained model with Table 2's attacks",
-        "aalp evaluate runs/a",
-        RUN
+        "accuracy of a trained network under Table 2's attacks",
+        "aalp evaluate mnist/aalp --images 200",
+        _attacked(None, KEPT)
+        | PRECISION
+        | {"--reading": _option("fooled by any iterate, or the last one", "any", choices=("any", "last"))},
+    ),
+    "attack": Command(
+        "save adversarial images of a trained network, as PNG",
+        "aalp attack mnist/aalp --out adversarial",
+        _attacked(16, _path("empty or new folder for sheet.png and CLASS/NUMBER.png", required=True))
         | {
-            "--reading": _one_of("fooled by any iterate, or the last one", ("any", "last"), "any"),
-            "--images": _number("only that many test images (default: all)"),
-        }
-        | BATCH
-        | ATTACKED
-        | _source()
-        | MACHINE,
+            "--attack": _option(", ".join(COLUMNS), "pgd100", choices=COLUMNS, metavar="NAME"),
+            "--eps": _level("radius, 0.3 or 8/255 say; steps are a quarter of it (default: Table 2's of the data)"),
+        },
     ),
     "diagnose": Command(
-        "look for signs that a trained model's gradients mislead an attack",
-        "aalp diagnose runs/a --strong",
-        RUN
+        "look for signs that its gradients mislead an attack",
+        "aalp diagnose mnist/aalp --images 200",
+        _attacked(1000, KEPT)
+        | PRECISION
         | {
             "--strong": _flag("also PGD and CW from 20 starts and, with [autoattack], AutoAttack"),
-            "--source": _path("another run, whose adversarial images are tried", metavar="RUN"),
-            "--images": _number("that many test images", 1000),
+            "--source": _option("another RUN, whose adversarial images are tried", metavar="RUN"),
             "--queries": _number("queries of Square an image, with [autoattack] (default: 5000)"),
-        }
-        | BATCH
-        | ATTACKED
-        | _source()
-        | MACHINE,
+        },
     ),
+    "data": Command(
+        "show what is in a data set, fetched if need be",
+        "aalp data mnist-sample",
+        {"data": _option(DATA, "mnist-sample", nargs="?", metavar="DATA", type=os.path.expanduser)} | PLACE | SIZE,
+    ),
+    "info": Command("show versions, device, and the names that are known", "aalp info", {}),
     "reproduce": Command(
-        "run the paper's experiments as a grid of jobs; what is done is kept, what was interrupted goes on",
+        "run the paper's experiments; start it again and it goes on",
         "aalp reproduce mnist --seeds 0,1,2 --jobs 2",
         {
-            "grid": _one_of(
-                "whose settings; ablations run on the bundled digits; reasons (on the full MNIST) and cifar10-reasons "
-                "are changes of a row that may explain its distance from the paper's, and controls are AALP's halves "
-                "without guidance",
-                (
-                    "mnist",
-                    "svhn",
-                    "svhn-part",
-                    "cifar10",
-                    "mnist-sample",
-                    "ablations",
-                    "reasons",
-                    "cifar10-reasons",
-                    "controls",
-                ),
+            "grid": _option(
+                f"a data set's Table 2, {', '.join(SETS)}, or variants of its rows, {', '.join(VARIANTS)}",
+                choices=SETS + VARIANTS,
+                metavar="GRID",
             ),
-            "--methods": _listed(
-                "names, with commas between them (default: Table 2's; of ablations, reasons and controls all of them)"
+            "--methods": _option(
+                "names, with commas between (default: Table 2's, or all variants)", type=_names, metavar="A,B"
             ),
-            "--seeds": _listed("numbers, with commas between them (default: 0; of ablations 0,1,2)", int),
-            "--recipe": _text("paper (as section 4.1 gives it) or fast (ours; the default)"),
+            "--seeds": _option(
+                "numbers, with commas between (default: 0; of ablations 0,1,2)", type=_numbers, metavar="N,N"
+            ),
+            "--recipe": _option("paper (as section 4.1 gives it) or fast (ours; the default)"),
             "--out": _path("the records go to OUT/GRID", "results"),
-            "--jobs": _number("runs at a time on this machine (default: one a core, or one on a GPU)"),
+            "--jobs": _number("runs at a time (default: one a core, or one on a GPU)"),
             "--minutes": _level(
                 "stop every run in time at a checkpoint; if work is left the exit status is 75, and the same command "
                 "goes on, on another machine too that has a copy of OUT"
             ),
-            "--scheduler": _text("of a Dask scheduler; its workers must see the folder --out", metavar="ADDRESS"),
-            "--folder": _path("take the images from here: train/CLASS/*, test/CLASS/*"),
-            "--root": _ROOT,
+            "--scheduler": _option("of a Dask cluster that you trust, whose workers see --out", metavar="ADDRESS"),
+            "--data": _path("a folder with the grid's images instead: train/CLASS/*, test/CLASS/*", dest="folder"),
+            **PLACE,
             "--epochs": _number("a reduced protocol: fewer epochs; the records say so"),
             "--test-images": _number("attack only that many test images (default: all)"),
             "--quick": _flag("one epoch and 100 test images: shows that it runs"),
-            "--observe": _flag(
-                "look at every network after every epoch, for figures 4, 9, 10 and 12; a fifth more time"
-            ),
+            "--observe": _flag("look at every network after every epoch, for figures 4, 9, 10, 12"),
             "--dry-run": _flag("say what is to do, and do nothing"),
         }
-        | _DEVICE,
+        | DEVICE,
     ),
     "measure": Command(
-        "measure Table 1, the figures and stronger attacks on the models that aalp reproduce has trained",
+        "measure the networks of aalp reproduce: Table 1, the figures",
         "aalp measure mnist",
         {
-            "grid": _text("the folder in --out that aalp reproduce wrote: mnist, svhn, cifar10, ..."),
+            "grid": _option("the folder in --out that aalp reproduce wrote: mnist, svhn, cifar10, ...", metavar="GRID"),
             "--out": _path("the folder of aalp reproduce", "results"),
-            "--kinds": _listed(
-                "with commas between: samples (Table 1, the figures), diagnosis, strong, attacks (Table 2's, set "
-                "otherwise) (default: all)"
+            "--kinds": _option(
+                "samples, diagnosis, strong, attacks, with commas between (default: all)", type=_names, metavar="A,B"
             ),
-            "--methods": _listed("only models of these methods, names with commas between (default: all)"),
+            "--methods": _option(
+                "only networks of these methods, with commas between (default: all)", type=_names, metavar="A,B"
+            ),
+            "--seeds": _option(
+                "only networks trained with these, with commas between (default: all)", type=_numbers, metavar="N,N"
+            ),
             "--images": _number("test images for diagnosis, strong, attacks", 1000),
-            "--seeds": _listed("only models trained with these, numbers with commas between (default: all)", int),
+            "--seed": _number("fixes the random starts", 0),
         }
-        | ATTACKED
-        | _source()
+        | PRECISION
+        | _data("what the grid was trained on")
         | MACHINE,
     ),
     "results": Command(
-        "list records of runs, or show the paper's tables with ours beside them",
+        "list records, or show the paper's tables with ours beside them",
         "aalp results results --table 2 --data mnist",
         {
-            "folder": _path("where the records are", "results", nargs="?", metavar="FOLDER"),
-            "--table": _one_of("the paper's table of that number", (1, 2, 3, 4), type=int),
-            "--data": _text("only that data set"),
-            "--method": _text(f"only that method: {METHODS}"),
+            "folder": _path("where the records are", "results", nargs="?"),
+            "--table": _option("the paper's table of that number", choices=(1, 2, 3, 4), type=int),
+            "--data": _option("only that data set"),
+            "--method": _option(f"only that method: {METHODS}"),
             "--seed": _number("only runs that were trained with that seed"),
-            "--recipe": _text("only that recipe: paper or fast"),
-            "--which": RUN["--which"],
-            "--form": _one_of(
-                "what it is printed as (default: columns that fit a terminal, or else markdown)", ("markdown", "csv")
-            ),
+            "--recipe": _option("only that recipe: paper or fast"),
+            **WHICH,
+            "--form": _option("instead of columns that fit the terminal", choices=("markdown", "csv")),
             "--write": _flag("remake tables and figures in FOLDER and the RESULTS.md beside it"),
         },
     ),
-    "data": Command(
-        "fetch a data set if need be, and show what is in it",
-        "aalp data --data mnist",
-        _source("mnist-sample"),
-    ),
     "bench": Command(
-        "time this library beside its peers and the limit (needs the extra [bench])",
+        "time this library beside its peers (needs the extra [bench])",
         "aalp bench --out bench",
         {
             "--out": _path("folder for the record, the table and the figure", "bench"),
-            "--device": _text("only what this device trains and attacks, some minutes; put into the record in OUT"),
+            "--device": _option("only what this device trains and attacks, some minutes; put into the record in OUT"),
             "--quick": _flag("few steps, one round: shows that it runs, no more"),
             "--threads": MACHINE["--threads"],
         },
     ),
-    "info": Command("show versions, device, and the names that are known", "aalp info", {}),
 }
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """Defaults in every line, examples as they were written."""
 
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26)
+
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default is None else super()._get_help_string(action)
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Shows what it was given without control characters."""
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        super()._print_message(escaping.terminal(message), file)
 
 
 def parser() -> argparse.ArgumentParser:
     """The parser of all commands; `command` is None where none is given."""
-    top = argparse.ArgumentParser(
+    top = _Parser(
         prog="aalp",
-        description="Train and attack classifiers with the methods of Adaptive Adversarial Logits Pairing.",
-        epilog="start with:\n  aalp demo",
+        description="Train and attack image classifiers; the methods of Adaptive Adversarial Logits Pairing.",
+        epilog="start with:\n  aalp evaluate mnist/aalp --images 200",
         formatter_class=_Help,
     )
     top.add_argument("--version", action="version", version=f"aalp_lib {aalp_lib.__version__}")
     several = top.add_subparsers(title="commands", metavar="COMMAND", dest="command")
     for name, command in COMMANDS.items():
+        needed = [how.get("metavar", option) for option, how in command.options.items() if option[0] != "-"]
+        needed += [f"{option} {how['metavar']}" for option, how in command.options.items() if how.get("required")]
         one = several.add_parser(
             name,
+            usage=" ".join(["aalp", name, *needed, "[options]"]),
             help=command.what,
             description=command.what[0].upper() + command.what[1:] + ".",
             epilog=f"example:\n  {command.example}",

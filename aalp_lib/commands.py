@@ -5,19 +5,22 @@ import importlib.util
 import os
 import shlex
 import sys
+import tempfile
 import warnings
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from aalp_lib import _checks, data, folders, models
+from aalp_lib import _checks, data, folders, models, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.autoattack import installed
 from aalp_lib.engine import distributed
+from aalp_lib.evaluation import suite_in_ball
 from aalp_lib.methods import METHODS, method
+from aalp_lib.models import Classifier
 from aalp_lib.progress import shown
 from aalp_lib.reproduction import (
     archive,
@@ -33,7 +36,8 @@ from aalp_lib.reproduction import (
 from aalp_lib.reproduction.attack_measurements import diagnosis_of
 from aalp_lib.reproduction.display import say
 from aalp_lib.reproduction.jobs import Job, Origin, finished
-from aalp_lib.reproduction.settings import new_model, setting_for
+from aalp_lib.reproduction.schema import HEADINGS, Measurement, Record
+from aalp_lib.reproduction.settings import Setting, new_model, setting_for
 from aalp_lib.reproduction.workers import cores
 from aalp_lib.train import Interrupted, fit
 
@@ -56,7 +60,9 @@ def run(options: Namespace, arguments: Sequence[str]) -> int:
             globals()[f"do_{options.command}"](options)
         except (FloatingPointError, torch.OutOfMemoryError) as error:
             return _complain(error, 1)
-        except (InputError, OSError) as error:
+        except OSError as error:
+            return _complain(_named(error, options), 2)
+        except InputError as error:
             return _complain(error, 2)
         except KeyboardInterrupt as error:
             status = OUT_OF_TIME if isinstance(error, workers.OutOfTime) else 130
@@ -64,9 +70,16 @@ def run(options: Namespace, arguments: Sequence[str]) -> int:
                 print(file=sys.stderr)
                 _complain(error, status)
                 if isinstance(error, Interrupted):
-                    print(f"go on with:\n  {_again(options, arguments)}", file=sys.stderr)
+                    print(f"go on with:\n  {escaping.terminal(_again(options, arguments))}", file=sys.stderr)
             return status
     return 0
+
+
+def _named(error: OSError, options: Namespace) -> OSError:
+    """One that the system raised as a sentence that names the file, or else the folder that is written to."""
+    if not error.strerror:
+        return error
+    return OSError(f"{error.filename or getattr(options, 'out', None) or 'the output'}: {error.strerror}")
 
 
 def _complain(error: BaseException, status: int) -> int:
@@ -106,6 +119,7 @@ def do_demo(options: Namespace) -> None:
     """Compare the methods of Table 2 on the bundled digits."""
     _checks.count("--seed", options.seed, least=0)
     jobs = demo.jobs(options.out, options.seed, options.quick)
+    _writable(options.out)
     at_once = cores() if options.jobs is None else options.jobs
     say(
         f"Training and attacking {len(jobs)} methods on the bundled digits, {at_once} at a time on {cores()} cores; "
@@ -129,16 +143,27 @@ def do_train(options: Namespace) -> None:
             raise InputError(f"{out} already holds a run; --resume goes on with it")
         origin = Origin(options.data, options.root, options.image_size)
         dataset = distributed.in_turn(lambda: origin.load(device))
-        setting = setting_for(dataset, options.recipe, options.model).changed(**changes)
-        row, network = method(options.method), new_model(setting, options.seed).to(device)
+        setting, network = _new_network(options, dataset, changes)
+        row = method(options.method)
         distributed.once(lambda: origin.save(out))
         display.training(row, dataset, setting)
         history = fit(
-            network, dataset, row, setting.attack, seed=options.seed, recipe=setting.recipe, out=out,
+            network.to(device), dataset, row, setting.attack, seed=options.seed, recipe=setting.recipe, out=out,
             resume=options.resume, progress=True,
         )  # fmt: skip
         display.history(history)
-        _next("evaluate", out)
+        _next("evaluate", out, *(("--model", options.model) if single.is_own(options.model) else ()))
+
+
+def _new_network(options: Namespace, dataset: data.Dataset, changes: dict[str, Any]) -> tuple[Setting, Classifier]:
+    """The setting of a training, and its network with new weights."""
+    if not single.is_own(options.model):
+        setting = setting_for(dataset, options.recipe, options.model).changed(**changes)
+        return setting, new_model(setting, options.seed)
+    setting = setting_for(dataset, options.recipe).changed(**changes)
+    with seeds.restored():
+        torch.manual_seed(options.seed)
+        return dataclasses.replace(setting, model={"name": options.model}), single.own_network(options.model)
 
 
 def do_evaluate(options: Namespace) -> None:
@@ -147,7 +172,25 @@ def do_evaluate(options: Namespace) -> None:
     how = _given(options, "images", "reading", "precision", "batch_size", "seed")
     record = single.evaluate(run, dataset, **how)
     display.accuracies(record.accuracy[options.which])
-    display.wrote([run.keep(record)])
+    _keep(options, run, record)
+
+
+def do_attack(options: Namespace) -> None:
+    """Save adversarial images."""
+    run, dataset = _run_and_data(options)
+    suite = run.suite(dataset) if options.eps is None else suite_in_ball(options.eps, options.eps / 4)
+    attack = suite[options.attack]
+    say(f"{HEADINGS[options.attack]}, {display.ball(attack, 'eps {eps}, step {step}')}")
+    if any(options.out.iterdir()):
+        raise InputError(f"{options.out} is not empty; name another folder for the images")
+    images = dataset.test[: options.images]
+    made = single.attacked(run.model, images, attack, batch_size=options.batch_size, seed=options.seed)
+    sheet = single.save_images(made, dataset.classes, attack.eps, options.out)
+    say(
+        f"{made.right} of {display.plural(len(made.pixels), 'image')} right without an attack, {made.fooled} of them "
+        f"fooled by it, {made.kept} still after rounding to 8 bits"
+    )
+    display.wrote([*sheet, f"{options.out}/CLASS/NUMBER.png, each by its true class"])
 
 
 def do_diagnose(options: Namespace) -> None:
@@ -165,26 +208,47 @@ def do_diagnose(options: Namespace) -> None:
             display.diagnosis(diagnosis_of(found))
         else:
             display.accuracies(found.values["accuracy"])
-        display.wrote([run.keep(found)])
+        _keep(options, run, found)
 
 
-def _run_and_data(options: Namespace, words: str) -> tuple[single.Run, data.Dataset]:
-    """The network in the folder that is named, and what it was trained on unless other data are."""
+def _run_and_data(options: Namespace, words: str = "") -> tuple[single.Run, data.Dataset]:
+    """The network that is named, and what it was trained on unless other data are; --out can be written."""
     device = _checks.device(options.device)
     if options.images is not None:
         _checks.count("--images", options.images)
-    run = single.Run.load(options.run_folder, options.which, device)
-    dataset = _loaded(options, lambda: Origin.read(run.folder), device)
-    attack = display.ball(run.suite(dataset)["pgd100"], words)
-    say(f"{run.config['method']['label']} on {dataset.name}, {options.which} epoch, {attack}")
+    run = single.Run.load(options.run, options.which, device, options.model)
+    dataset = _loaded(options, run.origin, device)
+    options.out = options.out or run.folder
+    if options.out:
+        _writable(options.out)
+    attack = words and ", " + display.ball(run.suite(dataset)["pgd100"], words)
+    say(f"{run.config['method']['label']} on {dataset.name}, {options.which} epoch{attack}")
     return run, dataset
 
 
-def _loaded(options: Namespace, usual: Callable[[], Origin], device: torch.device) -> data.Dataset:
+def _keep(options: Namespace, run: single.Run, made: Record | Measurement) -> None:
+    if options.out:
+        display.wrote([run.keep(made, options.out)])
+
+
+def _writable(folder: Path) -> None:
+    """Make a folder before the work for it begins; OSError, naming it, unless something can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"room for this, at least")
+    except OSError as error:
+        raise OSError(f"the output folder {folder} cannot be written ({error.strerror or error})") from error
+
+
+def _loaded(options: Namespace, usual: Origin | None, device: torch.device) -> data.Dataset:
     """The data that are named, or those that are usual here."""
     given = _given(options, "data", "root", "image_size")
-    origin = Origin(**given) if "data" in given else dataclasses.replace(usual(), **given)
-    return origin.load(device)
+    if "data" in given:
+        return Origin(**given).load(device)
+    if usual is None:
+        raise InputError(f"nothing in {options.run} says what it was trained on; name it with --data")
+    return dataclasses.replace(usual, **given).load(device)
 
 
 def _name_what_is_missing() -> None:
@@ -202,6 +266,7 @@ def do_reproduce(options: Namespace) -> None:
     if options.dry_run:
         display.plan(jobs, todo, options.recipe or "fast", missing)
         return
+    _writable(jobs[0].out)
     at_once = (cores() if jobs[0].device == "cpu" else 1) if options.jobs is None else options.jobs
     try:
         with workers.cluster(options.scheduler) as executor:
@@ -233,7 +298,8 @@ def do_measure(options: Namespace) -> None:
     found = measurements.trained(folder)
     if not found:
         raise InputError(f"{folder} holds no finished run with its weights; aalp reproduce makes them")
-    dataset = _loaded(options, lambda: measurements.origin(found), device)
+    dataset = _loaded(options, None if options.data else measurements.origin(found), device)
+    _writable(folder)
     _name_what_is_missing()
     how = _given(options, "kinds", "methods", "seeds", "images", "seed", "precision")
     with shown(True, "measuring", display.console) as tell:
@@ -272,6 +338,7 @@ def do_results(options: Namespace) -> None:
 def _write(options: Namespace, everything: archive.Records) -> None:
     from aalp_lib.reproduction import report  # pandas and jinja2 are an extra
 
+    _writable(options.folder)
     written = report.write(options.folder, everything)
     display.wrote(written)
     if not written:
@@ -307,6 +374,7 @@ def do_bench(options: Namespace) -> None:
     """Time this library beside its peers."""
     from aalp_lib.reproduction import bench  # torch's benchmark looks for a compiler
 
+    _writable(options.out)
     if options.device is None:
         say("Timing this library, its peers and the limit in turns; the machine should be idle.")
         record = bench.run(options.out, options.quick, display.timed)

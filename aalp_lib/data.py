@@ -1,11 +1,16 @@
 """Whole data sets as tensors on a device: sources, splits, batches, augmentation."""
 
+import contextlib
+import gzip
 import hashlib
 import io
 import itertools
 import os
+import struct
+import threading
 import unicodedata
 import warnings
+import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +30,19 @@ from aalp_lib._checks import InputError
 
 VAL_FRACTION = 0.1
 SVHN_IMAGES = (73_257, 26_032)  # training and test, official
+SVHN_MD5 = {  # as published, of training and test
+    "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
+    "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
+}
+MNIST_MD5 = {  # of the files in the published archives
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+MNIST_BYTES = 16 + 60_000 * 28 * 28  # of the largest of these
+_NOT_PUBLISHED = "is not {}'s published file (its MD5 is another): delete it, and it is downloaded anew"
+_COMPRESSED = 15  # MATLAB's number for a compressed element
 MNIST_VAL = 6000  # the first training images: every digit of mnist-sample is among them
 
 
@@ -321,18 +339,88 @@ def _load_sample(root: Path | None) -> Dataset:
 
 
 def _load_mnist(root: Path | None) -> Dataset:
-    parts = _torchvision("MNIST", root, "train", (True, False))
-    train, test = (_from_arrays(d.data, d.targets) for d in parts)
+    """MNIST's four files, unpacked or not, each of which must be the published one."""
+    folder = (root or cache()) / "MNIST" / "raw"
+    if not all(_packed_or_not(folder / name).is_file() for name in MNIST_MD5):
+        _torchvision("MNIST", root or cache(), train=True)
+    train, test = (
+        _from_arrays(
+            np.frombuffer(_mnist_file(folder / f"{part}-images-idx3-ubyte"), np.uint8, offset=16).reshape(-1, 28, 28),
+            np.frombuffer(_mnist_file(folder / f"{part}-labels-idx1-ubyte"), np.uint8, offset=8),
+        )
+        for part in ("train", "t10k")
+    )
     return Dataset("mnist", _DIGITS, train[MNIST_VAL:], train[:MNIST_VAL], test)
+
+
+def _mnist_file(path: Path) -> bytes:
+    """The content of one of MNIST's files, or of its archive; InputError unless it is what was published."""
+    path = _packed_or_not(path)
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = file.read(MNIST_BYTES + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read ({error}); delete it, and it is downloaded anew") from error
+    if _md5(content) != MNIST_MD5[path.name.removesuffix(".gz")]:
+        raise InputError(f"{path} {_NOT_PUBLISHED.format('MNIST')}")
+    return content
+
+
+def _packed_or_not(path: Path) -> Path:
+    """The file, or where it is missing the archive that holds it."""
+    return path if path.exists() else path.with_name(f"{path.name}.gz")
 
 
 def _load_svhn(root: Path | None) -> Dataset:
     """SVHN, found in `root` or its folder SVHN; one with other images than the official set is called "svhn-part"."""
     inside = root is not None and (root / "SVHN").is_dir()
-    parts = _torchvision("SVHN", root / "SVHN" if root and inside else root, "split", ("train", "test"))
-    train, test = (_from_arrays(d.data, d.labels) for d in parts)
+    folder = root / "SVHN" if root and inside else root or cache()
+    paths = [folder / name for name in SVHN_MD5]
+    for path, part in zip(paths, ("train", "test"), strict=True):
+        if not path.is_file() or (root is None and _md5(path.read_bytes()) != SVHN_MD5[path.name]):
+            _torchvision("SVHN", folder, split=part)
+    train, test = map(_svhn_file, paths, SVHN_IMAGES)
     name = "svhn" if (len(train), len(test)) == SVHN_IMAGES else "svhn-part"
     return _with_val(name, _DIGITS, train, test)
+
+
+def _svhn_file(path: Path, published: int) -> Split:
+    """The images and labels of one of SVHN's files; InputError if it is damaged.
+
+    One of the `published` number of images must be the published one.
+    """
+    from scipy.io import loadmat  # slow to import
+
+    content = path.read_bytes()
+    try:
+        _check_packed_elements(content)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what scipy cannot read is no array, which is said below
+            found = loadmat(io.BytesIO(content), variable_names=("X", "y"))
+        images, labels = np.asarray(found["X"]), np.asarray(found["y"]).reshape(-1).astype(np.int64)
+    except Exception as error:  # a damaged header raises almost anything
+        raise InputError(f"{path} is no readable file of SVHN's layout ({error}); get it anew") from error
+    if images.dtype != np.uint8 or images.shape != (32, 32, 3, len(labels)):
+        raise InputError(f"{path} must hold X, bytes (32, 32, 3, N), and y (N,), got {images.dtype} {images.shape}")
+    if not len(labels) or labels.min() < 1 or labels.max() > 10:
+        raise InputError(f"{path} must have labels from 1 to 10, where 10 is the digit 0")
+    if len(labels) == published and _md5(content) != SVHN_MD5[path.name]:
+        raise InputError(f"{path} {_NOT_PUBLISHED.format('SVHN')}")
+    return _from_arrays(images.transpose(3, 2, 0, 1), labels % 10)
+
+
+def _check_packed_elements(content: bytes) -> None:
+    """Raise if a compressed element of a MATLAB file does not fit its checksum, which scipy does not look at."""
+    order, place = "<" if content[126:128] == b"IM" else ">", 128
+    while place < len(content):
+        kind, size = struct.unpack_from(f"{order}II", content, place)
+        if kind == _COMPRESSED:
+            zlib.decompress(content[place + 8 : place + 8 + size])
+        place += 8 + size
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
 
 
 def _load_svhn_part(root: Path | None) -> Dataset:
@@ -347,7 +435,7 @@ def _load_svhn_part(root: Path | None) -> Dataset:
 
 
 def _load_cifar10(root: Path | None) -> Dataset:
-    parts = _torchvision("CIFAR10", root, "train", (True, False))
+    parts = [_torchvision("CIFAR10", root or cache(), train=train) for train in (True, False)]  # which checks all MD5s
     train, test = (_from_arrays(d.data.transpose(0, 3, 1, 2), d.targets) for d in parts)
     return _with_val("cifar10", tuple(parts[0].classes), train, test)
 
@@ -368,42 +456,28 @@ _FILES = {  # in torchvision's layout, packed or unpacked
 }
 
 
-def _torchvision(name: str, root: Path | None, key: str, parts: tuple[Any, Any]) -> tuple[Any, Any]:
-    """Both parts of a torchvision data set, from `root` (default: the cache), downloaded where they are missing."""
-    folder = root or cache()
+def _torchvision(name: str, folder: Path, **part: Any) -> Any:
+    """A torchvision data set, downloaded if it is missing or damaged; OSError says what to do without a network."""
+    from torchvision import datasets  # half of the time that importing this package would take
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        first, second = (_open(_source(name, root), folder, {key: part}) for part in parts)
+        try:
+            return getattr(datasets, name)(str(folder), **part, download=False)
+        except RuntimeError:  # torchvision's word for "not here, or damaged"
+            return getattr(datasets, name)(str(folder), **part, download=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise OSError(
             f"{name} is not in {folder}, or damaged, and could not be downloaded ({error}). Without a network, copy "
             "its files there in torchvision's layout, name their folder (root=..., --root), or use 'mnist-sample', "
             "which needs no download"
         ) from error
-    return first, second
-
-
-def _source(name: str, root: Path | None) -> Any:
-    """The class that reads a data set; SVHN's files under a reader's own `root` need not be the official ones."""
-    from torchvision import datasets  # half of the time that importing this package would take
-
-    class OwnSVHN(datasets.SVHN):  # type: ignore[misc]
-        def _check_integrity(self) -> bool:
-            return (Path(self.root) / self.filename).is_file()
-
-    return OwnSVHN if name == "SVHN" and root is not None else getattr(datasets, name)
-
-
-def _open(source: Any, folder: Path, part: dict[str, Any]) -> Any:
-    try:
-        return source(str(folder), **part, download=False)
-    except RuntimeError:  # torchvision's word for "not here"
-        return source(str(folder), **part, download=True)
 
 
 def _from_arrays(images: Any, labels: Any) -> Split:
-    pixels = torch.as_tensor(np.ascontiguousarray(images))
-    return Split(pixels[:, None] if pixels.ndim == 3 else pixels, torch.as_tensor(np.asarray(labels)).long())
+    pixels = torch.as_tensor(np.require(images, requirements=["C", "W"]))
+    labels = torch.as_tensor(np.array(labels)).long()
+    return Split(pixels[:, None] if pixels.ndim == 3 else pixels, labels)
 
 
 def _with_val(name: str, classes: tuple[str, ...], train: Split, test: Split) -> Dataset:
@@ -415,6 +489,9 @@ def _with_val(name: str, classes: tuple[str, ...], train: Split, test: Split) ->
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow's others may start programs
+LARGE = 2**24  # pixels; of such images only one is in memory at a time while it is made smaller
+_large = threading.Lock()
+LARGEST_SIDE = 2**14
 _IMAGES = f"images are {', '.join(EXTENSIONS)} inside train/CLASS and test/CLASS"
 
 
@@ -537,23 +614,26 @@ def _read_images(paths: list[Path], image_size: int | tuple[int, int] | None) ->
                 f"images differ in size: {paths[0]} is {arrays[0].shape[:2]}, {path} is {array.shape[:2]} "
                 "(height, width); pass image_size to resize them"
             )
-    if any(array.ndim == 3 for array in arrays):
-        arrays = [array if array.ndim == 3 else np.repeat(array[:, :, None], 3, axis=2) for array in arrays]
-    stacked = torch.from_numpy(np.stack(arrays))
-    return stacked[:, None] if stacked.ndim == 3 else stacked.permute(0, 3, 1, 2).contiguous()
+    channels = 3 if any(array.ndim == 3 for array in arrays) else 1
+    found = torch.empty(len(arrays), channels, *arrays[0].shape[:2], dtype=torch.uint8)
+    for place in found.numpy():
+        array = arrays.pop(0)
+        place[...] = array if array.ndim == 2 else array.transpose(2, 0, 1)
+    return found
 
 
 def _two_sides(size: int | tuple[int, int]) -> tuple[int, int]:
-    height, width = size if isinstance(size, tuple | list) and len(size) == 2 else (size, size)
-    return _checks.count("the image size", height), _checks.count("the image size", width)
+    sides = size if isinstance(size, tuple | list) and len(size) == 2 else (size, size)
+    height, width = (_checks.count("the image size", side) for side in sides)
+    if max(height, width) > LARGEST_SIDE:
+        raise InputError(f"the image size must be at most {LARGEST_SIDE}, got {size}")
+    return height, width
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """An image turned as its EXIF tag says."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # a damaged tag raises almost anything; a viewer then shows the image as it is stored
-        return image
+def _turn_upright(image: Image.Image) -> None:
+    """Turn an image as its EXIF tag says."""
+    with contextlib.suppress(Exception):  # a damaged tag raises almost anything; viewers then show what is stored
+        ImageOps.exif_transpose(image, in_place=True)
 
 
 def _read_image(path: Path, size: tuple[int, int] | None) -> np.ndarray:
@@ -561,15 +641,24 @@ def _read_image(path: Path, size: tuple[int, int] | None) -> np.ndarray:
     if not path.is_file():
         raise InputError(f"cannot read the image {path}: it is a broken link or no regular file")
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
             if image.mode[0] in "IF":
                 raise InputError(f"{path} has more than 8 bits a channel ({image.mode}); convert it to 8")
-            image.load()
-            pixels = _upright(image).convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+            if image.format == "PNG":
+                with Image.open(io.BytesIO(content), formats=("PNG",)) as checked:
+                    checked.verify()  # its checksums, which are not looked at otherwise
+            with _large if image.width * image.height > LARGE else contextlib.nullcontext():
+                return _pixels(image, size)
     except InputError:
         raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # damaged images raise almost anything
         raise InputError(f"cannot read the image {path}: {error}") from error
-    if size is not None:
-        pixels = pixels.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return np.asarray(pixels)
+
+
+def _pixels(image: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
+    image.load()
+    _turn_upright(image)
+    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
+    pixels = image if image.mode == mode else image.convert(mode)
+    return np.asarray(pixels if size is None else pixels.resize((size[1], size[0]), Image.Resampling.BILINEAR))

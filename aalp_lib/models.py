@@ -1,12 +1,14 @@
 """Classifiers split at the layer the paper looks at: features (N, F), its `A_fc`, and a linear head on top."""
 
-import copy
+import difflib
 import functools
+import inspect
 import itertools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.fx
 from torch import Tensor, nn
@@ -108,6 +110,9 @@ def lenet(
     >>> model.features(torch.rand(2, 1, 28, 28)).shape, model(torch.rand(2, 1, 28, 28)).shape
     (torch.Size([2, 256]), torch.Size([2, 10]))
     """
+    config = _config(
+        "lenet", width=width, in_channels=in_channels, image_size=image_size, classes=classes, mean=mean, std=std
+    )
     if image_size % 4:
         raise InputError(f"lenet halves the image twice: image_size must be a multiple of 4, got {image_size}")
     first, second, hidden = width
@@ -121,9 +126,6 @@ def lenet(
         nn.Flatten(),
         nn.Linear(second * (image_size // 4) ** 2, hidden),
         nn.ReLU(),
-    )
-    config = _config(
-        "lenet", width=width, in_channels=in_channels, image_size=image_size, classes=classes, mean=mean, std=std
     )
     return Classifier(body, nn.Linear(hidden, classes), mean, std, config)
 
@@ -148,6 +150,7 @@ def resnet9(
     in_channels, classes, mean, std
         As in `lenet`, by default CIFAR-10's; images are at least 8 pixels high and wide.
     """
+    config = _config("resnet9", width=width, in_channels=in_channels, classes=classes, mean=mean, std=std)
     body = nn.Sequential(
         _conv_norm_relu(in_channels, width),
         _conv_norm_relu(width, 2 * width),
@@ -161,7 +164,6 @@ def resnet9(
         nn.AdaptiveMaxPool2d(1),
         nn.Flatten(),
     )
-    config = _config("resnet9", width=width, in_channels=in_channels, classes=classes, mean=mean, std=std)
     return Classifier(body, nn.Linear(8 * width, classes), mean, std, config)
 
 
@@ -185,6 +187,7 @@ def resnet32(
     in_channels, classes, mean, std
         As in `lenet`, by default CIFAR-10's; images are at least 4 pixels high and wide.
     """
+    config = _config("resnet32", width=width, in_channels=in_channels, classes=classes, mean=mean, std=std)
     widths = [width] * 6 + [2 * width] * 5 + [4 * width] * 5  # of the first convolution and of 15 blocks
     body = nn.Sequential(
         _conv_norm_relu(in_channels, width),
@@ -195,31 +198,129 @@ def resnet32(
     for module in body.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    config = _config("resnet32", width=width, in_channels=in_channels, classes=classes, mean=mean, std=std)
     return Classifier(body, nn.Linear(4 * width, classes), mean, std, config)
 
 
+def from_library(
+    name: str,
+    *,
+    in_channels: int = 3,
+    classes: int = 10,
+    mean: tuple[float, ...] = CIFAR10_MEAN,
+    std: tuple[float, ...] = CIFAR10_STD,
+) -> Classifier:
+    """Any classifier of torchvision or timm, with new weights: "torchvision:resnet18", "timm:convnext_atto".
+
+    Parameters
+    ----------
+    name : str
+        The library, a colon, and what it calls the network.
+    in_channels, classes, mean, std
+        As in `lenet`, by default CIFAR-10's. torchvision's networks see grey images as colour ones.
+
+    Raises
+    ------
+    InputError
+        If the library is neither or not installed, has no such network, or the network ends in no Linear.
+    """
+    library, _, kind = name.partition(":")
+    make = LIBRARIES[_checks.known("library of networks", library, LIBRARIES)]
+    config = _config(name, in_channels=in_channels, classes=classes, mean=mean, std=std)
+    model = wrap(make(kind, in_channels, classes), mean, std)
+    model.config = config
+    return model
+
+
+def _of_torchvision(kind: str, in_channels: int, classes: int) -> nn.Module:
+    from torchvision import models  # half of the time that importing this package would take
+
+    _check_in_library("torchvision", kind, models.list_models(module=models))
+    more = {"init_weights": True, "aux_logits": False} if kind in ("googlenet", "inception_v3") else {}
+    network: nn.Module = models.get_model(kind, weights=None, num_classes=classes, **more)
+    return network if in_channels == 3 else nn.Sequential(_Colour(), network)
+
+
+def _of_timm(kind: str, in_channels: int, classes: int) -> nn.Module:
+    try:
+        import timm
+    except ImportError as error:
+        raise InputError("timm is not installed: pip install timm") from error
+    _check_in_library("timm", kind, timm.list_models())  # its other names would download
+    network: nn.Module = timm.create_model(kind, in_chans=in_channels, num_classes=classes)
+    return network
+
+
+LIBRARIES: dict[str, Callable[[str, int, int], nn.Module]] = {"torchvision": _of_torchvision, "timm": _of_timm}
+
+
+def _check_in_library(library: str, kind: str, names: list[str]) -> None:
+    """InputError, with the nearest names, unless `kind` is among all that there are."""
+    if kind not in names:
+        near = difflib.get_close_matches(kind, names, cutoff=0.4)
+        hint = f"; near are {', '.join(near)}" if near else ""
+        raise InputError(f"{library} has no classifier '{kind}'{hint}")
+
+
+class _Colour(nn.Module):
+    """Grey images (N, 1, H, W) as colour ones (N, 3, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.expand(-1, 3, -1, -1)
+
+
+LARGEST = 2**16  # number of channels, features, classes, or pixels of a side
 MODELS: dict[str, Callable[..., Classifier]] = {"lenet": lenet, "resnet9": resnet9, "resnet32": resnet32}
 
 
 def build(config: dict[str, Any]) -> Classifier:
-    """Make the network that `config` describes: its "name" and the arguments of that function.
+    """Make the network that `config` describes: its "name" and the arguments of that function, or of `from_library`.
 
     Examples
     --------
     >>> build({"name": "lenet", "width": (8, 16, 64)}).head
     Linear(in_features=64, out_features=10, bias=True)
     """
-    arguments = {key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key != "name"}
-    return MODELS[_checks.known("model", config.get("name", ""), MODELS)](**arguments)
+    arguments: dict[str, Any] = {
+        key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key != "name"
+    }
+    name = str(config.get("name", ""))
+    in_library = ":" in name
+    make = functools.partial(from_library, name) if in_library else MODELS[_checks.known("model", name, MODELS)]
+    try:
+        inspect.signature(make).bind(**arguments)
+    except TypeError as error:
+        raise InputError(f"{name} cannot be made of these arguments: {error}") from error
+    return make(**arguments)
 
 
 def _config(name: str, **arguments: Any) -> dict[str, Any]:
-    """The arguments that make this network again; ends a normalisation that does not fit the channels."""
-    for key in ("mean", "std"):
-        if len(arguments[key]) not in (1, arguments["in_channels"]):
-            raise InputError(f"{key} has {len(arguments[key])} values for {arguments['in_channels']} channels")
-    return copy.deepcopy({"name": name} | arguments)
+    """The arguments that make this network again, in Python's numbers; bad ones end here.
+
+    A normalisation must fit the channels.
+    """
+    of_mean, of_std, width = (arguments.pop(key, None) for key in ("mean", "std", "width"))
+    sizes = {key: _size(key, value) for key, value in arguments.items()}
+    for key, values in (("mean", of_mean), ("std", of_std)):
+        if not isinstance(values, Sequence | np.ndarray):
+            raise InputError(f"{key} must be a sequence of numbers, got {values}")
+        if len(values) not in (1, sizes["in_channels"]):
+            raise InputError(f"{key} has {len(values)} values for {sizes['in_channels']} channels")
+        for value in values:
+            (_checks.positive if key == "std" else _checks.number)(key, value)
+    described: dict[str, Any] = {"name": name}
+    if name == "lenet":
+        if not isinstance(width, Sequence | np.ndarray) or len(width) != 3:
+            raise InputError(f"the width of a lenet is three numbers, got {width}")
+        described["width"] = tuple(_size("width", one) for one in width)
+    elif width is not None:
+        described["width"] = _size("width", width)
+    return described | sizes | {"mean": tuple(map(float, of_mean)), "std": tuple(map(float, of_std))}
+
+
+def _size(name: str, value: int) -> int:
+    if (found := _checks.count(name, value)) > LARGEST:
+        raise InputError(f"{name} must be at most {LARGEST}, got {value}")
+    return found
 
 
 def _conv_norm_relu(fan_in: int, fan_out: int, stride: int = 1) -> nn.Sequential:

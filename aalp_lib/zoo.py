@@ -2,8 +2,10 @@
 
 import hashlib
 from importlib import resources
-from pathlib import Path
-from typing import TypedDict
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Annotated, Literal, TypedDict
+
+from msgspec import Meta
 
 from aalp_lib import _checks, checkpoints
 from aalp_lib._checks import InputError
@@ -16,8 +18,8 @@ class Entry(TypedDict):
     """A file of weights in an index: where it lies in the folder, its SHA-256, and how many epochs it was trained."""
 
     file: str
-    sha256: str
-    epoch: int
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+    epoch: Annotated[int, Meta(ge=1)]
 
 
 def weights() -> Path:
@@ -29,7 +31,19 @@ def index(folder: Path | None = None) -> dict[str, dict[str, Entry]]:
     """What there is: for each name such as "mnist/aalp", an entry for "last" and for "best", as far as it is there."""
     path = (folder or weights()) / INDEX
     known: dict[str, dict[str, Entry]] = {}
-    return checkpoints.read_json(path, dict[str, dict[str, Entry]]) if path.exists() else known
+    if path.exists():
+        known = checkpoints.read_json(path, dict[str, dict[Literal["last", "best"], Entry]])
+    for name, entries in known.items():
+        for which, entry in entries.items():
+            if not stays_inside(entry["file"]):
+                raise InputError(f"{path} names a file outside its folder: {name}, {which}, is '{entry['file']}'")
+    return known
+
+
+def stays_inside(name: str) -> bool:
+    """Whether a relative path, on any system, leads to a place inside the folder from which it starts."""
+    paths = (PurePosixPath(name), PureWindowsPath(name))
+    return bool(name.strip()) and not any(path.anchor or ".." in path.parts for path in paths)
 
 
 def pretrained(name: str, which: str = "last", *, folder: str | Path | None = None) -> Classifier:

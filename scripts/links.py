@@ -35,7 +35,10 @@ def sources() -> list[Path]:
 def is_own(address: str) -> bool:
     """Whether an address is the repository's own, or the Colab button's, which is made of it."""
     place = repository()[0].removeprefix("https://github.com/")
-    return f"github.com/{place}" in address or f"colab.research.google.com/github/{place}" in address
+    pages = "{}.github.io/{}".format(*place.split("/"))
+    return (
+        f"github.com/{place}" in address or f"colab.research.google.com/github/{place}" in address or pages in address
+    )
 
 
 def found(path: Path) -> set[str]:

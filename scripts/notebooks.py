@@ -8,7 +8,9 @@
 In a text file a cell begins with a line `%%%% md ID` or `%%%% code ID TAG ...`; ids are names, unique in a notebook.
 What a stamp writes is made of the address in `_config.yml`, of the run and of the records: nobody types it. A Markdown
 cell with `{{ ... }}` in it is a template, kept in the cell's metadata; the numbers come from `report.context`, and
-`link(path)` is the public address of a file of the repository.
+`link(path)` is the public address of a file of the repository. Text files and templates are MyST; the cells are plain
+Markdown, which Colab and GitHub can show (`book/_ext/portable.py`). A code cell that the pages hide or fold begins with
+`# @title ...`: Colab shows this line in place of the code.
 """
 
 import os
@@ -25,6 +27,9 @@ from nbformat import NotebookNode
 from aalp_lib.reproduction import report
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+from portable import native, numbered, portable  # noqa: E402
+
 WORDS_A_MINUTE = 130  # of exact prose with equations and code between
 HIDDEN = {"remove-input", "hide-input"}  # sentences with numbers, and drawing: folded in Colab and JupyterLab too
 
@@ -61,6 +66,15 @@ def link(path: str) -> str:
     return "{}/blob/{}/{}".format(*repository(), path)
 
 
+def equations(notebook: NotebookNode, path: Path) -> dict[str, str]:
+    """The number of every equation of the book by its label, with this notebook in place of the one on disk."""
+    found: dict[str, str] = {}
+    for of in sorted({*chapters(), ROOT / "book" / path.name}):
+        cells = (notebook if of.name == path.name else nbformat.read(of, as_version=4)).cells
+        found |= numbered([cell.source for cell in cells if cell.cell_type == "markdown"], int(of.name[:2]))
+    return found
+
+
 def badge(path: Path) -> str:
     """The Markdown of the Colab button."""
     address, branch = repository()
@@ -87,10 +101,13 @@ def stamp(notebook: NotebookNode, path: Path) -> None:
     kept = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}}
     kept |= {"language_info": {"name": "python"}, "aalp": dict(notebook.metadata.get("aalp", {}))}
     notebook.metadata = nbformat.from_dict(kept)
+    numbers = equations(notebook, path)
     for cell in notebook.cells:
         template = cell.metadata.get("template")
         if template:
             cell.source = report.rendered(template, link=link)
+        if cell.cell_type == "markdown":
+            cell.source = portable(native(cell.source), numbers, *repository())
         kept = {key: cell.metadata[key] for key in ("tags", "template") if cell.metadata.get(key)}
         cell.metadata = nbformat.from_dict(kept)
         if HIDDEN & set(kept.get("tags", ())):
@@ -140,7 +157,7 @@ def unpack(path: Path, text: Path) -> None:
     parts = []
     for cell in nbformat.read(path, as_version=4).cells:
         kind = {"markdown": "md", "code": "code"}[cell.cell_type]
-        text_of = cell.metadata.get("template", cell.source)
+        text_of = cell.metadata.get("template", native(cell.source) if kind == "md" else cell.source)
         parts.append(" ".join(["%%%%", kind, cell.id, *cell.metadata.get("tags", [])]) + "\n" + text_of + "\n")
     text.write_text("\n".join(parts), encoding="utf-8")
 

@@ -1,1 +1,8 @@
-from . import chapter as chapter, drawings as drawings, graders as graders, interactive as interactive
+from . import (
+    browser as browser,
+    chapter as chapter,
+    drawings as drawings,
+    graders as graders,
+    interactive as interactive,
+    results as results,
+)

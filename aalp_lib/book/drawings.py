@@ -1,14 +1,22 @@
-"""Figures of chapters 8 and 9 that are drawn from the frame of records and from published numbers."""
+"""Figures of chapters 6, 8 and 9: a mask, the frame of records, published numbers; AALP in a diagram."""
 
+import html
+import math
+import re
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch import Tensor
 
+from aalp_lib import _checks
+from aalp_lib.book.interactive import Page
 from aalp_lib.methods import TABLE_2
-from aalp_lib.plots import COLOURS, MARKERS
+from aalp_lib.plots import COLOURS, MARKERS, RIGHT
 from aalp_lib.reproduction import paper
 from aalp_lib.reproduction.schema import label
 
@@ -18,6 +26,56 @@ if TYPE_CHECKING:
 STEPS = (("alp", "trades"), ("trades", "aalp"), ("alp", "aalp"))  # of the paper's order, drawn as lengths
 STARTS = {"one run from the image": "pgd100 start", "twenty random starts": "pgd100x20"}
 ROWS = {"adv": "Madry", "trades": "TRADES", "alp": "ALP", "aalp": "AALP", "alp_averaged": "ALP, averaged pairing"}
+
+
+def masked_step(images: Tensor, features: Tensor, kept: Tensor, logits: Tensor, label: int, title: str) -> Figure:
+    """The paper's figure 5 with real tensors: an image, clean and attacked, on its way through one mask to the logits.
+
+    Parameters
+    ----------
+    images : (2, C, H, W)
+        The clean image and the adversarial one, in [0, 1].
+    features : (2, F)
+        Before the mask; drawn as a square, row by row.
+    kept : (F,)
+        The mask.
+    logits : (2, K)
+        Of the masked features.
+    label : int
+        The true class; its logit is blue.
+    title : str
+        The claim.
+    """
+    figure = plt.figure(figsize=(7, 3.3), layout="constrained")
+    cells = figure.add_gridspec(2, 5, width_ratios=(1, 1, 1, 1, 1.25))
+    mask = figure.add_subplot(cells[:, 2])
+    top = float(features.max())
+    _square(mask, kept.float(), "gray", 1.0)
+    mask.set_title(f"one mask:\n{int(kept.sum())} of {len(kept)} kept\n(white)", fontsize=9)
+    for row, name in enumerate(("clean", "attacked")):
+        panels = [figure.add_subplot(cells[row, column]) for column in (0, 1, 3, 4)]
+        panels[0].imshow(images[row].permute(1, 2, 0).squeeze().cpu().numpy(), cmap="gray", vmin=0, vmax=1)
+        panels[0].set(xticks=[], yticks=[])
+        panels[0].set_ylabel(name, fontsize=9)
+        _square(panels[1], features[row], "viridis", top)
+        _square(panels[2], features[row] * kept, "viridis", top)
+        colours = [RIGHT if k == label else "0.6" for k in range(logits.shape[1])]
+        panels[3].bar(range(logits.shape[1]), logits[row].cpu().numpy(), color=colours)
+        panels[3].set(xticks=range(logits.shape[1]), ylim=(float(logits.min()) - 0.5, float(logits.max()) + 0.5))
+        panels[3].tick_params(labelsize=7)
+        for panel, heading in zip(panels, ("image", "features", "masked", "logits"), strict=True):
+            panel.set_title(heading if row == 0 else "", fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _square(panel: Axes, values: Tensor, cmap: str, top: float) -> None:
+    """A vector as a square picture, row by row, black where it is 0."""
+    side = math.ceil(math.sqrt(len(values)))
+    picture = np.zeros(side * side)
+    picture[: len(values)] = values.cpu().numpy()
+    panel.imshow(picture.reshape(side, side), cmap=cmap, vmin=0, vmax=top)
+    panel.set(xticks=[], yticks=[])
 
 
 def networks(frame: "DataFrame", attack: str = "pgd100") -> Figure:
@@ -117,3 +175,33 @@ def afterwards() -> Figure:
     said = f"On ImageNet {claim.weak} % became {claim.strong} %"
     figure.suptitle(f"{said}; elsewhere three of ALP's four gains shrink or turn over", fontsize=10)
     return figure
+
+
+DIAGRAM = (
+    "AALP in training. A clean image and its attacked copy pass one network, which gives features of each. One mask "
+    "keeps those that contribute most to the classification loss, by Eq. 7 and 8. The head makes logits of both. The "
+    "squared distance between them is the pairing loss of Eq. 1, times the probability of the true class on the clean "
+    "image, the weight of Eq. 9. The sum with the cross-entropy of both is the loss of Eq. 10."
+)
+
+
+def diagram(*lit: str) -> Page:
+    """AALP as a diagram that takes the colours of the page around it, with some of its parts lit.
+
+    Parameters
+    ----------
+    *lit : str
+        "images", "network", "features", "mask", "head", "logits", "pairing", "weight", "classification" or "loss".
+
+    Raises
+    ------
+    InputError
+        If there is no such part.
+    """
+    drawn = resources.files("aalp_lib").joinpath("assets/aalp.svg").read_text(encoding="utf-8")
+    parts = re.findall(r'data-part="(\w+)"', drawn)
+    for name in lit:
+        _checks.known("part of the diagram", name, parts)
+        drawn = drawn.replace(f'class="part" data-part="{name}"', f'class="part lit" data-part="{name}"')
+    words = f"{DIAGRAM} Lit here: {' and '.join(lit)}." if lit else DIAGRAM
+    return Page(f'<figure style="margin:0">{drawn.replace("ALT", html.escape(words))}</figure>', words)

@@ -210,7 +210,8 @@ def _image(figure: Figure, alt: str, shown: str | None = None, visible: bool = T
     width = round(figure.get_figwidth() * DPI)
     data = base64.b64encode(png(figure)).decode()
     value = "" if shown is None else f' data-value="{html.escape(shown)}"'
+    kind = "photo" if any(axes.images for axes in figure.axes) else "chart"  # in a dark page a chart can be turned over
     return (
-        f'<img src="data:image/png;base64,{data}" alt="{html.escape(alt)}" width="{width}"{value} '
+        f'<img class="aalp-{kind}" src="data:image/png;base64,{data}" alt="{html.escape(alt)}" width="{width}"{value} '
         f'style="display:{"block" if visible else "none"};max-width:100%;height:auto;margin:0 auto;background:#fff">'
     )

@@ -1,13 +1,14 @@
 """All records there are: in a folder, in the clone's `results/`, or in the pack that travels in the wheel."""
 
 import functools
+import io
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from aalp_lib import _checks, methods
+from aalp_lib import _checks, checkpoints, methods
 from aalp_lib._checks import InputError
 from aalp_lib.folders import RUN
 from aalp_lib.methods import METHODS, TABLE_2
@@ -26,6 +27,7 @@ APART = ("runs", "earlier")  # folders of what is beside checkpoints, and of run
 _NO_RECORDS = (RUN, "data.json", "progress.json", INDEX)  # what else lies beside checkpoints and weights
 _SETS = ("mnist", "svhn", "svhn-part", "cifar10", "cifar10-jpeg", "mnist-sample")
 _METHODS = (*TABLE_2, *(name for name in METHODS if name not in TABLE_2))
+LARGEST = 2**26  # bytes of a record in a pack
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
 
 
@@ -155,7 +157,9 @@ def records(folder: str | Path | None = None) -> Records:
     paths = {below + path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*.json"))}
     kept = {name: path for name, path in paths.items() if _is_kept(name)}
     beside = sum("runs" in PurePosixPath(name).parts and _named_as_record(name) for name in paths)
-    return _gathered(((name, str(path), path.read_bytes) for name, path in kept.items()), beside)
+    return _gathered(
+        ((name, str(path), functools.partial(checkpoints.content_of, path)) for name, path in kept.items()), beside
+    )
 
 
 @functools.cache
@@ -164,9 +168,28 @@ def _own() -> Records:
 
 
 def unpacked(path: Path) -> Records:
-    """Read all records and measurements of a pack."""
-    with zipfile.ZipFile(path) as pack:
-        return _gathered((name, f"{path}/{name}", functools.partial(pack.read, name)) for name in pack.namelist())
+    """Read all records and measurements of a pack; what of it is damaged is named in `left_out`.
+
+    InputError if it is no pack at all.
+    """
+    try:
+        with zipfile.ZipFile(path) as pack:
+            members = (
+                (of.filename, f"{path}/{of.filename}", functools.partial(_member, pack, of)) for of in pack.infolist()
+            )
+            return _gathered(members)
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise InputError(f"{path} is no readable pack of records ({error})") from error
+
+
+def _member(pack: zipfile.ZipFile, of: zipfile.ZipInfo) -> bytes:
+    where = f"{pack.filename}/{of.filename}"
+    if of.file_size > LARGEST:
+        raise InputError(f"{where} is too large for a record: {of.file_size} bytes")
+    try:
+        return pack.read(of)
+    except Exception as error:  # what damage to a member raises is not documented
+        raise InputError(f"{where} cannot be read ({error})") from error
 
 
 def _named_as_record(name: str) -> bool:
@@ -211,11 +234,11 @@ def pack(folder: str | Path | None = None, path: str | Path | None = None) -> Pa
     the same bytes.
     """
     folder, path = _checks.path(folder or RESULTS), _checks.path(path or PACK)
-    partial = path.with_suffix(".partial")
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_LZMA) as made:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_LZMA) as made:
         for name, file in packable(folder):
             made.writestr(zipfile.ZipInfo(name, _DATE), file.read_bytes(), zipfile.ZIP_LZMA)
-    partial.replace(path)
+    checkpoints.write_atomically(path, content.getvalue())
     return path
 
 

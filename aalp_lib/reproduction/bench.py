@@ -491,16 +491,16 @@ def _written(out: Path, record: dict[str, Any]) -> dict[str, Any]:
 
 def markdown(record: dict[str, Any]) -> str:
     """The table of a record, with what was measured on."""
-    machine = record["environment"]
+    machine = {key: escaping.markdown(value) for key, value in record["environment"].items()}
     rows = [
-        f"| {row['what']} | {row['goal']} | **{row['reached']:.2f}**{'' if row['met'] else ' (missed)'} "
-        f"| {row['note']} |\n"
+        f"| {escaping.markdown(row['what'])} | {escaping.markdown(row['goal'])} "
+        f"| **{row['reached']:.2f}**{'' if row['met'] else ' (missed)'} | {escaping.markdown(row['note'])} |\n"
         for row in record["rows"]
     ]
     peers = ", ".join(f"{name} {machine[name]}" for name in PEERS)
     return (
         "| What | Goal | Reached | Note |\n| --- | --- | --- | --- |\n" + "".join(rows) + "\n"
-        f"{escaping.markdown(machine['processor'])}, {machine['threads']} threads, Python {machine['python']}, "
+        f"{machine['processor']}, {machine['threads']} threads, Python {machine['python']}, "
         f"torch {machine['torch']}, aalp_lib {machine['aalp_lib']} ({machine['commit']}); {peers}. "
         f"Medians of ratios within a round. {throughput.markdown(record['gpu'])}"
     )

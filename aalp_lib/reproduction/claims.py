@@ -43,11 +43,7 @@ class Claim:
 
 
 def _gain(
-    data: str,
-    first: str,
-    second: str,
-    attack: str,
-    rows: Mapping[str, Mapping[str, float]] | None = None,
+    data: str, first: str, second: str, attack: str, rows: Mapping[str, Mapping[str, float]] | None = None
 ) -> tuple[float, Finder]:
     """The paper's gain of `second` over `first` in its Table 2 or in other `rows`, and how ours is found.
 

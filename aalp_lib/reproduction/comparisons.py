@@ -299,17 +299,13 @@ def order(frame: "DataFrame", steps: Sequence[tuple[str, str]] = STEPS) -> dict[
 def readings(frame: "DataFrame") -> Iterator[tuple[str, str, str, Mapping[str, str]]]:
     """Data set, protocol, reading of the pairing loss, and the method of each row of the paper under that reading."""
     runs = frame[frame["tier"] == "full"].drop_duplicates(["data", "protocol", "method"])
-    for data, protocol in runs[["data", "protocol"]].drop_duplicates().itertuples(index=False):
-        of = runs[(runs["data"] == data) & (runs["protocol"] == protocol)]
+    for (data, protocol), of in runs.groupby(["data", "protocol"], sort=False):
         plain = of["method"][of["variant"] == ""]
-        alone = dict(zip(plain, plain, strict=True))
-        of = of[of["base"].isin(("alp", "aalp"))]
-        for variant in of["variant"].unique():
-            same = of[of["variant"] == variant]
+        for variant, same in of[of["base"].isin(("alp", "aalp"))].groupby("variant", sort=False):
             pair = dict(zip(same["base"], same["method"], strict=True))
             if {"alp", "aalp"} <= pair.keys():
-                rows = alone if not variant else {name: name for name in ("adv", "trades") if name in alone}
-                yield data, protocol, variant, rows | pair
+                rows = plain[plain.isin(("adv", "trades"))] if variant else plain
+                yield str(data), str(protocol), str(variant), dict(zip(rows, rows, strict=True)) | pair
 
 
 def controls(frame: "DataFrame", data: str = "mnist") -> dict[str, Family]:

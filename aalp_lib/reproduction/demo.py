@@ -16,7 +16,7 @@ from aalp_lib.reproduction.jobs import Job
 from aalp_lib.reproduction.schema import HEADINGS, Record, label
 
 DATA = "mnist-sample"
-SHARES = ("accuracy", "low", "high")
+MACHINE = ("processor", "threads", "python", "torch", "aalp_lib")
 
 
 def jobs(out: Path, seed: int = 0, quick: bool = False) -> list[Job]:
@@ -25,11 +25,9 @@ def jobs(out: Path, seed: int = 0, quick: bool = False) -> list[Job]:
 
 
 def write(records: Sequence[Record], jobs: Sequence[Job], out: Path) -> list[Path]:
-    """Write the table as Markdown and CSV and the figures as PNG; returns their paths."""
+    """Write the table as Markdown and the figures as PNG; returns their paths."""
     records = archive.in_order(records)
-    texts = {"table.md": markdown(records), "table.csv": csv(records)}
-    for name, text in texts.items():
-        checkpoints.write_atomically(out / name, text.encode())
+    checkpoints.write_atomically(out / "table.md", markdown(records).encode())
     figures = {
         "robust-accuracy.png": plots_of_records.robust_accuracy(records),
         "training-curves.png": plots_of_records.training_curves(records),
@@ -38,25 +36,26 @@ def write(records: Sequence[Record], jobs: Sequence[Job], out: Path) -> list[Pat
     for name, figure in figures.items():
         figure.savefig(out / name, dpi=plots.DPI)
         plt.close(figure)
-    return [out / name for name in (*texts, *figures)]
+    return [out / name for name in ("table.md", *figures)]
 
 
 def markdown(records: Sequence[Record]) -> str:
     """The table with what a reader needs to know about its numbers around it."""
     first = records[0]
     count = int(first.accuracy["last"]["clean"]["count"])
-    machine = first.environment
+    data = escaping.plain(first.data).replace("`", "")
+    machine = {key: escaping.markdown(first.environment.get(key)) for key in MACHINE}
     kept = {r.method: r.history["epochs"][-1]["kept"] for r in records if r.config["method"]["guided_dropout"]}
     work = sum(sum(r.seconds.values()) for r in records)
-    dropout = ", ".join(f"{label(name)} {100 * value:.0f} %" for name, value in kept.items())
+    dropout = ", ".join(f"{_name(name)} {100 * value:.0f} %" for name, value in kept.items())
     return (
-        f"Correct test images in percent, with the 95 % Wilson interval; {count} digits of `{first.data}`, last epoch, "
+        f"Correct test images in percent, with the 95 % Wilson interval; {count} digits of `{data}`, last epoch, "
         f"seed {first.seed}. An image counts as fooled at k steps once any iterate up to k fools it.\n\n"
         f"{table(records)}\n"
         "The model that was best on the validation split:\n\n"
         f"{table(records, 'best')}\n"
         f"Features that Guided Dropout kept, mean over the last epoch: {dropout}.\n\n"
-        f"{escaping.markdown(machine['processor'])}, {machine['threads']} thread a run, Python {machine['python']}, "
+        f"{machine['processor']}, {machine['threads']} thread a run, Python {machine['python']}, "
         f"torch {machine['torch']}, aalp_lib {machine['aalp_lib']}; {work:.0f} s of work in all.\n"
     )
 
@@ -64,26 +63,21 @@ def markdown(records: Sequence[Record]) -> str:
 def table(records: Sequence[Record], model: str = "last") -> str:
     """Table 2 in Markdown: a row a record, percent right with the 95 % interval."""
     names = list(records[0].accuracy[model])
-    rows = [["Method", "Seed", *(HEADINGS[name] for name in names)], ["---"] * (2 + len(names))]
-    rows += [[label(r.method), str(r.seed), *(_cell(r.accuracy[model][name]) for name in names)] for r in records]
+    rows = [
+        ["Method", "Seed", *(escaping.markdown(HEADINGS.get(name, name)) for name in names)],
+        ["---"] * (2 + len(names)),
+    ]
+    rows += [[_name(r.method), str(r.seed), *(_cell(r.accuracy[model][name]) for name in names)] for r in records]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
+def _name(method: str) -> str:
+    return escaping.markdown(label(method))
+
+
 def _cell(found: Mapping[str, float]) -> str:
-    value, low, high = (f"{100 * found[key]:.1f}" for key in SHARES)
+    value, low, high = (f"{100 * found[key]:.1f}" for key in ("accuracy", "low", "high"))
     return f"{value} ({low}–{high})"
-
-
-def csv(records: Sequence[Record]) -> str:
-    """The same of both models, a line an accuracy, with counts."""
-    lines = [["data", "method", "seed", "tier", "model", "attack", *SHARES, "correct", "count"]]
-    for model in ("last", "best"):
-        for r in records:
-            for attack, found in r.accuracy[model].items():
-                percents = (f"{100 * found[key]:.2f}" for key in SHARES)
-                counts = (str(found[key]) for key in ("correct", "count"))
-                lines.append([r.data, r.method, str(r.seed), r.tier, model, attack, *percents, *counts])
-    return "".join(",".join(line) + "\n" for line in lines)
 
 
 def digits(jobs: dict[str, Job]) -> Figure:

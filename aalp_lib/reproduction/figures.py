@@ -1,7 +1,5 @@
 """The paper's figures, and the forest plot that goes before every table of comparisons."""
 
-import dataclasses
-import itertools
 import math
 import re
 import textwrap
@@ -17,15 +15,14 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Text
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from aalp_lib.methods import METHODS, TABLE_2
 from aalp_lib.plots import COLOURS, MARKERS, RIGHT, WRONG
 from aalp_lib.reproduction import escaping
 from aalp_lib.reproduction.analyses import SETS, concentration, unpack
 from aalp_lib.reproduction.grids import ALPHAS
-from aalp_lib.reproduction.plots_of_records import diagnoses, legend, whole
+from aalp_lib.reproduction.plots_of_records import legend, whole
 from aalp_lib.reproduction.schema import HEADINGS, Measurement, Record, label
 
 SET_COLOURS = dict(zip(SETS, (RIGHT, WRONG), strict=True))
@@ -438,52 +435,7 @@ def full_radius(epochs: Sequence[Mapping[str, Any]]) -> int:
     return next(i for i, eps in enumerate(radii) if eps >= 0.999 * max(radii))
 
 
-# --- Figures 5, 6: the method ----------------------------------------------------------------------------------------
-
-
-def adaptive_pairing(records: Sequence[Record]) -> Figure:
-    """Figure 5: how a run's training loss is put together, from the method in its record; it measures nothing.
-
-    For AALP, and for what lies between it and ALP. What AALP adds to ALP is red.
-    """
-    of = dataclasses.asdict(METHODS[records[0].method]) | records[0].config["method"]
-    mask, weighted = of["guided_dropout"], of["pairing"] == "adaptive_alp"
-    figure, panel = plt.subplots(figsize=(10.5, 4), layout="constrained")
-    panel.set(xlim=(-0.2, 12.2), ylim=(0, 4))
-    panel.axis("off")
-    term = f"pairing of logits, Eq. 1,\ntimes α = {of['weight']:g}"
-    pairing = _box(panel, 9.4, 2, term + ",\ntimes confidence on\nthe clean image, Eq. 9" * weighted, weighted)
-    loss = _box(panel, 11.6, 2, "training\nloss")
-    _arrow(panel, pairing, loss)
-    if mask:
-        words = f"Guided Dropout, Eq. 7 and 8:\n{mask['rule']} rule, a mask a {mask['scope']}"
-        masking = _box(panel, 3.9, 2, words, True)
-    for height, images, which in ((3.5, "clean", "clean"), (0.5, "attacked", "adversarial")):
-        names = (f"{images}\nimages", "features", "features\nthat are kept" if mask else "", "logits\nof the head")
-        way = [_box(panel, x, height, name) for x, name in zip((0.5, 2.2, 5.6, 7.2), names, strict=True) if name]
-        _arrow(panel, way[-1], pairing)
-        if mask:
-            _arrow(panel, way[1], masking)
-            _arrow(panel, masking, way[2])
-        if of["classify"] in (which, "joint"):
-            way += [_box(panel, 9.4, height, "cross-entropy"), loss]
-        for start, end in itertools.pairwise(way):
-            _arrow(panel, start, end)
-    added = ["a mask on features"] * bool(mask) + ["a weight for each image's pairing"] * weighted
-    figure.suptitle(f"{label(records[0].method)} adds to ALP (red): {' and '.join(added) or 'nothing'}", fontsize=11)
-    return figure
-
-
-def _box(panel: Axes, x: float, y: float, words: str, added: bool = False) -> Text:
-    frame = {"boxstyle": "round,pad=0.5", "facecolor": "white", "edgecolor": WRONG if added else "0.4"}
-    return panel.text(x, y, words, ha="center", va="center", fontsize=9, bbox=frame)
-
-
-def _arrow(panel: Axes, start: Text, end: Text) -> None:
-    """From the edge of one box to that of another."""
-    ends = {"patchA": start.get_bbox_patch(), "patchB": end.get_bbox_patch(), "shrinkA": 1, "shrinkB": 1}
-    style = {"arrowstyle": "->", "color": "0.4"}
-    panel.annotate("", end.get_position(), start.get_position(), arrowprops=ends | style)
+# --- Figure 6: the weight of pairing --------------------------------------------------------------------------------
 
 
 def alpha(records: Sequence[Record]) -> Figure:
@@ -509,30 +461,6 @@ def alpha(records: Sequence[Record]) -> Figure:
     return figure
 
 
-# --- beyond the paper ------------------------------------------------------------------------------------------------
-
-
-def diagnosis(found: Sequence[Measurement]) -> Figure:
-    """No figure of the paper's: accuracy against the radius and loss against the steps of PGD, by method."""
-    most = {eps: max(r["accuracy"] for m in found for r in m.values["eps"] if r["eps"] == eps) for eps in (0.5, 1)}
-    figure = diagnoses(
-        found,
-        f"At radius 0.5, where every ball holds a grey image, at most {100 * most[0.5]:.1f} % stay right,\n"
-        f"at radius 1, where it holds every image, at most {100 * most[1]:.1f} %",
-    )
-    against_eps, against_steps = figure.axes
-    seen = {r["eps"] for m in found for r in m.values["eps"] if r["accuracy"] >= 0.01}
-    last, own = max(seen), float(found[0].config["attack"]["eps"])
-    against_eps.set_xscale("symlog", linthresh=last, linscale=3)  # beyond it nothing is left
-    against_eps.set_xlim(left=-0.03 * last)
-    against_eps.set_xticks([0, own, 0.5, 1], ["0", f"{own:.2g}", "0.5", "1"])
-    against_eps.xaxis.set_minor_locator(NullLocator())
-    against_steps.set_yscale("log")
-    against_steps.yaxis.set_major_formatter("{x:g}")
-    against_steps.yaxis.set_minor_formatter(NullFormatter())
-    return figure
-
-
 # --- all of a data set's ---------------------------------------------------------------------------------------------
 
 
@@ -549,7 +477,6 @@ DRAWINGS: dict[str, tuple[Callable[[Any], Figure], str, tuple[str, ...]]] = {
     "02-activation": (_maps, "activation", ("raw", "adv", "alp")),
     "03-examples": (_of_one(examples), "examples", ("alp",)),
     "04-alp-loss-by-set": (pairing_by_set, "over_training", ("alp", "aalp")),
-    "05-adaptive-pairing": (adaptive_pairing, "", ()),
     "06-alpha": (alpha, "", ()),
     "07-contributions": (contributions, "contributions", ("raw", "adv", "alp", "aalp")),
     "08-activation": (_maps, "activation", ("raw", "adv", "alp", "aalp")),
@@ -557,7 +484,6 @@ DRAWINGS: dict[str, tuple[Callable[[Any], Figure], str, tuple[str, ...]]] = {
     "10-activation-over-training": (_of_one(maps_over_training), "over_training", ("aalp",)),
     "11-confidences": (confidences, "samples", ("alp", "aalp")),
     "12-convergence": (convergence, "over_training", ("alp", "aalp")),
-    "beyond-diagnosis": (diagnosis, "diagnosis", TABLE_2),
 }
 """Number and name -> what draws it, and from what kind of measurement of which methods; of runs where there is none."""
 
@@ -585,27 +511,24 @@ def every(found: Mapping[str, Sequence[Measurement]], runs: Sequence[Record] = (
     found : mapping
         Kind -> measurements, in order of seed; of several seeds of a method the lowest is drawn.
     runs : sequence of Record
-        For figures 5 and 6.
+        For figure 6.
 
     Warns
     -----
     UserWarning
         Of measurements that cannot be drawn.
     """
-    plain = sorted((r for r in runs if r.method == "aalp"), key=lambda r: r.seed)
     weights = [r for r in runs if r.method in ("aalp", *ALPHAS)]
-    of_runs = {
-        "05-adaptive-pairing": plain[:1] if found else [],
-        "06-alpha": weights if len(weights) > len(plain) else [],
-    }
+    several = {r.method for r in weights} - {"aalp"}
     made = {}
     for name, (draw, kind, methods) in DRAWINGS.items():
         lowest = {_name(m): m for m in reversed(found.get(kind, ()))}
-        of: list[Any] = of_runs.get(name) or [lowest[method] for method in methods if method in lowest]
-        heading = f"Figure {int(name[:2])}" if name[0].isdigit() else "Beyond the paper: diagnosis"
+        of: list[Any] = [lowest[method] for method in methods if method in lowest]
+        if not kind and several:
+            of = weights
         try:
             if of:
-                made[f"figure-{name}"] = Drawn(heading, closed(draw(of)), drawn_from(of))
+                made[f"figure-{name}"] = Drawn(f"Figure {int(name[:2])}", closed(draw(of)), drawn_from(of))
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             warnings.warn(f"left out: figure {name} ({type(error).__name__}: {error})", stacklevel=2)
     return made

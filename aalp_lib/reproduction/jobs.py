@@ -7,8 +7,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import torch
 
 from aalp_lib import _checks, checkpoints, folders, resume
@@ -267,7 +268,11 @@ class Origin:
 
     def _was_moved_to(self, other: "Origin") -> bool:
         """Whether the folder is not there any more, as on another machine; checkpoints know their images by sums."""
-        return self.data not in SOURCES and name_of(self.data) == name_of(other.data) and not Path(self.data).exists()
+        return (
+            self.data not in SOURCES
+            and name_of(self.data) == name_of(other.data)
+            and not _checks.path(self.data).exists()
+        )
 
     def save(self, run: Path) -> None:
         """Write `data.json` into the folder of a run; InputError if the run there is of other data."""
@@ -282,7 +287,13 @@ class Origin:
     @classmethod
     def read(cls, run: Path) -> "Origin":
         """Read it back; InputError if it is missing or damaged."""
-        try:
-            return cls(**checkpoints.read_json(run / "data.json"))
-        except TypeError as error:
-            raise InputError(f"{run / 'data.json'} does not say where the data came from ({error})") from error
+        found: _Origin = checkpoints.read_json(run / "data.json", _Origin)
+        return cls(found.data, Path(found.root) if found.root else None, found.image_size)
+
+
+class _Origin(msgspec.Struct, forbid_unknown_fields=True):
+    """What `data.json` holds."""
+
+    data: Annotated[str, msgspec.Meta(min_length=1)]
+    root: str | None = None
+    image_size: Annotated[int, msgspec.Meta(ge=1)] | None = None

@@ -22,7 +22,7 @@ from aalp_lib.reproduction.attack_measurements import measure_attacks
 from aalp_lib.reproduction.jobs import Origin
 from aalp_lib.reproduction.packing import beside_records, fingerprint, packaged
 from aalp_lib.reproduction.protocols import changes, recipe, training_protocol
-from aalp_lib.reproduction.schema import Record, named_records
+from aalp_lib.reproduction.schema import Record, attack_of, named_records
 from aalp_lib.reproduction.settings import suite_for
 from aalp_lib.zoo import weights
 
@@ -51,7 +51,7 @@ class Trained:
     @property
     def attack(self) -> Attack:
         """What the network was trained against."""
-        return Attack(**self.record.config["attack"])
+        return attack_of(self.record.config["attack"], f"the record of {self.run}")
 
     @functools.cached_property
     def subject(self) -> dict[str, object]:

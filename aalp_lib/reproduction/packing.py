@@ -4,13 +4,15 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from aalp_lib import _checks, checkpoints
+from aalp_lib._checks import InputError
 from aalp_lib.checkpoints import Checkpoint, Description
 from aalp_lib.models import Classifier
 from aalp_lib.train import State
-from aalp_lib.zoo import INDEX, Entry, index, weights
+from aalp_lib.zoo import INDEX, Entry, index, stays_inside, weights
 
 
 def packaged(name: str, which: str = "last", folder: Path | None = None) -> Path | None:
@@ -31,8 +33,15 @@ def pack(run: str | Path, name: str, folder: str | Path) -> dict[str, Entry]:
     name : str
         What `pretrained` will call it.
     folder : path
+
+    Raises
+    ------
+    FileNotFoundError, InputError
+        A checkpoint is missing, damaged, or too large for half precision; a name that leads out of the folder.
     """
     run, folder = _checks.path(run), _checks.path(folder)
+    if not stays_inside(name):
+        raise InputError(f"a network's name is a path inside the folder of weights, got '{name}'")
     found: dict[str, Entry] = {}
     for which, file in (("last", checkpoints.LAST), ("best", checkpoints.BEST)):
         checkpoint = checkpoints.read(run / file)
@@ -79,6 +88,9 @@ def _halves(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _store(checkpoint: Checkpoint, path: Path) -> Path:
     """Write the weights in half precision, with what makes the network again."""
     tensors = {f"model.{key}": value for key, value in _halves(checkpoint.part("model")).items()}
+    for name, value in tensors.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise InputError(f"{checkpoint.path} cannot be kept in half precision: {name} would not be finite")
     path.parent.mkdir(parents=True, exist_ok=True)
     checkpoints.write(path, Checkpoint(tensors, {"model": checkpoint.described_as(Description).model}))
     return path

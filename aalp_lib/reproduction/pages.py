@@ -21,7 +21,6 @@ STRONG = ("clean", "pgd100x20", "cw100x20", "apgd-ce", "apgd-t", "fab-t", AUTOAT
 IMAGE = ", attacks from the image"
 STARTED = ("pgd100 start", "cw100 start")  # at the image instead of at a random point
 LEADS = (LEAD, WEAKER, STARTED)  # families of AALP against ALP
-MOVED = ("fgsm", "pgd10", "pgd20", "pgd40", "pgd100", "cw10", "cw100")
 ABLATED = ("clean", "pgd40", "pgd100", "cw100", AUTOATTACK)
 GUIDED = {"raw_gd": "raw", "adv_gd": "adv", "aalp_gd": "alp"}  # Table 3: with Guided Dropout, without
 READINGS = {"": "", "weight 0.1": ", pairing averaged over classes"}  # of the pairing loss, by `variant`
@@ -35,7 +34,10 @@ GAINS = "Gains in points on the same test images, seed by seed: mean, 95 % t int
 
 @dataclass(frozen=True)
 class Section:
-    """A table of a page, what it is called and says, and the figure that goes before it with its claim."""
+    """A table of a page, what it is called and says, and the figure that goes before it with its claim.
+
+    Comparisons have a `name`, and `gains`, the numbers of the table as `tables.gains` makes them.
+    """
 
     heading: str
     caption: str
@@ -43,6 +45,7 @@ class Section:
     name: str = ""
     figure: Figure | None = None
     claim: str = ""
+    gains: pd.DataFrame | None = None
 
     @property
     def markdown(self) -> str:
@@ -63,9 +66,6 @@ def sections(records: Records, data: str) -> Iterator[Section]:
     if (strong := plain[plain["suite"] == "strong"]).size:
         caption = f"{tables.SPANS} First 1,000 test images; the stages of AutoAttack build on each other."
         yield Section("Stronger attacks", caption, tables.accuracies(strong, STRONG))
-    if (altered := plain[(plain["suite"] == "attacks") & (plain["protocol"] == "fast")]).size:
-        caption = "What one change of the attacks moves, in points, mean over networks, first 1,000 test images."
-        yield Section("The attacks set otherwise", caption, tables.moved(altered, MOVED))
     if (signs := tables.signs(records, data)).size:
         caption = "Percent right of the first 1,000 test images, PGD-100 but for the names; means over networks."
         yield Section("Signs of gradient masking", caption, signs)
@@ -114,7 +114,7 @@ def _families(
     panel = "panel" if line == "attack" else "attack"
     figure = None if several.empty else figures.closed(figures.forest(several, said, line, panel))
     caption = f"{GAINS} {'the lines of one attack' if len(families) > 1 else 'this table'}."
-    yield Section(heading, caption, tables.readable(rows), f"forest-{name}", figure, said)
+    yield Section(heading, caption, tables.readable(rows), f"forest-{name}", figure, said, rows)
 
 
 def _guided(frame: pd.DataFrame) -> list[Family]:

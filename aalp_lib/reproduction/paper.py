@@ -19,18 +19,9 @@ def _set(*values: float) -> dict[str, float]:
 
 
 TABLE_1: dict[str, dict[str, dict[str, float]]] = {
-    "mnist": {
-        "consistent": _set(94.61, 92.58, 0.3262, 0.1443),
-        "inconsistent": _set(60.94, 21.87, 4.1833, 2.2442),
-    },
-    "svhn": {
-        "consistent": _set(86.25, 52.37, 5.1866, 0.9199),
-        "inconsistent": _set(54.61, 11.22, 7.0301, 3.074),
-    },
-    "cifar10": {
-        "consistent": _set(89.53, 69.81, 2.0889, 0.5236),
-        "inconsistent": _set(59.88, 14.34, 6.2318, 2.7438),
-    },
+    "mnist": {"consistent": _set(94.61, 92.58, 0.3262, 0.1443), "inconsistent": _set(60.94, 21.87, 4.1833, 2.2442)},
+    "svhn": {"consistent": _set(86.25, 52.37, 5.1866, 0.9199), "inconsistent": _set(54.61, 11.22, 7.0301, 3.074)},
+    "cifar10": {"consistent": _set(89.53, 69.81, 2.0889, 0.5236), "inconsistent": _set(59.88, 14.34, 6.2318, 2.7438)},
 }
 """Data set -> "consistent" or "inconsistent" -> column of `SAMPLE_COLUMNS`, of a model trained with ALP.
 

@@ -1,4 +1,4 @@
-"""Figures of records and measurements, each a function that returns a matplotlib figure."""
+"""Figures of records and of the bench, each a function that returns a matplotlib figure."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from aalp_lib.plots import COLOURS, MARKERS
-from aalp_lib.reproduction.schema import HEADINGS, Measurement, Record, label
+from aalp_lib.reproduction.schema import HEADINGS, Record, label
 
 SPEED_STYLES = {
     "torchattacks": ("#7f7f7f", "o"),
@@ -98,32 +98,6 @@ def training_curves(records: Sequence[Record]) -> Figure:
     axes[0].set_yscale("log")
     figure.suptitle("Losses and accuracies on the validation split by epoch", fontsize=11)
     legend(figure, axes[0])
-    return figure
-
-
-def diagnoses(measurements: Sequence[Measurement], title: str) -> Figure:
-    """Accuracy with its 95 % interval against eps, and mean loss against steps, one line a diagnosis.
-
-    `title` is the claim that the lines support.
-    """
-    figure, (against_eps, against_steps) = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
-    for found in measurements:
-        method = found.subject.get("method", "")
-        style: dict[str, Any] = {
-            "color": COLOURS.get(method),
-            "marker": MARKERS.get(method, "o"),
-            "markersize": 4,
-            "linewidth": 1,
-        }
-        rows, steps = found.values["eps"], found.values["steps"]
-        _intervals(against_eps, [row["eps"] for row in rows], rows, label=label(method), **style)
-        against_steps.plot([row["steps"] for row in steps], [row["cross_entropy"] for row in steps], **style)
-    against_eps.set(xlabel="eps (of [0, 1])", ylabel="correct test images (%)", ylim=(-3, 103))
-    against_steps.set(xlabel="steps of the attack", ylabel="mean cross-entropy (nats)", xscale="log")
-    for panel in (against_eps, against_steps):
-        panel.grid(color="0.92")
-    figure.suptitle(title, fontsize=11)
-    legend(figure, against_eps)
     return figure
 
 

@@ -199,6 +199,11 @@ def main_table(records: Records) -> pd.DataFrame:
 
 def lead(records: Records) -> Figure:
     """The forest plot of RESULTS.md: AALP against ALP on the paper's data sets, a line an attack."""
+    return figures.closed(figures.forest(lead_gains(records), LEAD_CLAIM))
+
+
+def lead_gains(records: Records) -> pd.DataFrame:
+    """The lines of `lead`, as `tables.gains` makes them; of an untested data set there are the paper's gains alone."""
     family = comparisons.lead(frame_of(records))
     rows: list[Any] = tables.gains(family).to_dict("records")
     for data in {*paper.TABLE_2} - {paper_name(one.data) for one in family}:
@@ -208,7 +213,7 @@ def lead(records: Records) -> Figure:
             rows.append(dict(traits))
     panels, lines = [*tables.TITLES.values()], [*map(tables.heading, comparisons.LEAD)]
     rows.sort(key=lambda row: (panels.index(row["panel"]), lines.index(row["attack"])))
-    return figures.closed(figures.forest(pd.DataFrame(rows), LEAD_CLAIM))
+    return pd.DataFrame(rows)
 
 
 def _theirs(data: str, attack: str) -> float:

@@ -2,7 +2,6 @@
 
 import base64
 import dataclasses
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from aalp_lib import _checks, checkpoints
 from aalp_lib._checks import InputError
+from aalp_lib.attacks import Attack
 from aalp_lib.evaluation import TABLE_2_STEPS, Report
 from aalp_lib.methods import METHODS
 
@@ -33,10 +33,10 @@ class _Kept:
     """What a record and a measurement share: they are files."""
 
     def save(self, path: str | Path) -> Path:
-        """Write it as JSON, atomically; makes the folder."""
+        """Write it as JSON, with a checksum, atomically; makes the folder."""
         path = _checks.path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        checkpoints.write_atomically(path, (json.dumps(dataclasses.asdict(self), indent=1) + "\n").encode())
+        checkpoints.write_atomically(path, checkpoints.sealed(dataclasses.asdict(self)))
         return path
 
     @classmethod
@@ -127,7 +127,7 @@ class Measurement(_Kept):
 
 def load(path: str | Path) -> Record | Measurement:
     """Read whichever of the two a file holds: a measurement says of what "kind" it is; errors as in `Record.load`."""
-    return parsed(_checks.path(path).read_bytes(), str(path))
+    return parsed(checkpoints.content_of(_checks.path(path)), str(path))
 
 
 def parsed(content: bytes, where: str) -> Record | Measurement:
@@ -137,7 +137,7 @@ def parsed(content: bytes, where: str) -> Record | Measurement:
     not fit their interval, their count or their outcomes: what is not refused can be listed and tabulated.
     """
     try:
-        found = msgspec.json.decode(content, type=dict[str, Any])
+        found = checkpoints.unsealed(content)
         if found.get("schema") != SCHEMA:
             raise InputError(f"{where} has record schema {found.get('schema')}; this version reads {SCHEMA}")
         kind: type[Record] | type[Measurement] = Measurement if "kind" in found else Record
@@ -147,7 +147,7 @@ def parsed(content: bytes, where: str) -> Record | Measurement:
         _check(kept)
     except InputError:
         raise
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{where} is not a readable record ({error})") from error
     return kept
 
@@ -191,6 +191,8 @@ class _Method(msgspec.Struct):
 
 
 class _Attack(msgspec.Struct):
+    eps: float
+    step: float
     steps: _Count
     restarts: _Count
 
@@ -200,7 +202,9 @@ class _Recipe(msgspec.Struct):
     epochs: _Count
 
 
-class _Config(msgspec.Struct):
+class Config(msgspec.Struct):
+    """What must be there of the settings of a run."""
+
     method: _Method
     attack: _Attack | None
     recipe: _Recipe
@@ -300,7 +304,7 @@ _PARTS: dict[str, dict[str, type]] = {  # of measurements, by kind
 def _check(kept: Record | Measurement) -> None:
     """Raise ValueError unless what lists and tables use of it is there and of its type."""
     if isinstance(kept, Record):
-        _of("config", kept.config, _Config)
+        _of("config", kept.config, Config)
         for model in kept.accuracy | kept.outcomes:
             _columns(f"accuracy.{model}", kept.accuracy.get(model, {}), kept.outcomes.get(model, {}))
         return
@@ -326,6 +330,14 @@ def _of(where: str, value: Any, kind: Any) -> Any:
     except msgspec.ValidationError as error:
         said, at, path = str(error).partition(" - at `$")
         raise ValueError(f"{said} - at `$.{where}{path if at else '`'}") from error
+
+
+def attack_of(described: Mapping[str, Any], where: str) -> Attack:
+    """The attack that a file describes; InputError says in which there is one that cannot be made."""
+    try:
+        return Attack(**described)
+    except (TypeError, InputError) as error:
+        raise InputError(f"{where} describes an attack that cannot be made ({error})") from error
 
 
 def load_records(folder: str | Path) -> list[Record]:

@@ -84,7 +84,9 @@ def setting_for(dataset: Dataset, recipe: str = "fast", model: str | None = None
 def _fitted(dataset: Dataset, name: str | None) -> dict[str, Any]:
     """A network's config for the images' shape, mean and spread, and the number of classes."""
     channels, height, width = dataset.train.images.shape[1:]
-    name = _checks.known("model", name or ("lenet" if channels == 1 else "resnet9"), models.MODELS)
+    name = name or ("lenet" if channels == 1 else "resnet9")
+    if ":" not in name:  # a library's
+        _checks.known("model", name, models.MODELS, "Or name one of a library's, torchvision:resnet18 say.")
     config: dict[str, Any] = {"name": name, "in_channels": channels, "classes": len(dataset.classes)}
     if name == "lenet":
         if height != width:

@@ -1,39 +1,95 @@
-"""One network that a training left in a folder, evaluated and diagnosed; the records lie beside it."""
+"""One trained network, evaluated, diagnosed or attacked: a folder that a training left, or a bundled one."""
 
+import importlib
+import math
+import os
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import matplotlib.pyplot as plt
+import msgspec
 import torch
+from PIL import Image
+from torch import Tensor, nn
 
-from aalp_lib import checkpoints
+from aalp_lib import _checks, checkpoints, models, plots, zoo
+from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack, Reading
-from aalp_lib.data import Dataset
+from aalp_lib.data import Dataset, Split
 from aalp_lib.engine.precision import Precision, without_tf32
 from aalp_lib.evaluation import Suite, chosen_precision, evaluate as evaluated
 from aalp_lib.folders import RUN
+from aalp_lib.methods import method
 from aalp_lib.models import Classifier
-from aalp_lib.reproduction import machine, schema
+from aalp_lib.reproduction import escaping, machine, schema
 from aalp_lib.reproduction.attack_measurements import measure_attacks
+from aalp_lib.reproduction.jobs import Origin
 from aalp_lib.reproduction.schema import Measurement, Record
 from aalp_lib.reproduction.settings import suite_for, tier
+
+SHEET = 10  # images on it
+
+
+class _Method(msgspec.Struct):
+    """What is said of the method."""
+
+    name: str
+    label: str
+
+
+class _Noted(msgspec.Struct):
+    """What is used here of `run.json`, beside what a record needs."""
+
+    method: _Method
+    seed: Annotated[int, msgspec.Meta(ge=0)]
+    watched: dict[str, Any] | None
+
+
+def _noted(path: Path) -> dict[str, Any]:
+    """What `fit` noted; InputError names the file and the field that does not fit."""
+    for kind in (schema.Config, _Noted):
+        checkpoints.read_json(path, kind)
+    found: dict[str, Any] = checkpoints.read_json(path)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """A network that a training left in a folder, after the "last" or the "best" epoch, and what `fit` noted of it."""
+    """A trained network after the "last" or the "best" epoch, and what `fit` noted of it.
 
-    folder: Path
+    `folder` is that of the training, none of a bundled network; `origin` is its data, which may be unknown.
+    """
+
+    folder: Path | None
     which: Literal["last", "best"]
     model: Classifier
     config: dict[str, Any]
+    origin: Origin | None
 
     @classmethod
-    def load(cls, folder: Path, which: Literal["last", "best"], device: torch.device) -> "Run":
-        """Read it back; FileNotFoundError or InputError if something is missing or damaged."""
-        model = checkpoints.load_model(folder, which).to(device)
-        return cls(folder, which, model, checkpoints.read_json(folder / RUN))
+    def load(cls, name: str, which: Literal["last", "best"], device: torch.device, own: str | None = None) -> "Run":
+        """The network in a folder, or the bundled one of that name; `own` is `module:function` that makes it.
+
+        FileNotFoundError or InputError if something is missing or damaged.
+        """
+        folder = _checks.path(name)
+        if not folder.is_dir():
+            known = zoo.index()
+            _checks.known("run", name, known, "Or name a folder that aalp train wrote.")
+            model = zoo.pretrained(name, which).to(device)
+            config = {"method": method(name.partition("/")[2]).described(), "seed": 0, "watched": None}
+            return cls(None, which, model, config | {"model": model.config}, Origin("mnist-sample"))
+        config = _noted(folder / RUN) if (folder / RUN).exists() else {}
+        if config and not config.get("model") and own is None:
+            raise InputError(f"{folder} holds a network of your own: say what makes it, --model module:function")
+        made = own_network(own) if own else None
+        model = checkpoints.load_model(folder, which, model=made).to(device)
+        origin = Origin.read(folder) if (folder / "data.json").exists() else None
+        return cls(folder, which, model, config or _noted(folder / RUN), origin)
 
     @property
     def subject(self) -> dict[str, Any]:
@@ -43,10 +99,10 @@ class Run:
     def suite(self, dataset: Dataset) -> Suite:
         """Table 2's attacks; on other data than the paper's, in the ball in which the training was watched."""
         watched = self.config["watched"]
-        return suite_for(dataset.name, Attack(**watched) if watched else None)
+        return suite_for(dataset.name, schema.attack_of(watched, str(self.folder)) if watched else None)
 
-    def keep(self, made: Record | Measurement) -> Path:
-        """Save what was made of this network beside it, under a name that tells it from others; returns the path."""
+    def keep(self, made: Record | Measurement, out: Path) -> Path:
+        """Save what was made of this network below `out`, under a name that tells it from others; returns the path."""
         config = made.config
         if isinstance(made, Record):
             folder, data, kind = "evaluations", made.data, config["reading"]
@@ -56,7 +112,7 @@ class Run:
         seed, precision, images = (config[key] for key in keys)
         said = (data, self.which, kind, f"seed{seed}", "" if precision == "float32" else precision)
         name = "-".join(filter(None, (*said, f"first{images}" if images else "")))
-        return made.save(self.folder / folder / f"{name}.json")
+        return made.save(out / folder / f"{name}.json")
 
 
 @without_tf32()
@@ -111,3 +167,93 @@ def diagnose(run: Run, dataset: Dataset, *, images: int, source: Run | None = No
         run.model, dataset.test[:images], run.suite(dataset)["pgd100"], subject=run.subject | {"data": dataset.name},
         tier=tier(dataset.name), progress=True, **other, **how,
     )  # fmt: skip
+
+
+# --- a network of one's own ------------------------------------------------------------------------------------------
+
+
+def is_own(model: str | None) -> bool:
+    """Whether a network is named as `module:function`."""
+    return model is not None and ":" in model and model.partition(":")[0] not in models.LIBRARIES
+
+
+def own_network(place: str) -> Classifier:
+    """What `module:function` returns, wrapped; the module lies in the working folder or is installed.
+
+    InputError if there is no such module or function, or what it returns is no network that `wrap` can take.
+    """
+    module, _, name = place.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        make = getattr(importlib.import_module(module.removesuffix(".py")), name, None)
+    except (ModuleNotFoundError, ValueError) as error:
+        raise InputError(f"--model {place}: {error or 'no module is named'}; write module:function") from error
+    finally:
+        sys.path.remove(os.getcwd())
+    if not callable(make):
+        raise InputError(f"--model {place}: {module} has no function '{name}'")
+    network = make()
+    if not isinstance(network, nn.Module):
+        raise InputError(f"--model {place} returns {type(network).__name__}, no nn.Module")
+    return models.wrap(network)
+
+
+# --- adversarial images ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Adversarial:
+    """Images before and after an attack, in 8 bits as files keep them.
+
+    Attributes
+    ----------
+    clean : Split
+    pixels : uint8 tensor (N, C, H, W)
+        Rounded, but never out of the attack's ball.
+    right, fooled, kept : int
+        Images that the network takes for what they are; those of them that the attack turned; and still after rounding.
+    logits : pair of tensors (N, K)
+        Of the clean images, and of the rounded ones.
+    """
+
+    clean: Split
+    pixels: Tensor
+    right: int
+    fooled: int
+    kept: int
+    logits: tuple[Tensor, Tensor]
+
+
+@torch.no_grad()
+def attacked(model: Classifier, split: Split, attack: Attack, *, batch_size: int = 500, seed: int = 0) -> Adversarial:
+    """Attack all images of a split."""
+    generator, parts = torch.Generator().manual_seed(seed), []
+    levels = math.floor(attack.eps * 255 + 1e-6)
+    for x, y in split.batches(batch_size):
+        x_adv = attack(model, x, y, generator=generator)
+        change = ((x_adv - x) * 255).round().clamp(-levels, levels)
+        rounded = (x * 255).round() + change
+        parts.append((model(x), model(x_adv), model(rounded / 255), rounded.to(torch.uint8)))
+    clean, exact, rounded, pixels = (torch.cat(part) for part in zip(*parts, strict=True))
+    right, turned, kept = clean.argmax(1) == split.labels, *(of.argmax(1) != split.labels for of in (exact, rounded))
+    count = int(right.sum()), int((right & turned).sum()), int((right & kept).sum())
+    return Adversarial(split, pixels, *count, (clean, rounded))
+
+
+def save_images(made: Adversarial, classes: Sequence[str], eps: float, out: Path) -> list[Path]:
+    """Write each image to `out/CLASS/NUMBER.png`, by its true class, and the first few to `out/sheet.png`."""
+    for number, (pixels, label) in enumerate(zip(made.pixels.cpu(), made.clean.labels.tolist(), strict=True)):
+        path = out / classes[label] / f"{number:05}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels.permute(1, 2, 0).squeeze(2).numpy()).save(path)
+    (clean, adversarial), first = made.logits, slice(SHEET)
+    x, x_adv = made.clean.images[first] / 255, made.pixels[first] / 255
+    rows = [
+        ("clean", x, clean[first]),
+        (f"change × {0.5 / eps:.2g}", (0.5 + (x_adv - x) / (2 * eps)).clamp(0, 1), None),
+        ("adversarial", x_adv, adversarial[first]),
+    ]
+    figure = plots.predictions(rows, made.clean.labels[first], [escaping.figure(name) for name in classes])
+    figure.savefig(out / "sheet.png", dpi=plots.DPI)
+    plt.close(figure)
+    return [out / "sheet.png"]

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from aalp_lib import _checks
-from aalp_lib.evaluation import gradient_count, paper_name, suite_in_ball
+from aalp_lib.evaluation import paper_name
 from aalp_lib.methods import METHODS
 from aalp_lib.reproduction import escaping, paper, protocols
 from aalp_lib.reproduction.archive import Model, Records, is_ablation
@@ -16,7 +16,6 @@ from aalp_lib.reproduction.attack_measurements import ALTERED
 from aalp_lib.reproduction.comparisons import Comparison
 from aalp_lib.reproduction.frames import frame as frame_of
 from aalp_lib.reproduction.schema import HEADINGS, Measurement, Record, label
-from aalp_lib.train import VAL_STEPS
 
 TITLES = {
     "mnist": "MNIST",
@@ -35,13 +34,13 @@ COLUMNS = HEADINGS | {
     "consistent": "Consistent",
 }
 STAGES = {"apgd-ce": "APGD-CE", "apgd-t": "+ APGD-T", "fab-t": "+ FAB-T", "square": "AutoAttack"}
-IMAGES = {  # training and validation
-    "mnist": (54_000, 6_000),
-    "mnist-sample": (3_600, 400),
-    "svhn": (65_931, 7_326),
-    "cifar10": (45_000, 5_000),
-    "cifar10-jpeg": (45_000, 5_000),
-}
+IMAGES = {
+    "mnist": 54_000,
+    "mnist-sample": 3_600,
+    "svhn": 65_931,
+    "cifar10": 45_000,
+    "cifar10-jpeg": 45_000,
+}  # to train on
 SPANS = "Percent right: one seed with its 95 % Wilson interval (), several with their lowest and highest []."
 CAPTIONS = {
     1: "ALP's networks: confidence in the true class in percent, losses in nats, last iterate of section 4.1's attack.",
@@ -50,7 +49,6 @@ CAPTIONS = {
     4: f"{SPANS} Right both clean and under PGD-40 (MNIST) or PGD-10.",
 }
 LISTED = ("clean", "pgd40", "pgd100", "cw100")
-LITTLE = 0.1  # points
 
 
 # --- words and Markdown ----------------------------------------------------------------------------------------------
@@ -253,7 +251,7 @@ def shown(table: pd.DataFrame, spans: bool = True) -> pd.DataFrame:
     table : DataFrame
         Of one data set.
     spans : bool
-        Show intervals and ranges behind our numbers, and of Table 2 how far our row lies from the paper's at most.
+        Show intervals and ranges behind our numbers.
     """
     names = list(dict.fromkeys(table["column"]))
     lines = []
@@ -267,11 +265,9 @@ def shown(table: pd.DataFrame, spans: bool = True) -> pd.DataFrame:
                 "Source": who,
                 "Seeds": _counts(cells["seeds"]),
                 **{heading(name): _shown(by.get(name), name, spans) for name in names},
-                "Widest apart": _widest(table, str(row), by) if source == "ours" else "",
             }
         )
-    made = pd.DataFrame(lines)
-    return made if spans and (table["table"] == 2).all() else made.drop(columns="Widest apart")
+    return pd.DataFrame(lines)
 
 
 def by_set(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -291,14 +287,6 @@ def _shown(cell: dict[Any, Any] | None, name: str, spans: bool) -> str:
     digits = (3 if loss else 1) if ours else (4 if loss else 2)
     low, high = (cell["low"], cell["high"]) if spans else (float("nan"), float("nan"))
     return spanned(cell["value"], low, high, cell["seeds"], digits)
-
-
-def _widest(table: pd.DataFrame, row: str, ours: dict[Any, dict[Any, Any]]) -> str:
-    """How far our row lies from the paper's in the column where they are furthest apart."""
-    theirs = table[(table["row"] == row) & (table["source"] == "paper")].set_index("column")["value"]
-    apart = {name: cell["value"] - theirs[name] for name, cell in ours.items()}
-    widest = max(apart, key=lambda name: abs(apart[name]))
-    return f"{signed(apart[widest])}, {heading(widest)}"
 
 
 # --- other tables ----------------------------------------------------------------------------------------------------
@@ -336,38 +324,16 @@ def measurements(
     ]
 
 
-def moved(runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """What each change of the attacks moves, in points: a line for each method and change, mean over networks.
-
-    A change that moves no column by more than `LITTLE` has no line.
-
-    Parameters
-    ----------
-    runs : DataFrame
-        Lines of `frame` of the suite "attacks".
-    columns : sequence of str
-    """
-    means = runs.pivot_table(index=["label", "run"], columns="attack", values="accuracy", sort=False)
-    lines = []
-    for name, of in means.groupby("label", sort=False):
-        for word, what in ALTERED.items():
-            cells = {c: of[f"{c} {word}"] - of[c] for c in columns if f"{c} {word}" in of}
-            said = {heading(c): signed(100 * cells[c].mean()) if c in cells else "–" for c in columns}
-            if any(100 * abs(cell.mean()) > LITTLE for cell in cells.values()):
-                lines.append({"Method": name, "Networks": len(of), "What is changed": what} | said)
-    return pd.DataFrame(lines)
-
-
-SIGNS = {  # column -> place in the values of a diagnosis, digits, factor
-    "1 start": ("restarts.1", 1, 100),
-    "20 starts": ("restarts.20", 1, 100),
-    "FGSM": ("fgsm.accuracy", 1, 100),
-    "CW": ("margin.accuracy", 1, 100),
-    "Transfer": ("black_box.transfer.accuracy", 1, 100),
-    "Square": ("black_box.square.accuracy", 1, 100),
-    "Square alone, images": ("black_box.square.only", 0, 1),
-    "Gradient 0": ("zero_gradients.attacked", 1, 100),
-    "Largest logit": ("logits.largest", 1, 1),
+SIGNS = {  # place in the values of a diagnosis -> column, digits, factor
+    "restarts.1": ("1 start", 1, 100),
+    "restarts.20": ("20 starts", 1, 100),
+    "fgsm.accuracy": ("FGSM", 1, 100),
+    "margin.accuracy": ("CW", 1, 100),
+    "black_box.transfer.accuracy": ("Transfer", 1, 100),
+    "black_box.square.accuracy": ("Square", 1, 100),
+    "black_box.square.only": ("Square alone, images", 0, 1),
+    "zero_gradients.attacked": ("Gradient 0", 1, 100),
+    "logits.largest": ("Largest logit", 1, 1),
 }
 
 
@@ -376,19 +342,15 @@ def signs(source: Records, data: str) -> pd.DataFrame:
     found = [m for m in measurements(source, "diagnosis", data=data) if m.subject["method"] in METHODS]
     if not found:
         return pd.DataFrame()
-    restarts = [{str(row["restarts"]): row["accuracy"] for row in m.values["restarts"]} for m in found]
+    restarts = [{f"{row['restarts']}": row["accuracy"] for row in m.values["restarts"]} for m in found]
     flat = pd.json_normalize([m.values | {"restarts": of} for m, of in zip(found, restarts, strict=True)])
-    places = [place for place, *_ in SIGNS.values()]
-    lines = []
-    for method, of in flat.reindex(columns=["signs", *places]).groupby(
-        [m.subject["method"] for m in found], sort=False
-    ):
-        line = {"Method": label(str(method)), "Networks": len(of)}
-        for name, (place, digits, scale) in SIGNS.items():
-            values = scale * of[place].dropna()
-            line[name] = f"{mean(values):.{digits}f}" if len(values) else "–"
-        lines.append(line | {"With a sign": str(of["signs"].map(bool).sum())})
-    return pd.DataFrame(lines)
+    by = flat.reindex(columns=["signs", *SIGNS]).groupby([label(m.subject["method"]) for m in found], sort=False)
+    made = by.size().rename("Networks").to_frame()
+    for place, (name, digits, scale) in SIGNS.items():
+        each = [scale * of[place].dropna() for _, of in by]
+        made[name] = [f"{mean(values):.{digits}f}" if len(values) else "–" for values in each]
+    made["With a sign"] = by["signs"].agg(lambda of: str(of.map(bool).sum()))
+    return made.rename_axis("Method").reset_index()
 
 
 def runs(source: Records, model: Model = "last") -> pd.DataFrame:
@@ -425,45 +387,31 @@ def _device(found: Mapping[str, Any]) -> str:
 # --- cost ------------------------------------------------------------------------------------------------------------
 
 
-def cost(run: Record) -> tuple[int, int] | None:
-    """Gradient evaluations of a run, one an image: of training, and at most of evaluation.
+def cost(run: Record) -> int | None:
+    """Gradient evaluations of a run's training, one an image; None where the number of images is not known.
 
-    Training: images × epochs × (attack steps + samples of an image that go through the training step). Evaluation:
-    PGD-10 on the validation split after each epoch, and the test attacks on the last model and, where it is another, on
-    the best; an image that is fooled is not attacked again. None where the number of images is not known.
+    Images × epochs × (attack steps + samples of an image that go through the training step).
     """
     if run.data not in IMAGES:
         return None
-    train, val = IMAGES[run.data]
-    attack, method, epochs = run.config["attack"], run.config["method"], run.config["recipe"]["epochs"]
+    attack, method = run.config["attack"], run.config["method"]
     samples = 2 if method["classify"] == "joint" or method["pairing"] else 1
     attacked = attack and (method["classify"] != "clean" or method["pairing"])
     step = samples + (attack["steps"] * attack["restarts"] if attacked else 0)
-    last_is_best = run.history.get("best") == len(run.history.get("epochs", ()))
-    tested = sum(_suite(run, model) for model in (("last",) if last_is_best else ("last", "best")))
-    return (run.config.get("train_images") or train) * epochs * step, val * epochs * VAL_STEPS + tested
-
-
-def _suite(run: Record, model: str) -> int:
-    """Gradients of the attacks on one model, if nothing is fooled."""
-    cells = run.accuracy.get(model, {})
-    suite = {name: attack for name, attack in suite_in_ball(0.3, 0.3).items() if name in cells}
-    return gradient_count(suite) * int(max((cell["count"] for cell in cells.values()), default=0))
+    return int((run.config.get("train_images") or IMAGES[run.data]) * run.config["recipe"]["epochs"] * step)
 
 
 def costs(source: Records) -> pd.DataFrame:
     """Minutes and millions of gradients by data set, method and protocol, full tier: means over runs."""
     lines = []
     for name, run in source.runs.items():
-        spent = cost(run)
-        if run.tier == "full" and spent and not is_ablation(name):
-            training, evaluation = spent
+        if run.tier == "full" and (spent := cost(run)) and not is_ablation(name):
             lines.append(
                 {
                     "Data": title(run.data), "Method": label(run.method), "Protocol": protocols.protocol(run),
                     "Training, min": run.seconds.get("training", 0) / 60,
                     "Evaluation, min": run.seconds.get("evaluation", 0) / 60,
-                    "Gradients, training (M)": training / 1e6, "Gradients, evaluation, at most (M)": evaluation / 1e6,
+                    "Gradients, training (M)": spent / 1e6,
                 }
             )  # fmt: skip
     if not lines:

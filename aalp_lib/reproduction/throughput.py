@@ -14,7 +14,7 @@ from aalp_lib.attacks import PGD, Attack
 from aalp_lib.data import Dataset, Split
 from aalp_lib.engine import graphs
 from aalp_lib.models import Classifier
-from aalp_lib.reproduction import machine
+from aalp_lib.reproduction import escaping, machine
 from aalp_lib.reproduction.settings import SETTINGS
 from aalp_lib.train import Recipe, fit
 
@@ -66,10 +66,11 @@ def markdown(found: dict[str, Any] | str) -> str:
         for row in rows:
             rates = [f"{row[key]:.0f}" if key in row else "–" for key in RATES]
             shares = [f"{100 * row[key]:.0f} %" for key in SHARES]
-            lines.append([name, str(row["batch"]), *rates, *shares])
+            lines.append([escaping.markdown(name), str(row["batch"]), *rates, *shares])
     machine = found["environment"]
     table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
-    return f"\n{table}\n{machine['device']}, torch {machine['torch']} ({machine['commit']}).\n"
+    on, torch_version, commit = (escaping.markdown(machine[key]) for key in ("device", "torch", "commit"))
+    return f"\n{table}\n{on}, torch {torch_version} ({commit}).\n"
 
 
 def _rates(

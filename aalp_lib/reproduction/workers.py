@@ -12,11 +12,11 @@ from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExe
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+import msgspec
 import torch
 
-from aalp_lib import _checks, folders
+from aalp_lib import _checks, checkpoints, folders
 from aalp_lib._checks import InputError
-from aalp_lib.checkpoints import LAST
 from aalp_lib.reproduction.jobs import Job, finished, run_job
 from aalp_lib.reproduction.schema import Record
 from aalp_lib.train import Interrupted, asked_to_stop
@@ -25,6 +25,14 @@ NOTE = "progress.json"
 NOTE_EVERY = 0.5  # seconds
 # a job, what of it is done, out of how much (the same once its record is there), and a word on it
 Watch = Callable[[Job, int, int, str], None]
+
+
+class _Note(msgspec.Struct):
+    """What `progress.json` holds."""
+
+    done: int
+    total: int
+    text: str
 
 
 class Killed(OSError):
@@ -130,9 +138,9 @@ def run_jobs(
 def _reached(job: Job) -> str:
     """How far a job has come, which it has noted in its folder if it was under way."""
     with contextlib.suppress(OSError, ValueError):
-        note = json.loads((job.run / NOTE).read_text())
-        return f"{100 * note['done'] // note['total']} %"
-    return "saved" if (job.run / LAST).exists() else "not begun"
+        note: _Note = checkpoints.read_json(job.run / NOTE, _Note)
+        return f"{100 * note.done // max(1, note.total)} %"
+    return "saved" if (job.run / checkpoints.LAST).exists() else "not begun"
 
 
 # --- the process that asks -------------------------------------------------------------------------------------------
@@ -218,8 +226,8 @@ def _tell(jobs: Iterable[Job], watch: Watch) -> None:
     """Pass on what running jobs have noted in their folders."""
     for job in jobs:
         with contextlib.suppress(OSError, ValueError):  # not begun, or read in the middle of a write
-            note = json.loads((job.run / NOTE).read_text())
-            watch(job, note["done"], note["total"], note["text"])
+            note: _Note = checkpoints.read_json(job.run / NOTE, _Note)
+            watch(job, note.done, note.total, note.text)
 
 
 @contextlib.contextmanager

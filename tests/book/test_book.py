@@ -47,7 +47,11 @@ def code(chapter):
 
 
 def text(chapter):
-    return [cell for cell in chapter.cells if cell.cell_type == "markdown"]
+    """The Markdown cells as their author wrote them, in MyST."""
+    cells = [nbformat.from_dict(cell) for cell in chapter.cells if cell.cell_type == "markdown"]
+    for cell in cells:
+        cell.source = notebooks.native(cell.source)
+    return cells
 
 
 def shown(chapter, kind):
@@ -111,8 +115,41 @@ def test_stamped_and_normalised(chapter, request):
     assert set(chapter.metadata) == {"kernelspec", "language_info", "aalp"}
     assert chapter.metadata["aalp"]["seconds"] <= 90  # of CPU time, which two idle cores do in 60
     assert chapter.cells[0].source.startswith("# ")
-    assert notebooks.badge(path) in chapter.cells[0].source
+    assert notebooks.badge(path) in notebooks.native(chapter.cells[0].source)
     assert chapter.cells[1].id == "setup"
+
+
+def test_a_notebook_is_plain_markdown_and_turns_back(chapter):
+    """Colab and GitHub know no role, label or file next door; what stands instead is plain, and nothing is lost."""
+    for cell in chapter.cells:
+        if cell.cell_type == "markdown":
+            assert not re.search(r"\{(eq|cite:.|doc)\}`|^\$\$ \(|\]\((?!https://|#eq-)", cell.source, re.MULTILINE), (
+                cell.id
+            )
+    numbers = notebooks.equations(chapter, Path("01-of-another-name.ipynb"))
+    for before, cell in zip([c for c in chapter.cells if c.cell_type == "markdown"], text(chapter), strict=True):
+        assert re.sub(r"\d+\.\d+", "", notebooks.portable(cell.source, numbers, *notebooks.repository())) == re.sub(
+            r"\d+\.\d+", "", before.source
+        )
+
+
+def test_plain_equations_and_sources_can_be_read():
+    said = notebooks.portable(
+        "See {eq}`eq-a` {cite:p}`madry2018`, {cite:t}`zhang2019`.\n\n$$\nx\n$$ (eq-a)", {"eq-a": "1.2"}, "A", "b"
+    )
+    assert said == (
+        "See [(1.2)](#eq-a) [(Madry et al., 2018)](A/blob/b/book/references.bib#p-madry2018), "
+        "[Zhang et al. (2019)](A/blob/b/book/references.bib#t-zhang2019).\n\n$$\nx\n\\tag{1.2} % eq-a\n$$"
+    )
+
+
+def test_numbers_of_equations_are_those_of_the_pages(chapter, request):
+    """Sphinx counts them too; the built pages say how."""
+    page = ROOT / "_build" / "html" / "book" / f"{request.node.callspec.id}.html"
+    if not page.exists():
+        pytest.skip("the book was not built (make html)")
+    tags = re.findall(r"\\tag\{([\d.]+)\}", "\n".join(cell.source for cell in chapter.cells))
+    assert re.findall(r'class="eqno">\(([\d.]+)\)', page.read_text()) == tags
 
 
 def test_the_chapters_fit_make_book():
@@ -312,8 +349,9 @@ def test_the_address_stands_in_one_place():
     assert (ROOT / "_config.yml").read_text().count(owner) == 1
     for path in CHAPTERS:
         chapter = nbformat.read(path, as_version=4)
-        places = [cell.id for cell in chapter.cells if owner in cell.metadata.get("template", cell.source)]
-        assert places == ["title", "setup"]
+        written = text(chapter) + code(chapter)
+        places = {cell.id for cell in written if owner in cell.metadata.get("template", cell.source)}
+        assert places == {"title", "setup"}
         assert f'git+{address}@v{aalp.__version__}"\n' in chapter.cells[1].source
 
 

@@ -251,20 +251,6 @@ def test_on_cifar10_nothing_is_resolved_under_autoattack(of):
         assert {one.verdict for one in family["cifar10-jpeg", "fast", "", "square"]} <= {"unresolved", "two networks"}
 
 
-def test_sample_weights_gain_and_part_of_it_is_weaker_pairing(say):
-    assert say["step"]("alp", "aalp_sw", "square").verdict == "ahead"
-    parts = [say["control"](*pair, "square") for pair in (("alp", "aalp_sw_mean"), ("aalp_sw_mean", "aalp_sw"))]
-    assert [one.verdict for one in parts] == ["ahead", "ahead"]
-
-
-def test_guided_dropout_beats_a_random_mask_and_not_none(say):
-    assert say["control"]("aalp_shuffled", "aalp", "pgd100").verdict == "ahead"
-    assert say["step"]("alp", "aalp_gd", "pgd100").verdict == "behind"
-    assert say["step"]("aalp_sw", "aalp", "pgd100").verdict == "unresolved"
-    for pair in (("alp", "aalp_gd"), ("aalp_sw", "aalp")):
-        assert say["control"](*pair, "pgd100").verdict == "unresolved"
-
-
 def test_averaged_pairing_is_ahead_of_madry_and_leaves_aalp_nothing(say):
     assert say["step"]("adv", "alp_averaged", "pgd100").verdict == "ahead"
     assert say["step"]("alp_averaged", "aalp_averaged", "pgd100").verdict == "unresolved"

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import aalp_lib as aalp
 from aalp_lib.attacks import derived
-from aalp_lib.evaluation import Outcome, gradient_count
+from aalp_lib.evaluation import Outcome
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +28,6 @@ def test_ten_columns_with_the_papers_settings():
     assert aalp.table2_suite("mnist-sample") == aalp.table2_suite("mnist")
     with pytest.raises(aalp.InputError, match="Did you mean 'cifar10'"):
         aalp.table2_suite("cifar")
-
-
-def test_suite_takes_one_trajectory_a_loss():
-    assert gradient_count(aalp.table2_suite("mnist")) == 1 + 100 + 100
 
 
 def test_rounding_hides_images_of_the_undefended_network_from_fgsm(few):
@@ -212,12 +208,6 @@ def test_bad_input(trained, few):
         aalp.evaluate(trained, wide, SUITE)
 
 
-def test_labels_beyond_the_classes(few):
-    model = linear(torch.randn(4, 784))
-    with pytest.raises(aalp.InputError, match=r"labels must lie in \[0, 3\]"):
-        aalp.evaluate(model, few, SUITE)
-
-
 def test_strong_suite_has_the_balls_of_table_2():
     suite = aalp.strong_suite("cifar10")
     assert suite["pgd100x20"] == aalp.PGD(8 / 255, 2 / 255, 100, restarts=20)
@@ -225,15 +215,6 @@ def test_strong_suite_has_the_balls_of_table_2():
     assert list(aalp.strong_suite(aalp.CW(0.1, 0.05, 7), restarts=3)) == ["pgd7x3", "cw7x3"]
     with pytest.raises(aalp.InputError, match="number of restarts must be a whole number of at least 1, got 0"):
         aalp.strong_suite("mnist", restarts=0)
-
-
-def test_strong_outcomes_are_among_the_plain_ones(trained, few):
-    few = few[:30]
-    attack = aalp.PGD(0.12, 0.06, 4)
-    plain = aalp.evaluate(trained, few, {"pgd": attack, "cw": derived(attack, loss="margin")})
-    found = aalp.evaluate(trained, few, aalp.strong_suite(attack, restarts=5))
-    assert (found["pgd4x5"].correct <= plain["pgd"].correct).all()
-    assert (found["cw4x5"].correct <= plain["cw"].correct).all()
 
 
 def test_later_restarts_see_survivors_only(trained, few):

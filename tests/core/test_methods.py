@@ -76,11 +76,6 @@ def test_with_alpha_zero_it_is_adversarial_training_on_the_joint_batch(model, ba
     torch.testing.assert_close(training_loss(zero, model, x, x_adv, y).total, joint)
 
 
-def test_trades_pairing_is_zero_at_the_clean_image(model, batch):
-    x, _, y = batch
-    assert training_loss(aalp.METHODS["trades"], model, x, x, y).pairing.abs() < 1e-6
-
-
 def test_no_gradient_through_the_weight_unless_asked(model, batch):
     free = dataclasses.replace(aalp.METHODS["aalp_sw"], detach_weight=False)
     with torch.no_grad():

@@ -31,11 +31,6 @@ def test_paper_networks(model, shape, features, count):
     assert model(x).shape == (2, 10)
 
 
-def test_resnet32_has_31_convolutions_and_one_linear():
-    layers = [m for m in models.resnet32().modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    assert len(layers) == 32
-
-
 def test_logits_are_the_head_of_the_features(model, digits):
     assert torch.equal(model(digits[0]), model.head(model.features(digits[0])))
 

@@ -18,15 +18,3 @@ def test_predictions_mark_right_and_wrong(digits):
     assert [t[:3] for t in titles] == ["✓ a", "✗ c", "✓ c"]
     assert "94 %" in titles[0]
     plots.plt.close(figure)
-
-
-def test_a_masked_step_shows_the_mask_once_and_what_is_left_of_the_features():
-    features, kept = torch.rand(2, 16) + 0.1, torch.arange(16) % 2 == 0
-    figure = plots.masked_step(torch.rand(2, 1, 8, 8), features, kept, torch.randn(2, 5), 3, "one mask")
-    assert any(panel.get_title() == "one mask:\n8 of 16 kept\n(white)" for panel in figure.axes)
-    pictures = [panel.images[0].get_array().ravel() for panel in figure.axes if panel.images]
-    shown = [torch.tensor(p).float() for p in pictures if len(p) == 16]
-    assert sum(torch.equal(p, kept.float()) for p in shown) == 1
-    for row in features:
-        assert any(torch.allclose(p, row * kept) for p in shown)
-    plots.plt.close(figure)

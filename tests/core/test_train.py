@@ -371,16 +371,6 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
         assert (found.tensors["model.a"] == found.meta["i"]).all()
 
 
-def test_progress_may_ask_for_a_stop(few, tmp_path):
-    def stop(done, total, text):
-        if done == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(aalp.Interrupted, match="stopped after step 2 of 3"):
-        aalp.fit(small(), few, "raw", epochs=1, out=tmp_path / "run", progress=stop)
-    assert checkpoints.read(tmp_path / "run" / checkpoints.LAST).meta["done"] == 2
-
-
 def test_ctrl_c_between_two_handlers(monkeypatch):
     """The interpreter may call a handler before `signal.signal`, which has just installed it, returns."""
     install = signal.signal

@@ -61,7 +61,8 @@ def test_a_file_that_was_tampered_with_and_an_unknown_name_are_told(packed):
 
 
 def test_what_does_not_fit_in_an_index_or_in_a_checkpoints_description_is_named(packed, tmp_path):
-    (tmp_path / INDEX).write_text('{"mine/raw": {"last": {"file": "a", "sha256": "b", "epoch": "three"}}}')
+    entry = {"file": "a", "sha256": "b" * 64, "epoch": "three"}
+    (tmp_path / INDEX).write_text(json.dumps({"mine/raw": {"last": entry}}))
     with pytest.raises(aalp.InputError, match=r"index\.json cannot be read \(Expected `int`.*\.epoch"):
         index(tmp_path)
     _, folder = packed

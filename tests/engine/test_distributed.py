@@ -222,20 +222,6 @@ def test_weights_and_history_are_those_of_one_process(ranks, options):
             assert here.loss == pytest.approx(there.loss, rel=1e-6)
 
 
-def float32():
-    torch.manual_seed(0)
-    recipe = {"epochs": 2, "lr": 5e-3}
-    return train(model=aalp.models.lenet((4, 8, 32)), rows=2000, val=400, recipe=recipe)
-
-
-def test_accuracy_in_float32_is_that_of_one_process(ranks):
-    """Within half of a 95 % interval on 400 images: signs of the attack's gradients amplify rounding over 64 steps."""
-    found, wanted = assert_one(ranks(float32)), float32()
-    assert wanted["history"][-1].clean > 0.5
-    assert abs(found["history"][-1].clean - wanted["history"][-1].clean) <= 0.04
-    assert abs(found["history"][-1].robust - wanted["history"][-1].robust) <= 0.05
-
-
 def unused():
     model = small()
     model.register_parameter("unused", nn.Parameter(torch.ones(3)))
@@ -311,11 +297,7 @@ def test_only_rank_0_writes_and_shows_progress(ranks, tmp_path):
     both = ranks(written, tmp_path)
     assert [one["told"] for one in both] == [2, 0]
     assert [one["written"] > 0 for one in both] == [True, False]
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
-        "best.safetensors",
-        "last.safetensors",
-        "run.json",
-    ]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["best.safetensors", "last.safetensors", "run.json"]
     loaded = aalp.load_model(tmp_path / "run", model=small())  # plain names, and nothing of a second process
     assert_close({k: v.numpy() for k, v in loaded.state_dict().items()}, both[0]["weights"], 0)
     for error in ranks(written, tmp_path):

@@ -9,9 +9,8 @@ from conftest import grey_split
 
 import aalp_lib as aalp
 from aalp_lib.attacks import derived
-from aalp_lib.diagnosis import STEPS
 from aalp_lib.evaluation import gradient_count
-from aalp_lib.reproduction import plots_of_records, schema
+from aalp_lib.reproduction import schema
 from aalp_lib.reproduction.attack_measurements import (
     ALTERED,
     altered,
@@ -96,17 +95,6 @@ def test_rounded_gradients_are_recorded_and_reach_all_attacks_but_autoattack(gen
         handle.remove()
     assert seen
     assert torch.bfloat16 not in seen
-
-
-def test_figure_draws_each_diagnosis(made):
-    figure = plots_of_records.diagnoses([made, made], "A claim")
-    figure.canvas.draw()
-    eps, steps = figure.axes
-    assert list(eps.containers[0].lines[0].get_ydata()) == [100 * row["accuracy"] for row in made.values["eps"]]
-    assert list(steps.lines[0].get_xdata()) == list(STEPS)
-    assert figure.get_suptitle() == "A claim"
-    assert steps.get_ylabel() == "mean cross-entropy (nats)"
-    plots_of_records.plt.close(figure)
 
 
 def test_without_the_extra_its_name_is_said(monkeypatch, trained, few):

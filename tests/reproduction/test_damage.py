@@ -15,7 +15,7 @@ RESULTS = Path(__file__).resolve().parents[2] / "results" / "mnist"
 DELETED = object()
 DAMAGE = (None, "8", 8, [], {}, DELETED)
 TABULATED = ("", "strong", "diagnosis", "samples", "attacks")
-DRAWN = {"contributions": 0, "activation": 0, "examples": 0, "over_training": 1, "samples": 0, "diagnosis": 0}  # seed
+DRAWN = {"contributions": 0, "activation": 0, "examples": 0, "over_training": 1, "samples": 0}  # seed
 
 
 def paths(value, depth=4, before=()):

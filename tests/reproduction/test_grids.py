@@ -161,7 +161,6 @@ def test_demo_writes_table_and_figures(tmp_path):
     text = (tmp_path / "table.md").read_text()
     assert text.index("| RAW") < text.index("| AALP")
     assert "Features that Guided Dropout kept" in text
-    assert len((tmp_path / "table.csv").read_text().splitlines()) == 1 + 2 * (10 + 2)
     figures = [path for path in paths if path.suffix == ".png"]
     assert len(figures) == 3
     assert all(path.stat().st_size > 10_000 for path in figures)

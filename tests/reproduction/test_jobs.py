@@ -84,7 +84,8 @@ def test_a_run_belongs_to_the_images_that_it_was_trained_on(tmp_path):
     first = dataclasses.replace(job, data=str(tmp_path / "one" / "digits"))
     job.run.rename(first.run)
     job.record.rename(first.record)
-    (first.run / "data.json").write_text((first.run / "data.json").read_text().replace("mnist-sample", first.data))
+    (first.run / "data.json").unlink()
+    Origin(first.data).save(first.run)
     assert finished(first)
     with pytest.raises(aalp.InputError, match=r"is of the images of .*one/digits, not of .*two/digits; name another"):
         finished(dataclasses.replace(first, data=str(tmp_path / "two" / "digits")))
@@ -99,10 +100,7 @@ def test_a_training_that_never_began_does_not_say_which_images_the_next_one_sees
 
 
 def test_an_observed_job_gives_the_same_record_and_what_was_seen(tmp_path):
-    plain, seen = (
-        run_job(tiny("alp", tmp_path / "plain")),
-        run_job(tiny("alp", tmp_path / "seen", observe=True)),
-    )
+    plain, seen = (run_job(tiny("alp", tmp_path / "plain")), run_job(tiny("alp", tmp_path / "seen", observe=True)))
     assert (seen.accuracy, seen.outcomes) == (plain.accuracy, plain.outcomes)
     (kept,) = archive.records(tmp_path / "seen" / "over_training").measurements.values()
     assert kept.subject == {"data": "mnist-sample", "method": "alp", "seed": 0}

@@ -1,6 +1,4 @@
-import csv
 import dataclasses
-import io
 import json
 from pathlib import Path
 
@@ -9,7 +7,7 @@ import torch
 from hypothesis import given, strategies as st
 
 import aalp_lib as aalp
-from aalp_lib.reproduction import archive, demo, machine, plots_of_records, schema
+from aalp_lib.reproduction import plots_of_records, schema
 from aalp_lib.reproduction.schema import Record, load_records, pack, unpack
 
 
@@ -103,36 +101,6 @@ def test_outcomes_survive_packing(values):
     assert torch.equal(unpack(pack(correct), len(values)), correct)
 
 
-def both(pgd):
-    cells = {"clean": accuracy(950), "pgd40": accuracy(pgd)}
-    return {"last": cells, "best": {"pgd40": accuracy(710)}}
-
-
-def test_markdown_table_shows_the_interval():
-    rows = [record(accuracy=both(700)), record("raw", accuracy=both(0))]
-    head, rule, first, second = demo.table(rows).splitlines()
-    assert head == "| Method | Seed | Clean | PGD-40 |"
-    assert set(rule) == set("|- ")
-    assert first == "| AALP | 0 | 95.0 (93.5–96.2) | 70.0 (67.1–72.8) |"
-    assert "0.0 (0.0–0.4)" in second
-    assert "71.0" in demo.table(rows, "best")
-
-
-def test_csv_table_has_a_line_for_each_accuracy():
-    lines = list(csv.DictReader(io.StringIO(demo.csv([record(accuracy=both(700))]))))
-    assert [line["model"] for line in lines] == ["last", "last", "best"]
-    assert lines[1]["attack"] == "pgd40"
-    assert (lines[1]["correct"], lines[1]["count"], lines[1]["accuracy"]) == ("700", "1000", "70.00")
-
-
-def test_environment_names_device_threads_and_versions():
-    found = machine.environment(torch.device("cpu"))
-    assert found["threads"] == torch.get_num_threads()
-    assert found["torch"] == torch.__version__.split("+")[0] or found["torch"] == torch.__version__
-    assert found["aalp_lib"] == aalp.__version__
-    assert found["processor"]
-
-
 # --- figures
 
 
@@ -151,25 +119,3 @@ def test_robust_accuracy_figure_draws_each_record_with_its_interval():
     assert list(bars[2].lines[0].get_ydata()) == pytest.approx([95, 80, 72])
     assert len(plots_of_records.robust_accuracy([record()]).axes) == 1
     plots_of_records.plt.close(figure)
-
-
-def test_training_curves_draw_every_epoch():
-    figure = plots_of_records.training_curves([record("adv"), record("aalp")])
-    texts = drawn(figure)
-    assert {"epoch", "validation accuracy, clean (%)"} <= set(texts)
-    line = figure.axes[2].lines[0]
-    assert list(line.get_xdata()) == [1, 2]
-    assert list(line.get_ydata()) == [40, 60]
-    plots_of_records.plt.close(figure)
-
-
-def test_records_come_in_table_order():
-    mixed = [record("aalp"), record("alp", seed=1), record("alp"), record("raw")]
-    mixed.insert(0, record("aalp_half"))
-    assert [(r.method, r.seed) for r in archive.in_order(mixed)] == [
-        ("raw", 0),
-        ("alp", 0),
-        ("alp", 1),
-        ("aalp", 0),
-        ("aalp_half", 0),
-    ]
