@@ -272,7 +272,6 @@ def _work(job: Job, until: float) -> Record | None:
         raise KeyboardInterrupt
     if time.time() >= until:
         return None
-    job.run.mkdir(parents=True, exist_ok=True)
 
     def progress(done: int, total: int, text: str) -> None:
         nonlocal noted
