@@ -297,13 +297,13 @@ class Page {
     if (!key) return;
     if (key === "guess") { input.nextElementSibling.textContent = Number(input.value).toFixed(3); return; }
     if (key === "at") { this.go(Number(input.value)); return; }
+    const ended = state.at > 0 && state.at >= this.steps, beside = ATTACKS[state.attack].gaussian;
     if (key === "label") state.label = input.value === "" ? null : Number(input.value);
     else if (input.type === "checkbox") state[key] = input.checked;
     else if (input.type === "number") state[key] = between(Number(input.value), Number(input.min), Number(input.max), state[key]);
     else state[key] = input.type === "range" ? Number(input.value) : input.value;
-    if (key === "attack") {
-      if (ATTACKS[state.attack].gaussian) state.start = "random";
-    }
+    if (ATTACKS[state.attack].gaussian !== beside) state.start = beside ? "image" : "random"; // TRADES has to start beside it
+    if (ended) state.at = this.steps; // who has seen the end sees the other attack's end
     this.renew(key === "all");
   }
 
@@ -347,25 +347,28 @@ class Page {
   async ready(turn) {
     const names = this.names, seen = progress(this.find(".live-note"), names, this.book);
     try {
-      const { state } = this, networks = await Promise.all(names.map((name) => aalp.network(name, seen)));
+      const networks = await Promise.all(names.map((name) => aalp.network(name, seen)));
       if (turn !== this.turn) return false;
       if (seen) this.say("");
       this.loaded = true;
-      let label = state.drawn ? state.label : this.book.digit(state.digit).label;
-      if (label === null) {
-        const chosen = await aalp.network(state.network);
-        const { logits } = await chosen.look(this.image, 0, new Float32Array(CLASSES), "cross_entropy");
-        label = aalp.decision(logits);
-      }
+      const label = await this.label();
       if (turn !== this.turn) return false;
       names.forEach((name, i) => {
-        if (this.runs.get(name)?.label !== label) this.runs.set(name, new aalp.Run(networks[i], this.image, label, { ...state }));
+        if (this.runs.get(name)?.label !== label) this.runs.set(name, new aalp.Run(networks[i], this.image, label, { ...this.state }));
       });
     } catch (error) {
       this.say(`${error.message}. Is the connection gone? Press again.`);
       return false;
     }
     return turn === this.turn;
+  }
+
+  /** The digit's label; of a drawing, what the reader says it is, or else what the network takes it for. */
+  async label() {
+    const { state } = this, known = state.drawn ? state.label : this.book.digit(state.digit).label;
+    if (known !== null) return known;
+    const network = await aalp.network(state.network);
+    return aalp.decision((await network.look(this.image, 0, new Float32Array(CLASSES), "cross_entropy")).logits);
   }
 
   /** Show iterate k of every run, made first where it is not there yet. */
@@ -416,7 +419,7 @@ class Page {
 
   save() {
     this.written = toAddress(this.state);
-    history.replaceState(null, "", this.written);
+    try { history.replaceState(null, "", this.written); } catch { /* some browsers take a hundred in half a minute */ }
   }
 
   // --- what is drawn
@@ -577,16 +580,15 @@ class Page {
     try {
       const seen = progress(place, names, this.book), networks = await Promise.all(names.map((name) => aalp.network(name, seen)));
       this.loaded = true;
-      const label = this.shown?.label ?? (this.state.drawn ? this.state.label : this.book.digit(this.state.digit).label);
-      const found = new Map();
+      const label = await this.label(), found = new Map();
       for (const [i, name] of names.entries()) {
         place.textContent = `Looking at ${this.labelOf(name)} …`;
         await frame();
-        found.set(name, await aalp.smallest(networks[i], this.image, label ?? 0, {}, wanted));
+        found.set(name, await aalp.smallest(networks[i], this.image, label, {}, wanted));
         if (!wanted()) { place.textContent = ""; return; }
       }
       this.found = found;
-    } catch (error) { place.textContent = `${error.message}.`; } finally { button.disabled = false; }
+    } catch (error) { place.textContent = `${error.message}. Press again.`; return; } finally { button.disabled = false; }
     this.challenge();
   }
 
