@@ -175,7 +175,7 @@ def test_the_smallest_radius_fools_and_the_next_smaller_does_not(visit, sample):
 
 
 def _survives(model, x, y, eps):
-    attack = Attack(eps, eps / 10, 40, start="clean")
+    attack = Attack(eps, eps / 30, 40, start="clean")
     return bool(attack.survivors(model, x, y, [40]).all())
 
 

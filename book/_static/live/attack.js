@@ -175,7 +175,7 @@ export class Run {
 export async function smallest(network, image, label, { steps = 40, grid = 0.005, largest = 0.6 } = {}, wanted = () => true) {
   const fools = async (k) => {
     const eps = k * grid;
-    const run = new Run(network, image, label, { attack: "pgd", eps, step: eps / 10, start: "image", seed: 0 });
+    const run = new Run(network, image, label, { attack: "pgd", eps, step: eps / 30, start: "image", seed: 0 });
     for (let done = 0; done <= steps && wanted(); done += 1) {
       await run.to(done);
       if (run.fooled(done)) return true;

@@ -136,18 +136,18 @@ function digitButtons(row, book, numbers, chosen, choose) {
 /** A line of curves over the steps: `series` of {colour, values, strong}, the place `at` marked. */
 function chart(place, title, series, steps, at) {
   const [width, height, left, bottom, top] = [Math.max(place.clientWidth, 240), 128, 52, 22, 8];
-  const all = series.flatMap(({ values }) => values);
-  let [low, high] = [Math.min(0, ...all), Math.max(0, ...all)];
+  const strong = series.find((one) => one.strong), all = series.flatMap(({ values }) => values);
+  const limit = strong ? 3 * Math.max(...strong.values.map(Math.abs), 1) : Infinity; // others may leave at the edge
+  let [low, high] = [Math.max(-limit, Math.min(0, ...all)), Math.min(limit, Math.max(0, ...all))];
   if (high - low < 1e-9) high = low + 1;
   const x = (k) => left + ((width - left - 8) * k) / Math.max(steps, 1);
-  const y = (value) => top + ((height - top - bottom) * (high - value)) / (high - low);
+  const y = (value) => top + ((height - top - bottom) * (high - Math.min(Math.max(value, low), high))) / (high - low);
   const line = ({ colour, values, strong }) => `<polyline fill="none" stroke="${colour}" stroke-width="${strong ? 2.5 : 1.25}"
     points="${values.map((value, k) => `${x(k).toFixed(1)},${y(value).toFixed(1)}`).join(" ")}"/>`;
   const marks = series.filter(({ strong, values }) => strong && values.length > at)
     .map(({ colour, values }) => `<circle cx="${x(at)}" cy="${y(values[at])}" r="4" fill="${colour}"/>`);
   const text = (dx, dy, anchor, said) => `<text x="${dx}" y="${dy}" text-anchor="${anchor}">${said}</text>`;
   const ends = [low, high].filter((value) => value !== 0).map((value) => text(left - 6, y(value) + 4, "end", short(value)));
-  const strong = series.find((one) => one.strong);
   const now = strong && strong.values.length > at ? `: ${short(strong.values[at])} at step ${at}` : "";
   place.innerHTML = `<svg width="${width}" height="${height}" role="img" aria-label="${title}${now}">
     <line class="live-axis" x1="${left}" x2="${width - 8}" y1="${y(0)}" y2="${y(0)}"/>
@@ -603,7 +603,7 @@ class Page {
     const rank = this.book.networks.filter(({ name }) => (value(name) ?? 1) > (aalpEps ?? 1)).map(({ label }) => label);
     place.innerHTML = `<p><strong>AALP: ${said(aalpEps)}.</strong> Your guess was ${guess.toFixed(3)}, ${off.toFixed(3)} away.
       ${rank.length ? `On this digit ${rank.join(", ")} take${rank.length > 1 ? "" : "s"} more.` : "On this digit none of the others takes more."}</p>
-      ${this.book.networks.map(bar).join("")}<p>PGD-40 from the image, steps of ε/10, on a grid of 0.005, by bisection. One digit ranks
+      ${this.book.networks.map(bar).join("")}<p>PGD-40 from the image, steps of ε/30, on a grid of 0.005, by bisection. One digit ranks
       no methods: another one may turn the order.</p>`;
   }
 }
