@@ -147,11 +147,13 @@ function chart(place, title, series, steps, at) {
   const marks = series.filter(({ strong, values }) => strong && values.length > at)
     .map(({ colour, values }) => `<circle cx="${x(at)}" cy="${y(values[at])}" r="4" fill="${colour}"/>`);
   const text = (dx, dy, anchor, said) => `<text x="${dx}" y="${dy}" text-anchor="${anchor}">${said}</text>`;
+  const cut = all.some((value) => value < low || value > high);
   const ends = [low, high].filter((value) => value !== 0).map((value) => text(left - 6, y(value) + 4, "end", short(value)));
   const now = strong && strong.values.length > at ? `: ${short(strong.values[at])} at step ${at}` : "";
   place.innerHTML = `<svg width="${width}" height="${height}" role="img" aria-label="${title}${now}">
     <line class="live-axis" x1="${left}" x2="${width - 8}" y1="${y(0)}" y2="${y(0)}"/>
     ${text(left - 6, y(0) + 4, "end", "0")}${ends.join("")}
+    ${cut ? text((left + width) / 2, height - 4, "middle", "at the edge: off the scale") : ""}
     ${text(left, height - 4, "start", "0")}${text(width - 8, height - 4, "end", `${steps} steps`)}
     ${series.map(line).join("")}${marks.join("")}</svg>`;
 }
