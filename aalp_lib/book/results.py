@@ -91,8 +91,9 @@ def compared(records: Records | None = None) -> str:
 def other(name: str, records: Records | None = None) -> str:
     """One of `OTHERS`, of all data sets."""
     sections = _sections(records or archive.records())
-    found = [(TITLES[where], of.table) for where, of in sections if of.heading == OTHERS[name]]
-    table = pd.concat([table.assign(Data=data) for data, table in found], ignore_index=True)
+    found = {TITLES[where]: of.table for where, of in sections if of.heading == OTHERS[name]}
+    table = pd.concat(found, names=["Data", ""]).reset_index(0)
+    table = table[[table.columns[1], *table.columns.drop(table.columns[1])]]  # what names the row comes first
     return sortable(table, name, OTHERS[name], [_any_of(table, "Data")])
 
 
@@ -132,7 +133,7 @@ def _place(ours: Comparison | None) -> str:
 # --- lines ------------------------------------------------------------------------------------------------------------
 
 DRAWN = "Gain"  # the column in which the script draws
-SHORT = 16  # letters of a cell that stands in one line
+SHORT = 20  # letters of a cell that stands in one line
 
 
 @functools.lru_cache(maxsize=2)
@@ -271,7 +272,7 @@ def sortable(
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     kinds = [_kind(n=number, long=wide > SHORT) for number, wide in zip(numbers, widths, strict=True)]
     heads = [
-        (name, _kind(n=number, long=len(name) > SHORT, drawn=name == DRAWN))
+        (name, _kind(n=number, long=" " in name, drawn=name == DRAWN))
         for name, number in zip(names, numbers, strict=True)
     ]
     cells = [[*zip(row, kinds, strict=True)] for row in texts]
