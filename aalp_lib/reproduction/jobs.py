@@ -295,7 +295,11 @@ class Origin:
 
     def _was_moved_to(self, other: "Origin") -> bool:
         """Whether the folder is not there any more, as on another machine; checkpoints know their images by sums."""
-        return self.data not in SOURCES and name_of(self.data) == name_of(other.data) and not Path(self.data).exists()
+        return (
+            self.data not in SOURCES
+            and name_of(self.data) == name_of(other.data)
+            and not _checks.path(self.data).exists()
+        )
 
     def save(self, run: Path) -> None:
         """Write `data.json` into the folder of a run; InputError if the run there is of other data."""
