@@ -1,6 +1,5 @@
 """The networks that come with the package, and how they are packed."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import torch
 from conftest import tiny
 
 import aalp_lib as aalp
-from aalp_lib import checkpoints
 from aalp_lib.methods import TABLE_2
 from aalp_lib.reproduction.jobs import run_job
 from aalp_lib.reproduction.measurements import trained
@@ -58,18 +56,6 @@ def test_a_file_that_was_tampered_with_and_an_unknown_name_are_told(packed):
             aalp.pretrained("mine/raw", folder=folder)
     finally:
         path.write_bytes(content)
-
-
-def test_what_does_not_fit_in_an_index_or_in_a_checkpoints_description_is_named(packed, tmp_path):
-    entry = {"file": "a", "sha256": "b" * 64, "epoch": "three"}
-    (tmp_path / INDEX).write_text(json.dumps({"mine/raw": {"last": entry}}))
-    with pytest.raises(aalp.InputError, match=r"index\.json cannot be read \(Expected `int`.*\.epoch"):
-        index(tmp_path)
-    _, folder = packed
-    halves = checkpoints.read(folder / "mine" / "raw-last.safetensors")
-    checkpoints.write(tmp_path / "a.safetensors", dataclasses.replace(halves, meta={"seconds": 1.0}))
-    with pytest.raises(aalp.InputError, match=r"a\.safetensors is no checkpoint of this kind .*`model`"):
-        aalp.load_model(tmp_path / "a.safetensors")
 
 
 def test_what_is_bundled_loads_and_stays_small():
