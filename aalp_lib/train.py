@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import torch
@@ -164,8 +164,8 @@ class State(Description, kw_only=True):
     `images` are checksums of the images, by split, as far as they were known; empty in files of earlier versions.
     """
 
-    done: int
-    seconds: float
+    done: Annotated[int, msgspec.Meta(ge=0)]
+    seconds: Annotated[float, msgspec.Meta(ge=0)]
     history: History
     images: dict[str, int] = msgspec.field(default_factory=dict)
 
@@ -258,6 +258,8 @@ def fit(
     if epochs is not None:
         recipe = dataclasses.replace(recipe, epochs=epochs)
     require_classifier(model)
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise InputError("the model has no weights that can be trained; quantised and frozen ones cannot")
     with distributed.joined(next(model.parameters()).device), distributed.synced_norms(model):
         folder = _checks.path(out) if out is not None else None
         run = _Run(model, data, methods.method(method), attack, recipe, seed, val, folder)
@@ -423,6 +425,7 @@ class _Run:
     ) -> None:
         self.device = next(model.parameters()).device
         self.model, self.method, self.recipe, self.seed = model, method, recipe, seed
+        self.infinite = checkpoints.infinite_buffers(model)
         self.out = distributed.once(lambda: out)
         self.data_name = source.name if isinstance(source, Dataset) else None
         self.train = source.train.to(self.device) if isinstance(source, Dataset) else source
@@ -613,7 +616,7 @@ class _Run:
     def _write_to(self, path: Path, extra: dict[str, Tensor]) -> None:
         weights = self.model.state_dict()
         for name, weight in weights.items():
-            if weight.is_floating_point() and not torch.isfinite(weight).all():
+            if name not in self.infinite and weight.is_floating_point() and not torch.isfinite(weight).all():
                 raise FloatingPointError(f"{name} is no longer finite after step {self.done}; {self._last_good()}")
         state = State(
             model=self.model.config,
@@ -640,8 +643,12 @@ class _Run:
         moments = saved.part("optimizer")
         for name, parameter in self.model.named_parameters():
             for key in ("step", "exp_avg", "exp_avg_sq"):
-                if f"{name}.{key}" in moments:  # a frozen parameter has none
-                    self.optimizer.state[parameter][key] = _laid_out(moments[f"{name}.{key}"], parameter)
+                if (moment := moments.get(f"{name}.{key}")) is not None:  # a frozen parameter has none
+                    _check_shape(saved, moment, torch.Size() if key == "step" else parameter.shape, f"{name}.{key}")
+                    self.optimizer.state[parameter][key] = _laid_out(moment, parameter)
+        _check_shape(saved, saved.tensors["sums"], self.sums.shape, "sums")
+        if state.done > self.total or len(state.history) != state.done // self.per_epoch:
+            raise InputError(f"{saved.path} tells of {state.done} steps and {len(state.history)} epochs of another run")
         self.done, self.seconds, self.history = state.done, state.seconds, state.history
         self.sums = saved.tensors["sums"]
         self._save_best()
@@ -706,3 +713,8 @@ def _batches_per_epoch(source: Split | Batches, size: int) -> int:
 def _laid_out(moment: Tensor, parameter: Tensor) -> Tensor:
     """Adam's step count as it is; its means in the memory format of the parameter, which the fused update relies on."""
     return moment.to(parameter.device) if not moment.ndim else torch.empty_like(parameter).copy_(moment)
+
+
+def _check_shape(saved: Checkpoint, found: Tensor, wanted: torch.Size, name: str) -> None:
+    if found.shape != wanted or not found.is_floating_point():
+        raise InputError(f"{saved.path} does not go with this network: {name} is {found.dtype} {tuple(found.shape)}")

@@ -257,15 +257,18 @@ class Origin:
         if not (run / RUN).exists() or not (run / "data.json").exists():
             return
         there = Origin.read(run)
-        if (there._whereabouts, there.image_size) != (self._whereabouts, self.image_size):
+        if there.image_size != self.image_size or not (there._is_at(self) or there._was_moved_to(self)):
             raise InputError(
                 f"the run in {run} is of the images of {there.data}, not of {self.data}; name another folder"
             )
 
-    @property
-    def _whereabouts(self) -> str:
-        """The data's name, or the whole path of its folder."""
-        return self.data if self.data in SOURCES else str(_checks.path(self.data).resolve())
+    def _is_at(self, other: "Origin") -> bool:
+        here, there = (one.data if one.data in SOURCES else _checks.path(one.data).resolve() for one in (self, other))
+        return here == there
+
+    def _was_moved_to(self, other: "Origin") -> bool:
+        """Whether the folder is not there any more, as on another machine; checkpoints know their images by sums."""
+        return self.data not in SOURCES and name_of(self.data) == name_of(other.data) and not Path(self.data).exists()
 
     def save(self, run: Path) -> None:
         """Write `data.json` into the folder of a run; InputError if the run there is of other data."""
@@ -288,5 +291,5 @@ class _Origin(msgspec.Struct, forbid_unknown_fields=True):
     """What `data.json` holds."""
 
     data: Annotated[str, msgspec.Meta(min_length=1)]
-    root: str | None = None
-    image_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    root: str | None
+    image_size: Annotated[int, msgspec.Meta(ge=1)] | None

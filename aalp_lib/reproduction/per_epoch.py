@@ -139,7 +139,7 @@ class _Watch:
         seen |= {f"{images}.{name}": v for (images, name), v in analyses.contribution_vectors(model, found).items()}
         if self.shown is not None:
             shown = attacked(model, self.shown, self.attack)
-            seen |= {"pictures": shown.x_adv, "maps": analyses.over_largest(maps(model, shown, "paper"))}
+            seen |= {"pictures": shown.x_adv, "maps": analyses.over_largest(maps(model, shown))}
         self.file(epoch).parent.mkdir(parents=True, exist_ok=True)
         checkpoints.write(self.file(epoch), Checkpoint(seen, self.config()))
 

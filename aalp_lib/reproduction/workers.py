@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import torch
@@ -31,8 +31,8 @@ Watch = Callable[[Job, int, int, str], None]
 class _Note(msgspec.Struct):
     """What `progress.json` holds."""
 
-    done: int
-    total: int
+    done: Annotated[int, msgspec.Meta(ge=0)]
+    total: Annotated[int, msgspec.Meta(ge=1)]
     text: str
 
 
@@ -139,8 +139,8 @@ def run_jobs(
 def _reached(job: Job) -> str:
     """How far a job has come, which it has noted in its folder if it was under way."""
     with contextlib.suppress(OSError, ValueError):
-        note = json.loads((job.run / NOTE).read_text())
-        return f"{100 * note['done'] // note['total']} %"
+        note: _Note = checkpoints.read_json(job.run / NOTE, _Note)
+        return f"{100 * note.done // note.total} %"
     return "saved" if (job.run / LAST).exists() else "not begun"
 
 

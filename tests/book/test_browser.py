@@ -52,6 +52,19 @@ def test_the_page_gets_every_row_of_table_2_and_the_digits(folder, sample):
     assert about["runtime"] is None
 
 
+@pytest.mark.slow
+def test_what_the_page_says_to_look_for(sample):
+    """Far from the strokes PGD changes at least five times as much on the networks that pair no logits."""
+    x, y = next(sample.test.batches(20))
+    far = torch.nn.functional.max_pool2d(x, 5, 1, 2) == 0
+    moved = {}
+    for name in TABLE_2:
+        attack = aalp.attacks.Attack(0.3, 0.01, 40, start="clean")
+        moved[name] = float((attack(aalp.pretrained(f"mnist/{name}"), x, y) - x).abs()[far].mean())
+    pairing = {"alp", "aalp_gd", "aalp_sw", "aalp"}
+    assert min(moved[name] for name in moved if name not in pairing) > 5 * max(moved[name] for name in pairing)
+
+
 def test_what_cannot_be_exported_is_named(tmp_path):
     strided = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3, stride=2), torch.nn.Flatten(), torch.nn.Linear(338, 10))
     with pytest.raises(InputError, match="stride 1, got"):

@@ -72,13 +72,6 @@ def test_the_sets_are_those_of_the_end_at_every_epoch(observed):
         assert line["clean"] == analyses.mean(now["clean"])
 
 
-def test_gradients_are_those_of_the_attack_and_of_both_images(observed):
-    _, values = observed
-    assert [line["gradients"] for line in values["epochs"]] == [400 * 4, 400 * 8, 400 * 12]
-    counts = {name: aalp.method(name).gradient_count(5) for name in ("raw", "adv", "trades", "aalp")}
-    assert counts == {"raw": 1, "adv": 6, "trades": 7, "aalp": 7}
-
-
 def test_every_feature_is_in_one_bin_in_every_epoch(observed):
     _, values = observed
     for kept in values["contributions"].values():

@@ -7,7 +7,7 @@ export const ATTACKS = {
   fgsm: { label: "FGSM", loss: "cross_entropy", ascends: "cross-entropy", single: true },
   pgd: { label: "PGD", loss: "cross_entropy", ascends: "cross-entropy" },
   cw: { label: "CW", loss: "margin", ascends: "margin" },
-  trades: { label: "TRADES", loss: "trades_kl", ascends: "KL to the clean prediction", gaussian: true },
+  trades: { label: "TRADES’ inner", loss: "trades_kl", ascends: "KL to the clean prediction", gaussian: true },
 };
 const GAUSSIAN_SCALE = 0.001;
 const HOME = new URL("./", import.meta.url);
@@ -98,6 +98,7 @@ export function network(name, seen) {
   }
   return networks.get(name);
 }
+export const hasRuntime = () => runtime !== undefined;
 export const isLoaded = (name) => networks.has(name);
 
 // --- the attack ------------------------------------------------------------------------------------------------------

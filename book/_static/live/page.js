@@ -46,13 +46,14 @@ const paintChange = (canvas, image, clean, eps) => paint(canvas, (i) => {
 
 const canvas = (label) => `<canvas width="28" height="28"${label ? ` role="img" aria-label="${label}"` : ' aria-hidden="true"'}></canvas>`;
 
-/** Tell how much has been loaded of what a first press needs. */
+/** Bytes that some networks still need, and the runtime with the first. */
+const toLoad = (names, book) => book.networks.filter(({ name }) => names.includes(name) && !aalp.isLoaded(name))
+  .reduce((sum, { bytes }) => sum + bytes, aalp.hasRuntime() ? 0 : book.runtime);
+
+/** Tell how much of it has come. */
 function progress(line, names, book) {
-  const needed = names.filter((name) => !aalp.isLoaded(name));
-  if (!needed.length) return undefined;
-  const sizes = new Map(book.networks.map((network) => [network.name, network.bytes]));
-  const total = needed.reduce((sum, name) => sum + sizes.get(name), progress.runtime ? 0 : book.runtime);
-  progress.runtime = true;
+  const total = toLoad(names, book);
+  if (!total) return undefined;
   let come = 0;
   return (count) => {
     come += count;
@@ -134,7 +135,7 @@ function digitButtons(row, book, numbers, chosen, choose) {
 
 /** A line of curves over the steps: `series` of {colour, values, strong}, the place `at` marked. */
 function chart(place, title, series, steps, at) {
-  const [width, height, left, bottom, top] = [Math.max(place.clientWidth, 240), 128, 44, 22, 8];
+  const [width, height, left, bottom, top] = [Math.max(place.clientWidth, 240), 128, 52, 22, 8];
   const all = series.flatMap(({ values }) => values);
   let [low, high] = [Math.min(0, ...all), Math.max(0, ...all)];
   if (high - low < 1e-9) high = low + 1;
@@ -176,7 +177,7 @@ const PAGE = `
   </div>
   <div class="live-controls">
     <fieldset class="live-choice"><legend>Attack</legend></fieldset>
-    <label class="live-eps"><span>ε, largest change of a pixel</span> <input type="range" data-set="eps" min="0.005" max="0.5" step="0.005">
+    <label class="live-eps"><span>largest change, ε</span> <input type="range" data-set="eps" min="0.005" max="0.5" step="0.005">
       <output></output></label>
     <button type="button" class="live-run" data-do="run">Run the attack</button>
   </div>
@@ -197,7 +198,8 @@ const PAGE = `
       <p class="live-legend">bar: now · line: the clean image · at the end: probability, logit</p></div>
   </div>
   <div class="live-between"><label><input type="checkbox" data-set="all"> attack all seven side by side</label>
-    <p class="live-note" aria-live="polite"></p></div>
+    <p class="live-note" aria-live="polite"></p>
+    <button type="button" data-do="link">Copy link to this</button></div>
   <div class="live-networks" role="group" aria-label="the network"></div>
   <div class="live-curves">
     <div><p>Margin, largest wrong logit less the true one: above 0 the network is fooled</p><div></div></div>
@@ -209,7 +211,6 @@ const PAGE = `
       <label>steps <input type="number" data-set="steps" min="1" max="200" step="1"></label>
       <label>start <select data-set="start"><option value="image">the image</option><option value="random">random</option></select></label>
       <label>seed <input type="number" data-set="seed" min="0" max="999999" step="1"></label>
-      <button type="button" data-do="link">Copy a link to all this</button>
     </div>
     <p class="live-hint"></p>
   </details>
@@ -336,9 +337,10 @@ class Page {
     this.state.at = Math.min(this.state.at, this.steps);
     this.digits();
     this.controls();
-    this.draw();
     this.save();
-    if (this.loaded) await this.go(this.state.at);
+    if (this.loaded) { await this.go(this.state.at); return; } // until then the old picture stays: no flicker
+    this.draw();
+    this.say(`The first press loads ${megabytes(toLoad(this.names, this.book))}, once.`);
   }
 
   /** Load what is needed, and have a run for each network. False where something else was asked for meanwhile. */
@@ -371,7 +373,7 @@ class Page {
     const turn = (this.turn += 1);
     this.running = false;
     const at = Math.max(0, Math.min(k, this.steps));
-    if (!(await this.ready(turn))) return;
+    if (!(await this.ready(turn))) { if (turn === this.turn) this.draw(); return; }
     if (await this.advance(at, turn)) { this.state.at = at; this.draw(); this.tell(); this.save(); }
     this.controls();
   }
@@ -385,17 +387,19 @@ class Page {
   }
 
   async run() {
-    const turn = (this.turn += 1);
+    const turn = (this.turn += 1), { at } = this.state;
+    const [from, goal] = this.loaded ? [at >= this.steps ? 0 : at, this.steps] : [0, at || this.steps]; // a link opens at its step
     this.running = true;
     this.controls();
     if (!(await this.ready(turn))) { this.running = this.running && turn !== this.turn; this.controls(); return; }
-    const from = this.state.at >= this.steps ? 0 : this.state.at;
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches; // then the end alone is shown
     let spent = 0;
-    for (let k = from; k <= this.steps; k += 1) {
+    for (let k = from; k <= goal; k += 1) {
       const began = performance.now();
       if (!(await this.advance(k, turn))) return;
       spent += performance.now() - began;
       this.state.at = k;
+      if (calm && k < goal) continue;
       this.draw();
       await frame();
       if (turn !== this.turn) return;
@@ -405,8 +409,7 @@ class Page {
     this.save();
     this.tell();
     const many = this.names.length > 1 ? ` on ${this.names.length} networks` : "";
-    this.spent = spent;
-    this.say(`${this.steps - from} steps${many}: ${Math.round(spent)} ms of computing, in this browser.`);
+    this.say(`${goal - from} steps${many}: ${Math.round(spent)} ms of computing, in this browser.`);
   }
 
   pause() { this.turn += 1; this.running = false; this.controls(); this.tell(); this.save(); }
@@ -437,7 +440,7 @@ class Page {
     this.control("label").value = state.label ?? "";
     this.control("eps").nextElementSibling.textContent = state.eps.toFixed(3);
     const run = this.find('[data-do="run"]');
-    run.textContent = this.running ? "Pause" : state.at > 0 && state.at < this.steps ? "Go on" : "Run the attack";
+    run.textContent = this.running ? "Pause" : this.loaded && state.at > 0 && state.at < this.steps ? "Go on" : "Run the attack";
     this.find(".live-hint").textContent = this.hint();
     for (const card of this.findAll(".live-card")) {
       card.setAttribute("aria-pressed", card.dataset.do === `network:${state.network}`);
@@ -516,8 +519,9 @@ class Page {
     this.findAll(".live-card").forEach((card, i) => {
       const { name } = this.book.networks[i], run = this.runs.get(name), [picture, text] = card.querySelectorAll("canvas, span");
       const look = run?.looks[Math.min(this.state.at, run.looks.length - 1)];
-      card.dataset.kind = look ? (aalp.decision(look.logits) === run.label ? "right" : "wrong") : "";
-      text.textContent = look ? `reads ${aalp.decision(look.logits)}` : "not attacked";
+      const read = look && aalp.decision(look.logits);
+      card.dataset.kind = look ? (read === run.label ? "right" : "wrong") : "";
+      text.textContent = look ? `reads ${read}, ${Math.round(100 * aalp.softmax(look.logits)[read])}\u00a0%` : "untouched";
       paintImage(picture, look?.image ?? this.image);
     });
   }
