@@ -19,7 +19,7 @@ chapters=(book/[0-9][0-9]-*.ipynb)
 [ "$tier" = full ] || chapters=("${chapters[0]}")
 export AALP_BOOK=1 AALP_TIER=$tier PYTHONPATH=$PWD
 python=${PYTHON:-python3}
-mkdir -p "$out/done" "$out/log" "$out/bench"
+mkdir -p "$out/done" "$out/log" "$out/bench" "$out/chapters"
 
 left() { echo $((minutes * 60 - SECONDS)); }
 
@@ -51,7 +51,9 @@ fi
 [ -e "$out/bench/bench.json" ] || cp docs/bench/bench.json "$out/bench/"
 step bench "$python" -m aalp_lib bench --device "$device" "${quick[@]}" --out "$out/bench"
 for chapter in "${chapters[@]}"; do
-    step "$(basename "$chapter" .ipynb)" "$python" -m nbconvert --to notebook --execute --output-dir "$out/chapters" "$chapter"
+    copy=$out/chapters/$(basename "$chapter")
+    [ -e "$copy" ] || cp "$chapter" "$copy"
+    step "$(basename "$copy" .ipynb)" "$python" -c 'import nbclient.cli as c; c.main()' --inplace "$copy"
 done
 
 if [ "$device" = cpu ]; then

@@ -17,7 +17,6 @@ import torch
 
 from aalp_lib import _checks, checkpoints, folders
 from aalp_lib._checks import InputError
-from aalp_lib.checkpoints import LAST
 from aalp_lib.reproduction.jobs import Job, finished, run_job
 from aalp_lib.reproduction.schema import Record
 from aalp_lib.train import Interrupted, asked_to_stop
@@ -141,7 +140,7 @@ def _reached(job: Job) -> str:
     with contextlib.suppress(OSError, ValueError):
         note: _Note = checkpoints.read_json(job.run / NOTE, _Note)
         return f"{100 * note.done // note.total} %"
-    return "saved" if (job.run / LAST).exists() else "not begun"
+    return "saved" if (job.run / checkpoints.LAST).exists() else "not begun"
 
 
 # --- the process that asks -------------------------------------------------------------------------------------------
@@ -273,7 +272,6 @@ def _work(job: Job, until: float) -> Record | None:
         raise KeyboardInterrupt
     if time.time() >= until:
         return None
-    job.run.mkdir(parents=True, exist_ok=True)
 
     def progress(done: int, total: int, text: str) -> None:
         nonlocal noted

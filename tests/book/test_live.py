@@ -152,6 +152,18 @@ def test_the_equations_of_the_features_are_the_library_s(visit, sample):
 
 
 @pytest.mark.slow
+def test_what_is_asked_for_at_once_is_done_in_turn(visit):
+    """A reader who presses faster than the steps come gets every iterate once."""
+    steps = visit().evaluate(f"""async () => {{ {MODULE}
+      const {{ image, label }} = book.digit(0);
+      const settings = {{ attack: "pgd", eps: 0.3, step: 0.01, start: "image", seed: 0 }};
+      const run = new aalp.Run(await aalp.network("raw"), image, label, settings);
+      await Promise.all([3, 1, 5, 4].map((k) => run.to(k)));
+      return run.looks.map((look) => Math.max(...look.image.map((x, i) => Math.abs(x - image[i])))); }}""")
+    assert steps == pytest.approx([0, 0.01, 0.02, 0.03, 0.04, 0.05], abs=1e-6)
+
+
+@pytest.mark.slow
 def test_the_smallest_radius_fools_and_the_next_smaller_does_not(visit, sample):
     smallest = visit().evaluate(f"""async () => {{ {MODULE}
       const {{ image, label }} = book.digit(0);
@@ -163,7 +175,7 @@ def test_the_smallest_radius_fools_and_the_next_smaller_does_not(visit, sample):
 
 
 def _survives(model, x, y, eps):
-    attack = Attack(eps, eps / 10, 40, start="clean")
+    attack = Attack(eps, eps / 30, 40, start="clean")
     return bool(attack.survivors(model, x, y, [40]).all())
 
 

@@ -137,7 +137,7 @@ def test_the_landing_page_claims_what_was_found():
     assert SAYS["finding"]("AALP beats ALP", "SVHN").verdict == "untested"
     assert "under attack the difference is {{ mnist.verdict }}" in said
     assert {lead(attack).verdict for attack in ("pgd100", "square")} == {lead("pgd100").verdict}
-    assert "Under AutoAttack Madry's plain training is ahead of ALP and of AALP" in said
+    assert "Under AutoAttack on MNIST, Madry's plain training is ahead of ALP and of AALP" in said
     assert {step("adv", name, "square", family="madry").verdict for name in ("alp", "aalp")} == {"behind"}
 
 

@@ -7,7 +7,7 @@ from conftest import tiny
 
 import aalp_lib as aalp
 from aalp_lib import checkpoints
-from aalp_lib.reproduction import analyses, per_epoch, schema
+from aalp_lib.reproduction import analyses, jobs, schema
 from aalp_lib.reproduction.per_epoch import over_training
 from aalp_lib.reproduction.settings import Setting, new_model
 
@@ -128,13 +128,13 @@ def test_a_run_that_was_stopped_without_having_been_looked_at_is_refused_before_
 def test_a_training_is_measured_once(small, tmp_path, monkeypatch):
     monkeypatch.setattr(analyses, "paper_attack", lambda dataset: LOOK)
     job = tiny("alp", tmp_path, setting=SETTING.changed(recipe={"epochs": 1}), reduced="one epoch")
-    path = per_epoch.measure_training(job, small, images=20)
+    path = jobs.observed(job, small, images=20)
     found = schema.Measurement.load(path)
     assert (path, found.kind, found.config["images"]) == (job.observed, "over_training", 20)
     assert found.subject == {"data": "mnist-sample", "method": "alp", "seed": 0, "reduced": "one epoch"}
     assert found.values["activation"]["labels"] == [0, 1, 2, 3]
     at = path.stat().st_mtime_ns
-    assert per_epoch.measure_training(job, small, images=20) == path
+    assert jobs.observed(job, small, images=20) == path
     assert path.stat().st_mtime_ns == at
     with pytest.raises(aalp.InputError, match="made with other settings"):
-        per_epoch.measure_training(dataclasses.replace(job, setting=SETTING), small, images=20)
+        jobs.observed(dataclasses.replace(job, setting=SETTING), small, images=20)

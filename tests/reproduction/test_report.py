@@ -35,7 +35,9 @@ def test_results_md_is_what_the_records_make_and_fits_on_a_screen():
 
 def test_the_pages_of_results_are_what_the_records_make(made):
     pages = {name: page for name, page in made.items() if name.endswith(".md")}
-    assert set(pages) == {f"{folder}/README.md" for folder in ("mnist", "cifar10", "mnist/ablations", "ablations")}
+    assert set(pages) == {
+        f"{folder}/README.md" for folder in ("mnist", "cifar10", "svhn-part", "mnist/ablations", "ablations")
+    }
     pages["README.md"] = report.page("records.md", archive.records())
     assert {name: (ROOT / "results" / name).read_text() for name in pages} == pages
 

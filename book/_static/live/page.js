@@ -136,22 +136,24 @@ function digitButtons(row, book, numbers, chosen, choose) {
 /** A line of curves over the steps: `series` of {colour, values, strong}, the place `at` marked. */
 function chart(place, title, series, steps, at) {
   const [width, height, left, bottom, top] = [Math.max(place.clientWidth, 240), 128, 52, 22, 8];
-  const all = series.flatMap(({ values }) => values);
-  let [low, high] = [Math.min(0, ...all), Math.max(0, ...all)];
+  const strong = series.find((one) => one.strong), all = series.flatMap(({ values }) => values);
+  const limit = strong ? 3 * Math.max(...strong.values.map(Math.abs), 1) : Infinity; // others may leave at the edge
+  let [low, high] = [Math.max(-limit, Math.min(0, ...all)), Math.min(limit, Math.max(0, ...all))];
   if (high - low < 1e-9) high = low + 1;
   const x = (k) => left + ((width - left - 8) * k) / Math.max(steps, 1);
-  const y = (value) => top + ((height - top - bottom) * (high - value)) / (high - low);
+  const y = (value) => top + ((height - top - bottom) * (high - Math.min(Math.max(value, low), high))) / (high - low);
   const line = ({ colour, values, strong }) => `<polyline fill="none" stroke="${colour}" stroke-width="${strong ? 2.5 : 1.25}"
     points="${values.map((value, k) => `${x(k).toFixed(1)},${y(value).toFixed(1)}`).join(" ")}"/>`;
   const marks = series.filter(({ strong, values }) => strong && values.length > at)
     .map(({ colour, values }) => `<circle cx="${x(at)}" cy="${y(values[at])}" r="4" fill="${colour}"/>`);
   const text = (dx, dy, anchor, said) => `<text x="${dx}" y="${dy}" text-anchor="${anchor}">${said}</text>`;
+  const cut = all.some((value) => value < low || value > high);
   const ends = [low, high].filter((value) => value !== 0).map((value) => text(left - 6, y(value) + 4, "end", short(value)));
-  const strong = series.find((one) => one.strong);
   const now = strong && strong.values.length > at ? `: ${short(strong.values[at])} at step ${at}` : "";
   place.innerHTML = `<svg width="${width}" height="${height}" role="img" aria-label="${title}${now}">
     <line class="live-axis" x1="${left}" x2="${width - 8}" y1="${y(0)}" y2="${y(0)}"/>
     ${text(left - 6, y(0) + 4, "end", "0")}${ends.join("")}
+    ${cut ? text((left + width) / 2, height - 4, "middle", "at the edge: off the scale") : ""}
     ${text(left, height - 4, "start", "0")}${text(width - 8, height - 4, "end", `${steps} steps`)}
     ${series.map(line).join("")}${marks.join("")}</svg>`;
 }
@@ -297,13 +299,13 @@ class Page {
     if (!key) return;
     if (key === "guess") { input.nextElementSibling.textContent = Number(input.value).toFixed(3); return; }
     if (key === "at") { this.go(Number(input.value)); return; }
+    const ended = state.at > 0 && state.at >= this.steps, beside = ATTACKS[state.attack].gaussian;
     if (key === "label") state.label = input.value === "" ? null : Number(input.value);
     else if (input.type === "checkbox") state[key] = input.checked;
     else if (input.type === "number") state[key] = between(Number(input.value), Number(input.min), Number(input.max), state[key]);
     else state[key] = input.type === "range" ? Number(input.value) : input.value;
-    if (key === "attack") {
-      if (ATTACKS[state.attack].gaussian) state.start = "random";
-    }
+    if (ATTACKS[state.attack].gaussian !== beside) state.start = beside ? "image" : "random"; // TRADES has to start beside it
+    if (ended) state.at = this.steps; // who has seen the end sees the other attack's end
     this.renew(key === "all");
   }
 
@@ -347,25 +349,28 @@ class Page {
   async ready(turn) {
     const names = this.names, seen = progress(this.find(".live-note"), names, this.book);
     try {
-      const { state } = this, networks = await Promise.all(names.map((name) => aalp.network(name, seen)));
+      const networks = await Promise.all(names.map((name) => aalp.network(name, seen)));
       if (turn !== this.turn) return false;
       if (seen) this.say("");
       this.loaded = true;
-      let label = state.drawn ? state.label : this.book.digit(state.digit).label;
-      if (label === null) {
-        const chosen = await aalp.network(state.network);
-        const { logits } = await chosen.look(this.image, 0, new Float32Array(CLASSES), "cross_entropy");
-        label = aalp.decision(logits);
-      }
+      const label = await this.label();
       if (turn !== this.turn) return false;
       names.forEach((name, i) => {
-        if (this.runs.get(name)?.label !== label) this.runs.set(name, new aalp.Run(networks[i], this.image, label, { ...state }));
+        if (this.runs.get(name)?.label !== label) this.runs.set(name, new aalp.Run(networks[i], this.image, label, { ...this.state }));
       });
     } catch (error) {
       this.say(`${error.message}. Is the connection gone? Press again.`);
       return false;
     }
     return turn === this.turn;
+  }
+
+  /** The digit's label; of a drawing, what the reader says it is, or else what the network takes it for. */
+  async label() {
+    const { state } = this, known = state.drawn ? state.label : this.book.digit(state.digit).label;
+    if (known !== null) return known;
+    const network = await aalp.network(state.network);
+    return aalp.decision((await network.look(this.image, 0, new Float32Array(CLASSES), "cross_entropy")).logits);
   }
 
   /** Show iterate k of every run, made first where it is not there yet. */
@@ -416,7 +421,7 @@ class Page {
 
   save() {
     this.written = toAddress(this.state);
-    history.replaceState(null, "", this.written);
+    try { history.replaceState(null, "", this.written); } catch { /* some browsers take a hundred in half a minute */ }
   }
 
   // --- what is drawn
@@ -577,16 +582,15 @@ class Page {
     try {
       const seen = progress(place, names, this.book), networks = await Promise.all(names.map((name) => aalp.network(name, seen)));
       this.loaded = true;
-      const label = this.shown?.label ?? (this.state.drawn ? this.state.label : this.book.digit(this.state.digit).label);
-      const found = new Map();
+      const label = await this.label(), found = new Map();
       for (const [i, name] of names.entries()) {
         place.textContent = `Looking at ${this.labelOf(name)} …`;
         await frame();
-        found.set(name, await aalp.smallest(networks[i], this.image, label ?? 0, {}, wanted));
+        found.set(name, await aalp.smallest(networks[i], this.image, label, {}, wanted));
         if (!wanted()) { place.textContent = ""; return; }
       }
       this.found = found;
-    } catch (error) { place.textContent = `${error.message}.`; } finally { button.disabled = false; }
+    } catch (error) { place.textContent = `${error.message}. Press again.`; return; } finally { button.disabled = false; }
     this.challenge();
   }
 
@@ -601,7 +605,7 @@ class Page {
     const rank = this.book.networks.filter(({ name }) => (value(name) ?? 1) > (aalpEps ?? 1)).map(({ label }) => label);
     place.innerHTML = `<p><strong>AALP: ${said(aalpEps)}.</strong> Your guess was ${guess.toFixed(3)}, ${off.toFixed(3)} away.
       ${rank.length ? `On this digit ${rank.join(", ")} take${rank.length > 1 ? "" : "s"} more.` : "On this digit none of the others takes more."}</p>
-      ${this.book.networks.map(bar).join("")}<p>PGD-40 from the image, steps of ε/10, on a grid of 0.005, by bisection. One digit ranks
+      ${this.book.networks.map(bar).join("")}<p>PGD-40 from the image, steps of ε/30, on a grid of 0.005, by bisection. One digit ranks
       no methods: another one may turn the order.</p>`;
   }
 }
