@@ -21,17 +21,7 @@ from aalp_lib.evaluation import suite_in_ball
 from aalp_lib.methods import METHODS, method
 from aalp_lib.models import Classifier
 from aalp_lib.progress import shown
-from aalp_lib.reproduction import (
-    archive,
-    demo,
-    display,
-    escaping,
-    grids,
-    machine,
-    measurements,
-    single,
-    workers,
-)
+from aalp_lib.reproduction import archive, demo, display, escaping, grids, machine, measurements, single, workers
 from aalp_lib.reproduction.attack_measurements import diagnosis_of
 from aalp_lib.reproduction.display import say
 from aalp_lib.reproduction.jobs import Job, Origin, finished
