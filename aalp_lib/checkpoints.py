@@ -66,7 +66,7 @@ class Checkpoint:
         """The description as what `kind` says; InputError names the file and the field that does not fit."""
         try:
             return msgspec.convert(self.meta, kind)
-        except msgspec.ValidationError as error:
+        except ValueError as error:  # msgspec's, or of text that is no Unicode
             raise InputError(f"{self.path} is no checkpoint of this kind ({error})") from error
 
 

@@ -231,7 +231,10 @@ COMMANDS = {
                 "stop every run in time at a checkpoint; if work is left the exit status is 75, and the same command "
                 "goes on, on another machine too that has a copy of OUT"
             ),
-            "--scheduler": _option("of a Dask cluster that you trust, whose workers see --out", metavar="ADDRESS"),
+            "--scheduler": _option(
+                "of a Dask cluster whose workers see --out; in a network that you trust alone, for Dask unpickles",
+                metavar="ADDRESS",
+            ),
             "--data": _path("a folder with the grid's images instead: train/CLASS/*, test/CLASS/*", dest="folder"),
             **PLACE,
             "--epochs": _number("a reduced protocol: fewer epochs; the records say so"),

@@ -40,12 +40,18 @@ class _Method(msgspec.Struct):
     label: str
 
 
-class _Noted(msgspec.Struct):
-    """What is used here of `run.json`, beside what a record needs."""
+class _Noted(msgspec.Struct, forbid_unknown_fields=True):
+    """What `run.json` holds; what of it goes into records is `schema.Config`."""
 
     method: _Method
     seed: Annotated[int, msgspec.Meta(ge=0)]
     watched: dict[str, Any] | None
+    attack: dict[str, Any] | None
+    recipe: dict[str, Any]
+    model: dict[str, Any]
+    data: dict[str, Any] = {}
+    steps: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    threads: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 def _of_bundled(name: str) -> dict[str, Any]:
@@ -251,7 +257,10 @@ def save_images(made: Adversarial, classes: Sequence[str], eps: float, out: Path
     for number, (pixels, label) in enumerate(zip(made.pixels.cpu(), made.clean.labels.tolist(), strict=True)):
         path = out / classes[label] / f"{number:05}.png"
         path.parent.mkdir(exist_ok=True)
-        Image.fromarray(pixels.permute(1, 2, 0).squeeze(2).numpy()).save(path)
+        try:
+            Image.fromarray(pixels.permute(1, 2, 0).squeeze(2).numpy()).save(path)
+        except OSError as error:
+            raise OSError(f"{path} cannot be written ({error.strerror or error})") from error
     (clean, adversarial), first = made.logits, slice(SHEET)
     x, x_adv = made.clean.images[first] / 255, made.pixels[first] / 255
     rows = [
@@ -260,6 +269,6 @@ def save_images(made: Adversarial, classes: Sequence[str], eps: float, out: Path
         ("adversarial", x_adv, adversarial[first]),
     ]
     figure = plots.predictions(rows, made.clean.labels[first], [escaping.figure(name) for name in classes])
-    figure.savefig(out / "sheet.png", dpi=plots.DPI)
+    plots.save(figure, out / "sheet.png")
     plt.close(figure)
     return [out / "sheet.png"]

@@ -1,8 +1,11 @@
 import gzip
+import hashlib
 import importlib.util
 import os
+import pickle
 import shutil
 import tarfile
+import time
 import unicodedata
 from pathlib import Path
 
@@ -95,6 +98,56 @@ def test_download_that_fails_says_what_to_do_offline(monkeypatch, tmp_path):
             aalp.load(name, root=tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
         assert "mnist-sample" in str(caught.value)
+
+
+def mnist_file(name):
+    return bytes(16 if "images" in name else 8) + bytes(range(10)) * (6 * 28 * 28 if "images" in name else 6)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_one_flipped_bit_in_mnist_is_noticed(monkeypatch, tmp_path, suffix):
+    """In files of sixty images, which stand for the published ones."""
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    monkeypatch.setattr(data, "MNIST_MD5", {name: hashlib.md5(mnist_file(name)).hexdigest() for name in data.MNIST_MD5})
+    monkeypatch.setattr(data, "MNIST_VAL", 20)
+    for name in data.MNIST_MD5:
+        (raw / f"{name}{suffix}").write_bytes(gzip.compress(mnist_file(name)) if suffix else mnist_file(name))
+    assert len(aalp.load("mnist", root=tmp_path).train) == 40
+    for name in data.MNIST_MD5:
+        path = raw / f"{name}{suffix}"
+        good = path.read_bytes()
+        path.write_bytes(good[:20] + bytes([good[20] ^ 1]) + good[21:])
+        with pytest.raises(aalp.InputError, match=rf"{name}{suffix} (is not MNIST's published file|cannot be read)"):
+            aalp.load("mnist", root=tmp_path)
+        path.write_bytes(good)
+
+
+def damaged_mat(path, what):
+    found = {key: value for key, value in scipy.io.loadmat(path).items() if key in "Xy"}
+    if what == "without X":
+        found.pop("X")
+    if what == "eleven":
+        found["y"][0] = 11
+    scipy.io.savemat(path, found, do_compression=True)
+    content = path.read_bytes()
+    other = {"html": b"<!DOCTYPE html>", "pickle": pickle.dumps(found), "half": content[:5000]}
+    if what == "bit":
+        content = content[:3000] + bytes([content[3000] ^ 1]) + content[3001:]
+    path.write_bytes(other.get(what, content))
+
+
+@pytest.mark.parametrize("what", ["without X", "eleven", "html", "pickle", "half", "bit"])
+def test_a_damaged_file_of_svhn_is_named(tmp_path, what):
+    damaged_mat(write_svhn(tmp_path) / "train_32x32.mat", what)
+    with pytest.raises(aalp.InputError, match=r"train_32x32\.mat "):
+        aalp.load("svhn", root=tmp_path)
+
+
+def test_what_has_svhns_number_of_images_must_be_svhn(monkeypatch, tmp_path):
+    monkeypatch.setattr(data, "SVHN_IMAGES", (30, 26_032))
+    with pytest.raises(aalp.InputError, match=r"train_32x32\.mat is not SVHN's published file"):
+        aalp.load("svhn", root=write_svhn(tmp_path))
 
 
 @pytest.fixture(scope="session")
@@ -197,6 +250,35 @@ def test_bad_folders_are_named(tmp_path):
     (folder / "train" / "dog" / "2.png").write_bytes(b"not an image")
     with pytest.raises(aalp.InputError, match=r"cannot read the image .*dog.2\.png"):
         aalp.load(folder)
+
+
+def test_one_flipped_bit_in_the_pixels_of_a_png_is_noticed(tmp_path):
+    """Its checksums say so; Pillow looks at them when it is asked to."""
+    folder = write_images(tmp_path / "pets", size=(40, 40))
+    path = folder / "train" / "dog" / "2.png"
+    good = path.read_bytes()
+    place = len(good) - 40  # in the last rows
+    path.write_bytes(good[:place] + bytes([good[place] ^ 1]) + good[place + 1 :])
+    with pytest.raises(aalp.InputError, match=r"cannot read the image .*dog.2\.png"):
+        aalp.load(folder)
+
+
+def test_large_images_are_made_smaller_one_at_a_time(monkeypatch, tmp_path):
+    folder, at_once, most = write_images(tmp_path / "pets", size=(40, 40)), [], []
+    shrink = data._pixels
+
+    def watched(image, size):
+        at_once.append(image)
+        most.append(len(at_once))
+        time.sleep(0.01)
+        found = shrink(image, size)
+        at_once.pop()
+        return found
+
+    monkeypatch.setattr(data, "_pixels", watched)
+    monkeypatch.setattr(data, "LARGE", 100)
+    assert aalp.load(folder, image_size=4).test.images.shape == (8, 3, 4, 4)
+    assert max(most) == 1
 
 
 def test_parts_must_have_the_same_classes(tmp_path):
