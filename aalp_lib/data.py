@@ -7,7 +7,6 @@ import io
 import itertools
 import os
 import struct
-import threading
 import unicodedata
 import warnings
 import zlib
@@ -489,8 +488,7 @@ def _with_val(name: str, classes: tuple[str, ...], train: Split, test: Split) ->
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow's others may start programs
-LARGE = 2**24  # pixels; of such images only one is in memory at a time while it is made smaller
-_large = threading.Lock()
+LARGE, LARGEST = 2**24, 2**31  # pixels; of images beyond the first, one is in memory at a time
 LARGEST_SIDE = 2**14
 _IMAGES = f"images are {', '.join(EXTENSIONS)} inside train/CLASS and test/CLASS"
 
@@ -607,7 +605,13 @@ def _read_images(paths: list[Path], image_size: int | tuple[int, int] | None) ->
     """All images as uint8 (N, C, H, W), C = 1 if every one of them is grey, else 3."""
     size = _two_sides(image_size) if image_size is not None else None
     with ThreadPoolExecutor() as pool:
-        arrays = list(pool.map(lambda path: _read_image(path, size), paths))
+        found = list(pool.map(lambda path: _read_image(path, size), paths))
+    arrays = []
+    for path, array in zip(paths, found, strict=True):
+        if array is None:  # a large one, in this thread: others may keep the memory that it took
+            array = _read_image(path, size, LARGEST)
+        assert array is not None
+        arrays.append(array)
     for path, array in zip(paths, arrays, strict=True):
         if array.shape[:2] != arrays[0].shape[:2]:
             raise InputError(
@@ -615,11 +619,10 @@ def _read_images(paths: list[Path], image_size: int | tuple[int, int] | None) ->
                 "(height, width); pass image_size to resize them"
             )
     channels = 3 if any(array.ndim == 3 for array in arrays) else 1
-    found = torch.empty(len(arrays), channels, *arrays[0].shape[:2], dtype=torch.uint8)
-    for place in found.numpy():
-        array = arrays.pop(0)
+    images = torch.empty(len(arrays), channels, *arrays[0].shape[:2], dtype=torch.uint8)
+    for place, array in zip(images.numpy(), arrays, strict=True):
         place[...] = array if array.ndim == 2 else array.transpose(2, 0, 1)
-    return found
+    return images
 
 
 def _two_sides(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -636,8 +639,8 @@ def _turn_upright(image: Image.Image) -> None:
         ImageOps.exif_transpose(image, in_place=True)
 
 
-def _read_image(path: Path, size: tuple[int, int] | None) -> np.ndarray:
-    """One image as uint8 (H, W) if it is grey, else (H, W, 3)."""
+def _read_image(path: Path, size: tuple[int, int] | None, most: int = LARGE) -> np.ndarray | None:
+    """One image as uint8 (H, W) if it is grey, else (H, W, 3); None if it has more than `most` pixels."""
     if not path.is_file():
         raise InputError(f"cannot read the image {path}: it is a broken link or no regular file")
     try:
@@ -648,8 +651,7 @@ def _read_image(path: Path, size: tuple[int, int] | None) -> np.ndarray:
             if image.format == "PNG":
                 with Image.open(io.BytesIO(content), formats=("PNG",)) as checked:
                     checked.verify()  # its checksums, which are not looked at otherwise
-            with _large if image.width * image.height > LARGE else contextlib.nullcontext():
-                return _pixels(image, size)
+            return _pixels(image, size) if image.width * image.height <= most else None
     except InputError:
         raise
     except Exception as error:  # damaged images raise almost anything
