@@ -136,7 +136,7 @@ def do_train(options: Namespace) -> None:
         "recipe": _given(options, "epochs", "batch_size", "lr", "precision"),
         "attack": _given(options, "eps", "step", "steps"),
     }
-    with distributed.joined(device), folders.held(out):
+    with distributed.joined(device):
         display.console.quiet = distributed.rank() != 0
         if not options.resume and (out / folders.RUN).exists():
             raise InputError(f"{out} already holds a run; --resume goes on with it")
@@ -144,12 +144,13 @@ def do_train(options: Namespace) -> None:
         dataset = distributed.in_turn(lambda: origin.load(device))
         setting, network = _new_network(options, dataset, changes)
         row = method(options.method)
-        distributed.once(lambda: origin.save(out))
-        display.training(row, dataset, setting)
-        history = fit(
-            network.to(device), dataset, row, setting.attack, seed=options.seed, recipe=setting.recipe, out=out,
-            resume=options.resume, progress=True,
-        )  # fmt: skip
+        with folders.held(out):
+            distributed.once(lambda: origin.save(out))
+            display.training(row, dataset, setting)
+            history = fit(
+                network.to(device), dataset, row, setting.attack, seed=options.seed, recipe=setting.recipe, out=out,
+                resume=options.resume, progress=True,
+            )  # fmt: skip
         display.history(history)
         _next("evaluate", out, *(("--model", options.model) if single.is_own(options.model) else ()))
 
@@ -361,11 +362,14 @@ def do_data(options: Namespace) -> None:
 
 def do_bench(options: Namespace) -> None:
     """Time this library beside its peers."""
+    checkpoints.check_writable(options.out)
     from aalp_lib.reproduction import bench  # torch's benchmark looks for a compiler
 
-    say("Timing this library, its peers and the limit in turns; the machine should be idle.")
-    checkpoints.check_writable(options.out)
-    record = bench.run(options.out, options.quick, display.timed)
+    if options.device is None:
+        say("Timing this library, its peers and the limit in turns; the machine should be idle.")
+        record = bench.run(options.out, options.quick, display.timed)
+    else:
+        record = bench.on_device(options.out, _checks.device(options.device), options.quick)
     display.wrote(bench.write(record, options.out))
 
 

@@ -212,8 +212,8 @@ def fit(
         Folder for `run.json`, `last.safetensors` (after every epoch, with what resuming needs) and `best.safetensors`
         (highest robust accuracy on the validation split; for methods without adversarial images, clean accuracy).
     resume : bool
-        Go on with the run in `out` if there is one. On the same machine and number of threads this gives bit for bit
-        the weights of an uninterrupted run (for a loader, as far as it repeats its own order).
+        Go on with the run in `out` if there is one, with the number of threads that it began with. On the same machine
+        this gives bit for bit the weights of an uninterrupted run (for a loader, as far as it repeats its own order).
     progress : True or callable, optional
         True shows a bar. A function is called after every step with steps done, steps in all, and a word on the state;
         it may raise KeyboardInterrupt to ask for a stop. On several processes rank 0's alone is shown or called.
@@ -225,8 +225,9 @@ def fit(
     Raises
     ------
     InputError
-        Bad arguments, data that the model cannot take, or a run in `out` that was started with other settings; on
-        several processes also arguments that differ between them, and batch norm to be trained without CUDA.
+        Bad arguments, data that the model cannot take, a run in `out` that was started with other settings, or another
+        process at work there; on several processes also arguments that differ between them, and batch norm to be
+        trained without CUDA.
     FileExistsError
         `out` already holds a run and `resume` is False.
     OSError
@@ -235,6 +236,11 @@ def fit(
         The loss is no longer finite; the message names the last good checkpoint.
     Interrupted
         After Ctrl-C, with `out`: the state is saved first.
+
+    Warns
+    -----
+    UserWarning
+        If the run began with another number of threads; and as `folders.held`.
 
     Notes
     -----

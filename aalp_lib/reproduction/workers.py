@@ -17,7 +17,6 @@ import torch
 
 from aalp_lib import _checks, checkpoints, folders
 from aalp_lib._checks import InputError
-from aalp_lib.checkpoints import LAST
 from aalp_lib.reproduction.jobs import Job, finished, run_job
 from aalp_lib.reproduction.schema import Record
 from aalp_lib.train import Interrupted, asked_to_stop
@@ -273,7 +272,6 @@ def _work(job: Job, until: float) -> Record | None:
         raise KeyboardInterrupt
     if time.time() >= until:
         return None
-    job.run.mkdir(parents=True, exist_ok=True)
 
     def progress(done: int, total: int, text: str) -> None:
         nonlocal noted

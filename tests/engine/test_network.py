@@ -340,17 +340,38 @@ def test_networks_that_cannot_be_attacked_are_refused(end, said):
         aalp.PGD(0.1, 0.05, 2)(Ends(end), *images())
 
 
-@pytest.mark.parametrize("attack", [aalp.FGSM(0.1), aalp.PGD(0.1, 0.05, 2), aalp.CW(0.1, 0.05, 2)])
-def test_an_attack_whose_steps_move_nothing_says_so(attack):
-    network, pixels = Rounded().eval(), (255 * images()[0]).byte()
-    if attack.start == "clean":
-        with pytest.warns(UserWarning, match="moved no pixel"):
-            attack(network, *images())
-    split = aalp.Split(pixels, network(pixels / 255).argmax(1))
-    with pytest.warns(UserWarning, match="a: the loss has a gradient of 0"):
-        aalp.evaluate(network, split, {"a": attack})
+NO_GRADIENT = {  # of the pixels: what the network does to them first, and what is then said of how many images
+    "round": (lambda x: (x * 255).round() / 255, "0 at 12"),
+    "nan": (lambda x: x + (0 * x).sum((1, 2, 3), keepdim=True).sqrt(), "NaN at 12"),
+    "nan at dark pixels": (lambda x: torch.where(x > 0.5, x.log(), x.exp() * (0 * x).sqrt()), "NaN at 12"),
+    "nan at one pixel of nine images": (
+        lambda x: x + 0 * (x[:, :, :1, :1] * (x[:, :, :1, :1] > 0.66)).sqrt(),
+        "NaN at 9",
+    ),
+}
 
 
-class Rounded(Base):
+class Through(Base):
+    def __init__(self, first):
+        super().__init__()
+        self.first = first
+
     def forward(self, x):
-        return super().forward((x * 255).round() / 255)
+        return super().forward(self.first(x))
+
+
+@pytest.mark.parametrize("attack", [aalp.FGSM(0.1), aalp.PGD(0.08, 0.04, 2), aalp.CW(0.3, 0.1, 3, norm="l2")])
+@pytest.mark.parametrize(("first", "said"), NO_GRADIENT.values(), ids=NO_GRADIENT)
+def test_images_that_no_step_can_move_are_counted(attack, first, said):
+    network, pixels = Through(first).eval(), (255 * images()[0]).byte()
+    with pytest.warns(UserWarning, match=f"the attack: the loss has a gradient of {said} of 12 images") as heard:
+        x_adv = attack(network, *images())
+    assert heard[0].filename == __file__
+    assert torch.isfinite(x_adv).all()
+    split = aalp.Split(pixels, network(pixels / 255).argmax(1))
+    for reading in ("any", "last"):
+        with pytest.warns(UserWarning, match=f"a: the loss has a gradient of {said[:5]}.* of 12 images"):
+            aalp.evaluate(network, split, {"a": attack}, reading=reading)
+    if attack.start != "clean":
+        found = aalp.diagnose(network, split, attack, queries=0)
+        assert any(f"{'NaN' if 'NaN' in said else 'exactly 0'} at" in sign for sign in found.signs)
