@@ -140,7 +140,7 @@ def _reached(job: Job) -> str:
     with contextlib.suppress(OSError, ValueError):
         note: _Note = checkpoints.read_json(job.run / NOTE, _Note)
         return f"{100 * note.done // note.total} %"
-    return "saved" if (job.run / LAST).exists() else "not begun"
+    return "saved" if (job.run / checkpoints.LAST).exists() else "not begun"
 
 
 # --- the process that asks -------------------------------------------------------------------------------------------
