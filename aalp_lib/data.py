@@ -6,7 +6,6 @@ import hashlib
 import io
 import itertools
 import os
-import struct
 import unicodedata
 import warnings
 import zlib
@@ -41,7 +40,6 @@ MNIST_MD5 = {  # of the files in the published archives
 }
 MNIST_BYTES = 16 + 60_000 * 28 * 28  # of the largest of these
 _NOT_PUBLISHED = "is not {}'s published file (its MD5 is another): delete it, and it is downloaded anew"
-_COMPRESSED = 15  # MATLAB's number for a compressed element
 MNIST_VAL = 6000  # the first training images: every digit of mnist-sample is among them
 
 
@@ -392,7 +390,6 @@ def _svhn_file(path: Path, published: int) -> Split:
 
     content = path.read_bytes()
     try:
-        _check_packed_elements(content)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what scipy cannot read is no array, which is said below
             found = loadmat(io.BytesIO(content), variable_names=("X", "y"))
@@ -406,16 +403,6 @@ def _svhn_file(path: Path, published: int) -> Split:
     if len(labels) == published and _md5(content) != SVHN_MD5[path.name]:
         raise InputError(f"{path} {_NOT_PUBLISHED.format('SVHN')}")
     return _from_arrays(images.transpose(3, 2, 0, 1), labels % 10)
-
-
-def _check_packed_elements(content: bytes) -> None:
-    """Raise if a compressed element of a MATLAB file does not fit its checksum, which scipy does not look at."""
-    order, place = "<" if content[126:128] == b"IM" else ">", 128
-    while place < len(content):
-        kind, size = struct.unpack_from(f"{order}II", content, place)
-        if kind == _COMPRESSED:
-            zlib.decompress(content[place + 8 : place + 8 + size])
-        place += 8 + size
 
 
 def _md5(content: bytes) -> str:
@@ -644,13 +631,9 @@ def _read_image(path: Path, size: tuple[int, int] | None, most: int = LARGE) -> 
     if not path.is_file():
         raise InputError(f"cannot read the image {path}: it is a broken link or no regular file")
     try:
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             if image.mode[0] in "IF":
                 raise InputError(f"{path} has more than 8 bits a channel ({image.mode}); convert it to 8")
-            if image.format == "PNG":
-                with Image.open(io.BytesIO(content), formats=("PNG",)) as checked:
-                    checked.verify()  # its checksums, which are not looked at otherwise
             return _pixels(image, size) if image.width * image.height <= most else None
     except InputError:
         raise

@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from aalp_lib import _checks, checkpoints, models, plots, zoo
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack, Reading
+from aalp_lib.checkpoints import Description
 from aalp_lib.data import Dataset, Split
 from aalp_lib.engine.precision import Precision, without_tf32
 from aalp_lib.evaluation import Suite, chosen_precision, evaluate as evaluated
@@ -107,6 +109,18 @@ class Run:
     def subject(self) -> dict[str, Any]:
         """What a measurement says it was made on, but for the data."""
         return {"method": self.config["method"]["name"], "seed": self.config["seed"], "model": self.which}
+
+    def look_at_classes(self, dataset: Dataset) -> None:
+        """Warn if the classes of the images are called otherwise than those of the training, renamed folders say."""
+        kept = checkpoints.read(self.folder / checkpoints.FILES[self.which]) if self.folder else None
+        trained = kept.described_as(Description).classes if kept else None
+        if trained and trained != list(dataset.classes):
+            here, there = (escaping.plain(", ".join(names)) for names in (dataset.classes, trained))
+            warnings.warn(
+                f"the network was trained on the classes {there}, and these images are of {here}, in this order: a "
+                "label may mean something else",
+                stacklevel=2,
+            )
 
     def suite(self, dataset: Dataset) -> Suite:
         """Table 2's attacks; on other data than the paper's, in the ball in which the training was watched."""
