@@ -434,6 +434,7 @@ class _Run:
         self.infinite = checkpoints.infinite_buffers(model)
         self.out = distributed.once(lambda: out)
         self.data_name = source.name if isinstance(source, Dataset) else None
+        self.classes = list(source.classes) if isinstance(source, Dataset) else None
         self.train = source.train.to(self.device) if isinstance(source, Dataset) else source
         self.val = val or (source.val if isinstance(source, Dataset) else None)
         self.attack = method.training_attack(attack) if attack is not None and method.adversarial else None
@@ -627,6 +628,7 @@ class _Run:
         state = State(
             model=self.model.config,
             normalisation=checkpoints.normalisation(self.model),
+            classes=self.classes,
             images=self.images,
             done=self.done,
             seconds=self.seconds,
