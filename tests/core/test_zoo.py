@@ -8,6 +8,7 @@ import torch
 from conftest import tiny
 
 import aalp_lib as aalp
+from aalp_lib import checkpoints
 from aalp_lib.methods import TABLE_2
 from aalp_lib.reproduction.jobs import run_job
 from aalp_lib.reproduction.measurements import trained
