@@ -119,7 +119,7 @@ class Job:
         setting = self.setting
         return {
             "model": setting.model,
-            "attack": dataclasses.asdict(setting.attack),
+            "attack": setting.attack.described(),
             "recipe": dataclasses.asdict(setting.recipe),
             "method": self.row.described(),
             "reading": "any",

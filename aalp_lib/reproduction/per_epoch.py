@@ -145,7 +145,7 @@ class _Watch:
 
     def config(self) -> dict[str, Any]:
         """What must be the same for every epoch."""
-        return {"attack": dataclasses.asdict(self.attack), "images": len(self.split)}
+        return {"attack": self.attack.described(), "images": len(self.split)}
 
     def all(self) -> list[dict[str, Tensor]]:
         """What was seen, an epoch each."""
@@ -215,10 +215,10 @@ def measure_training(job: "Job", dataset: Dataset, *, images: int = 2000, progre
     subject = {"data": dataset.name, "method": job.row.name, "seed": job.seed} | {k: w for k, w in words.items() if w}
     config = {
         "model": setting.model,
-        "training_attack": dataclasses.asdict(setting.attack),
+        "training_attack": setting.attack.described(),
         "recipe": dataclasses.asdict(setting.recipe),
         "method": job.row.described(),
-        "attack": dataclasses.asdict(attack),
+        "attack": attack.described(),
         "images": min(images, len(dataset.test)),
         "reading": "last",
     }
