@@ -151,13 +151,17 @@ def split_of(source: Labelled) -> Split:
 
     InputError if it is none of these; images are uint8, or floating point in [0, 1].
     """
-    if isinstance(source, Split):
-        return source
     if isinstance(source, Dataset):
         return source.test
-    a_pair = isinstance(source, tuple | list) and len(source) == 2 and not isinstance(source[0], tuple | list)
-    both: Any = source if a_pair else _gathered(source)
-    images, labels = both
+    found = paired(source)
+    return found if isinstance(found, Split) else paired(_gathered(found))
+
+
+def paired(source: Any) -> Any:
+    """A split of a pair of tensors (images, labels), and anything else as it is; InputError where one is no tensor."""
+    if not isinstance(source, tuple | list) or len(source) != 2 or isinstance(source[0], tuple | list):
+        return source
+    images, labels = source
     _checks.tensor("images", images)
     return Split(images, labels) if images.dtype == torch.uint8 else _FloatSplit(images.detach(), labels)
 

@@ -1,6 +1,5 @@
 """One training looked at after every epoch: the paper's figures of how losses, features and maps change."""
 
-import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -141,7 +140,7 @@ class _Watch:
 
     def config(self) -> dict[str, Any]:
         """What must be the same for every epoch."""
-        return {"attack": dataclasses.asdict(self.attack), "images": len(self.split)}
+        return {"attack": self.attack.described(), "images": len(self.split)}
 
     def all(self) -> list[dict[str, Tensor]]:
         """What was seen, an epoch each."""
