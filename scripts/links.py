@@ -30,7 +30,7 @@ def sources() -> list[Path]:
     """The files that may hold links for a reader."""
     patterns = ("*.md", "*.cff", "_config.yml", "pyproject.toml", "book/*.md", "book/*.bib", "book/*.ipynb",
                 "book/_static/*.*", "aalp_lib/*.py", "aalp_lib/assets/*.md")  # fmt: skip
-    return sorted(path for pattern in patterns for path in ROOT.glob(pattern))
+    return sorted(path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file())
 
 
 def is_own(address: str) -> bool:

@@ -25,7 +25,7 @@ NATIVE = (  # what a notebook holds, and the MyST that it stands for
 )
 
 
-STATE = re.compile(r"\[([^\[\]]+)\]\(live\.md#([^()\s]*=[^()\s]*)\)")  # a link that opens the live attack in a state
+STATE = re.compile(r"\[([^\[\]]+)\]\((live|results)\.md#([^()\s]+)\)")  # a state of the live attack, rows of a table
 
 
 def site(address: str) -> str:
@@ -35,9 +35,9 @@ def site(address: str) -> str:
 
 
 def opened(match: re.Match[str]) -> str:
-    """A link that opens the live attack, as HTML: to Sphinx a state is no place in a page."""
-    state = match[2].replace("&", "&amp;")
-    return f'<a href="live.html#{state}">{match[1]}</a>'
+    """A link that opens the live attack or a table's rows, as HTML: Sphinx knows of no such place in the page."""
+    state = match[3].replace("&", "&amp;")
+    return f'<a href="{match[2]}.html#{state}">{match[1]}</a>'
 
 
 def names() -> dict[str, tuple[str, str]]:
