@@ -226,7 +226,10 @@ COMMANDS = {
             "--minutes": _level(
                 "end in time, at checkpoints; with status 75 if work is left, which the same command does"
             ),
-            "--scheduler": _option("of a Dask cluster that you trust, whose workers see --out", metavar="ADDRESS"),
+            "--scheduler": _option(
+                "of a Dask cluster whose workers see --out; in a network that you trust alone, for Dask unpickles",
+                metavar="ADDRESS",
+            ),
             "--data": _path("a folder with the grid's images instead: train/CLASS/*, test/CLASS/*", dest="folder"),
             **PLACE,
             "--epochs": _number("a reduced protocol: fewer epochs; the records say so"),

@@ -211,6 +211,7 @@ def _run_and_data(options: Namespace, words: str = "") -> tuple[single.Run, data
         _checks.count("--images", options.images)
     run = single.Run.load(options.run, options.which, device, options.model)
     dataset = _loaded(options, run.origin, device)
+    run.look_at_classes(dataset)
     options.out = options.out or run.folder
     if options.out:
         checkpoints.check_writable(options.out)

@@ -6,7 +6,6 @@ an attacker keep whatever fooled.
 """
 
 import base64
-import dataclasses
 import functools
 import json
 import math
@@ -412,7 +411,7 @@ def measure_model(
     }
     if shown is not None:
         make["examples"] = lambda: examples(model, shown, attack, seed=seed)
-    config = {"attack": dataclasses.asdict(attack), "images": len(dataset.test), "seed": seed, "reading": "last"}
+    config = {"attack": attack.described(), "images": len(dataset.test), "seed": seed, "reading": "last"}
     device = dataset.test.labels.device
     return [
         kept(_checks.path(out) / kind / f"{name}.json", kind, subject, config, tier, device, one)

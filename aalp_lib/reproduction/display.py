@@ -22,7 +22,7 @@ from aalp_lib.reproduction.jobs import Job
 from aalp_lib.reproduction.schema import HEADINGS, Record
 from aalp_lib.reproduction.settings import Setting
 from aalp_lib.reproduction.workers import run_jobs
-from aalp_lib.train import History
+from aalp_lib.train import WATCHED, History
 
 if TYPE_CHECKING:
     import pandas
@@ -83,7 +83,7 @@ def training(method: Method, dataset: Dataset, setting: Setting) -> None:
 def history(made: History) -> None:
     """Say what a training came to on the validation split."""
     last = made.epochs[-1]
-    shares = {"clean": last.clean, "under PGD-10": last.robust}
+    shares = {"clean": last.clean, f"under {WATCHED}": last.robust}
     seen = ", ".join(f"{100 * share:.1f} % {words}" for words, share in shares.items() if share is not None)
     say(f"validation: {seen}; best epoch {made.best}")
 

@@ -120,7 +120,7 @@ class Job:
         setting = self.setting
         return {
             "model": setting.model,
-            "attack": dataclasses.asdict(setting.attack),
+            "attack": setting.attack.described(),
             "recipe": dataclasses.asdict(setting.recipe),
             "method": self.row.described(),
             "reading": "any",
@@ -206,10 +206,10 @@ def observed(job: Job, dataset: Dataset, *, images: int = 2000, progress: Tell |
     subject = {"data": dataset.name, "method": job.row.name, "seed": job.seed} | {k: w for k, w in words.items() if w}
     config = {
         "model": setting.model,
-        "training_attack": dataclasses.asdict(setting.attack),
+        "training_attack": setting.attack.described(),
         "recipe": dataclasses.asdict(setting.recipe),
         "method": job.row.described(),
-        "attack": dataclasses.asdict(attack),
+        "attack": attack.described(),
         "images": min(images, len(dataset.test)),
         "reading": "last",
     }

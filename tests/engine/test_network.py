@@ -375,3 +375,26 @@ def test_images_that_no_step_can_move_are_counted(attack, first, said):
     if attack.start != "clean":
         found = aalp.diagnose(network, split, attack, queries=0)
         assert any(f"{'NaN' if 'NaN' in said else 'exactly 0'} at" in sign for sign in found.signs)
+
+
+def test_a_network_whose_logits_depend_on_the_batch_is_named():
+    """Batch norm without running statistics; its attacks are not taken in parts, for each would be another batch."""
+    torch.manual_seed(0)
+    networks = [
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, track_running_stats=kept), nn.Flatten(), nn.Linear(144, 10))
+        for kept in (True, False)
+    ]
+    own, together = (network.eval() for network in networks)
+    x, y = images(200)
+    for call in (lambda network: aalp.FGSM(0.1)(network, x, y), lambda network: aalp.evaluate(network, (x, y), {})):
+        with pytest.warns(UserWarning, match="depends on the other images in the batch"):
+            call(together)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            call(own)
+    with engine.prepared(together, x) as forward:
+        found = aalp.FGSM(0.1).perturb(forward, x, y)
+    with torch.enable_grad():
+        free = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(together(free), y, reduction="sum"), free)
+    assert torch.equal(found, (x + 0.1 * gradient.sign()).clamp(0, 1))
