@@ -33,12 +33,10 @@ def sources() -> list[Path]:
 
 
 def is_own(address: str) -> bool:
-    """Whether an address is the repository's own, or the Colab button's, which is made of it."""
+    """Whether an address is the repository's own, or one that is made of it: its pages, raw files, the Colab button."""
     place = repository()[0].removeprefix("https://github.com/")
-    pages = "{}.github.io/{}".format(*place.split("/"))
-    return (
-        f"github.com/{place}" in address or f"colab.research.google.com/github/{place}" in address or pages in address
-    )
+    hosts = ("github.com/", "raw.githubusercontent.com/", "colab.research.google.com/github/")
+    return "{}.github.io/{}".format(*place.split("/")) in address or any(host + place in address for host in hosts)
 
 
 def found(path: Path) -> set[str]:
