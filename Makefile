@@ -20,6 +20,7 @@ html: $(VENV)/installed
 	@$(MAKE) --no-print-directory ort || echo "onnxruntime-web is not here: the live attack will say that it is missing"
 	rm -rf _build/html _build/.doctrees _build/.jupyter_cache
 	AALP_BOOK=1 $(BIN)/jupyter-book build . --config $(CONFIG) --warningiserror --keep-going --quiet
+	@echo "for the live attack, $(BIN)/python -m http.server --directory _build/html, and http://localhost:8000; or"
 	@echo "open $(CURDIR)/_build/html/index.html"
 
 chapters: $(VENV)/installed

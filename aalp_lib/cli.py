@@ -284,6 +284,7 @@ COMMANDS = {
         "aalp bench --out bench",
         {
             "--out": _path("folder for the record, the table and the figure", "bench"),
+            "--device": _option("only what this device trains and attacks, some minutes; put into the record in OUT"),
             "--quick": _flag("few steps, one round: shows that it runs, no more"),
             "--threads": MACHINE["--threads"],
         },

@@ -5,7 +5,6 @@ import importlib.util
 import os
 import shlex
 import sys
-import tempfile
 import warnings
 from argparse import Namespace
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from aalp_lib import _checks, data, folders, models, seeds
+from aalp_lib import _checks, checkpoints, data, folders, models, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.autoattack import installed
 from aalp_lib.engine import distributed
@@ -119,7 +118,7 @@ def do_demo(options: Namespace) -> None:
     """Compare the methods of Table 2 on the bundled digits."""
     _checks.count("--seed", options.seed, least=0)
     jobs = demo.jobs(options.out, options.seed, options.quick)
-    _writable(options.out)
+    checkpoints.check_writable(options.out)
     at_once = cores() if options.jobs is None else options.jobs
     say(
         f"Training and attacking {len(jobs)} methods on the bundled digits, {at_once} at a time on {cores()} cores; "
@@ -137,7 +136,7 @@ def do_train(options: Namespace) -> None:
         "recipe": _given(options, "epochs", "batch_size", "lr", "precision"),
         "attack": _given(options, "eps", "step", "steps"),
     }
-    with distributed.joined(device), folders.held(out):
+    with distributed.joined(device):
         display.console.quiet = distributed.rank() != 0
         if not options.resume and (out / folders.RUN).exists():
             raise InputError(f"{out} already holds a run; --resume goes on with it")
@@ -145,12 +144,13 @@ def do_train(options: Namespace) -> None:
         dataset = distributed.in_turn(lambda: origin.load(device))
         setting, network = _new_network(options, dataset, changes)
         row = method(options.method)
-        distributed.once(lambda: origin.save(out))
-        display.training(row, dataset, setting)
-        history = fit(
-            network.to(device), dataset, row, setting.attack, seed=options.seed, recipe=setting.recipe, out=out,
-            resume=options.resume, progress=True,
-        )  # fmt: skip
+        with folders.held(out):
+            distributed.once(lambda: origin.save(out))
+            display.training(row, dataset, setting)
+            history = fit(
+                network.to(device), dataset, row, setting.attack, seed=options.seed, recipe=setting.recipe, out=out,
+                resume=options.resume, progress=True,
+            )  # fmt: skip
         display.history(history)
         _next("evaluate", out, *(("--model", options.model) if single.is_own(options.model) else ()))
 
@@ -220,7 +220,7 @@ def _run_and_data(options: Namespace, words: str = "") -> tuple[single.Run, data
     dataset = _loaded(options, run.origin, device)
     options.out = options.out or run.folder
     if options.out:
-        _writable(options.out)
+        checkpoints.check_writable(options.out)
     attack = words and ", " + display.ball(run.suite(dataset)["pgd100"], words)
     say(f"{run.config['method']['label']} on {dataset.name}, {options.which} epoch{attack}")
     return run, dataset
@@ -229,16 +229,6 @@ def _run_and_data(options: Namespace, words: str = "") -> tuple[single.Run, data
 def _keep(options: Namespace, run: single.Run, made: Record | Measurement) -> None:
     if options.out:
         display.wrote([run.keep(made, options.out)])
-
-
-def _writable(folder: Path) -> None:
-    """Make a folder before the work for it begins; OSError, naming it, unless something can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"room for this, at least")
-    except OSError as error:
-        raise OSError(f"the output folder {folder} cannot be written ({error.strerror or error})") from error
 
 
 def _loaded(options: Namespace, usual: Origin | None, device: torch.device) -> data.Dataset:
@@ -266,7 +256,7 @@ def do_reproduce(options: Namespace) -> None:
     if options.dry_run:
         display.plan(jobs, todo, options.recipe or "fast", missing)
         return
-    _writable(jobs[0].out)
+    checkpoints.check_writable(jobs[0].out)
     at_once = (cores() if jobs[0].device == "cpu" else 1) if options.jobs is None else options.jobs
     try:
         with workers.cluster(options.scheduler) as executor:
@@ -299,7 +289,7 @@ def do_measure(options: Namespace) -> None:
     if not found:
         raise InputError(f"{folder} holds no finished run with its weights; aalp reproduce makes them")
     dataset = _loaded(options, None if options.data else measurements.origin(found), device)
-    _writable(folder)
+    checkpoints.check_writable(folder)
     _name_what_is_missing()
     how = _given(options, "kinds", "methods", "seeds", "images", "seed", "precision")
     with shown(True, "measuring", display.console) as tell:
@@ -338,7 +328,7 @@ def do_results(options: Namespace) -> None:
 def _write(options: Namespace, everything: archive.Records) -> None:
     from aalp_lib.reproduction import report  # pandas and jinja2 are an extra
 
-    _writable(options.folder)
+    checkpoints.check_writable(options.folder)
     written = report.write(options.folder, everything)
     display.wrote(written)
     if not written:
@@ -372,11 +362,14 @@ def do_data(options: Namespace) -> None:
 
 def do_bench(options: Namespace) -> None:
     """Time this library beside its peers."""
+    checkpoints.check_writable(options.out)
     from aalp_lib.reproduction import bench  # torch's benchmark looks for a compiler
 
-    say("Timing this library, its peers and the limit in turns; the machine should be idle.")
-    _writable(options.out)
-    record = bench.run(options.out, options.quick, display.timed)
+    if options.device is None:
+        say("Timing this library, its peers and the limit in turns; the machine should be idle.")
+        record = bench.run(options.out, options.quick, display.timed)
+    else:
+        record = bench.on_device(options.out, _checks.device(options.device), options.quick)
     display.wrote(bench.write(record, options.out))
 
 

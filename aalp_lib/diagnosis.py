@@ -431,12 +431,14 @@ def _signs_in_gradients(found: Diagnosis) -> Iterator[str]:
 
 def _signs_of_others(found: Diagnosis) -> Iterator[str]:
     """Weaker attacks, and those without gradients, that do better."""
-    plain = found.plain["accuracy"]
-    if plain > found.fgsm["accuracy"] + NOISE:
+    plain, fgsm, clean = (row["accuracy"] for row in (found.plain, found.fgsm, found.eps[0]))
+    if fgsm > clean / 2 and plain < fgsm / 2:
         yield (
-            f"FGSM leaves {_percent(found.fgsm['accuracy'])} right and {found.attack['steps']} steps leave "
-            f"{_percent(plain)}."
+            f"FGSM leaves {_percent(fgsm)} right and {found.attack['steps']} steps leave {_percent(plain)}: robust "
+            "against one step alone, as training with one step makes a network (catastrophic overfitting)."
         )
+    if plain > fgsm + NOISE:
+        yield (f"FGSM leaves {_percent(fgsm)} right and {found.attack['steps']} steps leave {_percent(plain)}.")
     if plain > found.margin["accuracy"] + LARGE:
         yield (
             f"The margin loss leaves {_percent(found.margin['accuracy'])} right, the attack's own loss "

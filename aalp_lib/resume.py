@@ -26,6 +26,7 @@ class Work:
     names: set[str] = field(default_factory=set)
 
 
+# not an argument: between `resumable` and `part` lie evaluate, diagnose and auto_attack, which know nothing of files
 _current: ContextVar[Work | None] = ContextVar("work that can be resumed", default=None)
 
 

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import torch
@@ -185,8 +185,8 @@ class State(Description, kw_only=True):
     `images` are checksums of the images, by split, as far as they were known; empty in files of earlier versions.
     """
 
-    done: int
-    seconds: float
+    done: Annotated[int, msgspec.Meta(ge=0)]
+    seconds: Annotated[float, msgspec.Meta(ge=0)]
     history: History
     images: dict[str, int] = msgspec.field(default_factory=dict)
 
@@ -234,8 +234,8 @@ def fit(
         Folder for `run.json`, `last.safetensors` (after every epoch, with what resuming needs) and `best.safetensors`
         (highest robust accuracy on the validation split; for methods without adversarial images, clean accuracy).
     resume : bool
-        Go on with the run in `out` if there is one. On the same machine and number of threads this gives bit for bit
-        the weights of an uninterrupted run (for a loader, as far as it repeats its own order).
+        Go on with the run in `out` if there is one, with the number of threads that it began with. On the same machine
+        this gives bit for bit the weights of an uninterrupted run (for a loader, as far as it repeats its own order).
     progress : bool or callable, optional
         True shows a bar, False none; by default there is one in a terminal or notebook once it takes more than a
         second. A function is called after every step with steps done, steps in all, and a word on the state;
@@ -248,8 +248,9 @@ def fit(
     Raises
     ------
     InputError
-        Bad arguments, data that the model cannot take, or a run in `out` that was started with other settings; on
-        several processes also arguments that differ between them, and batch norm to be trained without CUDA.
+        Bad arguments, data that the model cannot take, a run in `out` that was started with other settings, or another
+        process at work there; on several processes also arguments that differ between them, and batch norm to be
+        trained without CUDA.
     FileExistsError
         `out` already holds a run and `resume` is False.
     OSError
@@ -258,6 +259,11 @@ def fit(
         The loss is no longer finite; the message names the last good checkpoint.
     Interrupted
         After Ctrl-C, with `out`: the state is saved first.
+
+    Warns
+    -----
+    UserWarning
+        If the run began with another number of threads; and as `folders.held`.
 
     Notes
     -----
@@ -281,6 +287,8 @@ def fit(
     if epochs is not None:
         recipe = dataclasses.replace(recipe, epochs=epochs)
     require_classifier(model)
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise InputError("the model has no weights that can be trained; quantised and frozen ones cannot")
     with distributed.joined(next(model.parameters()).device), distributed.synced_norms(model):
         folder = _checks.path(out) if out is not None else None
         run = _Run(model, data, methods.method(method), attack, recipe, seed, val, folder)
@@ -446,6 +454,7 @@ class _Run:
     ) -> None:
         self.device = next(model.parameters()).device
         self.model, self.method, self.recipe, self.seed = model, method, recipe, seed
+        self.infinite = checkpoints.infinite_buffers(model)
         self.out = distributed.once(lambda: out)
         self.data_name = source.name if isinstance(source, Dataset) else None
         given: Split | Batches = source.train if isinstance(source, Dataset) else data.paired(source)
@@ -645,7 +654,7 @@ class _Run:
     def _write_to(self, path: Path, extra: dict[str, Tensor]) -> None:
         weights = self.model.state_dict()
         for name, weight in weights.items():
-            if weight.is_floating_point() and not torch.isfinite(weight).all():
+            if name not in self.infinite and weight.is_floating_point() and not torch.isfinite(weight).all():
                 raise FloatingPointError(f"{name} is no longer finite after step {self.done}; {self._last_good()}")
         state = State(
             model=self.model.config,
@@ -672,8 +681,12 @@ class _Run:
         moments = saved.part("optimizer")
         for name, parameter in self.model.named_parameters():
             for key in ("step", "exp_avg", "exp_avg_sq"):
-                if f"{name}.{key}" in moments:  # a frozen parameter has none
-                    self.optimizer.state[parameter][key] = _laid_out(moments[f"{name}.{key}"], parameter)
+                if (moment := moments.get(f"{name}.{key}")) is not None:  # a frozen parameter has none
+                    _check_shape(saved, moment, torch.Size() if key == "step" else parameter.shape, f"{name}.{key}")
+                    self.optimizer.state[parameter][key] = _laid_out(moment, parameter)
+        _check_shape(saved, saved.tensors["sums"], self.sums.shape, "sums")
+        if state.done > self.total or len(state.history) != state.done // self.per_epoch:
+            raise InputError(f"{saved.path} tells of {state.done} steps and {len(state.history)} epochs of another run")
         self.done, self.seconds, self.history = state.done, state.seconds, state.history
         self.sums = saved.tensors["sums"]
         self._save_best()
@@ -751,3 +764,8 @@ def _batches_per_epoch(source: Split | Batches, size: int) -> int:
 def _laid_out(moment: Tensor, parameter: Tensor) -> Tensor:
     """Adam's step count as it is; its means in the memory format of the parameter, which the fused update relies on."""
     return moment.to(parameter.device) if not moment.ndim else torch.empty_like(parameter).copy_(moment)
+
+
+def _check_shape(saved: Checkpoint, found: Tensor, wanted: torch.Size, name: str) -> None:
+    if found.shape != wanted or not found.is_floating_point():
+        raise InputError(f"{saved.path} does not go with this network: {name} is {found.dtype} {tuple(found.shape)}")

@@ -14,6 +14,7 @@ import pandas as pd
 
 from aalp_lib.reproduction import archive, claims, comparisons, pages, paper, report, tables
 from aalp_lib.reproduction.archive import ABLATIONS, Records
+from aalp_lib.reproduction.comparisons import Comparison
 from aalp_lib.reproduction.frames import frame as frame_of
 from aalp_lib.reproduction.pages import Section
 from aalp_lib.reproduction.schema import HEADINGS, label
@@ -32,7 +33,6 @@ ORIGINALS = {copy: name for name, copies in claims.COPIES.items() for copy in co
 OTHERS = {  # tables of the pages in `results/` that are neither accuracies nor comparisons
     "samples": "Table 1",
     "consistent": "Table 4",
-    "otherwise": "The attacks set otherwise",
     "masking": "Signs of gradient masking",
 }
 
@@ -57,7 +57,7 @@ def accuracies(records: Records | None = None) -> str:
     table = _networks(records or archive.records())
     filters = [
         Filter("Data", {name: [name] for name in table["Data"].unique()} | ALL),
-        Filter("Rows", {f"{MEANS}, and the paper's": [MEANS, PAPER], EACH: [EACH]}),
+        Filter("Rows", {"means, and the paper's": [MEANS, PAPER], EACH: [EACH]}),
         _any_of(table, "Method"),
         Filter("Training", {"recipe fast": ["fast", ""]} | dict(_any_of(table, "Training").options)),
     ]
@@ -116,7 +116,17 @@ def scorecard(records: Records | None = None) -> str:
     """The paper's claims, what we measured, and the verdict."""
     found = claims.scorecard(records)
     table = claims.card(found).assign(Verdict=[one.verdict for one in found])
-    return sortable(table, "scorecard", "The paper's claims", said=[{"word": one.verdict} for one in found])
+    said = [{"word": one.verdict} | ({"place": place} if (place := _place(one.ours)) else {}) for one in found]
+    return sortable(table, "scorecard", "The paper's claims", said=said)
+
+
+def _place(ours: Comparison | None) -> str:
+    """Where the results page has the rows of a claim; empty where it has none."""
+    if ours and ours.attack == comparisons.DECIDING:
+        step = (ours.first, ours.second)
+        family = "aalp-alp" if step == ("alp", "aalp") else "order" if step in comparisons.STEPS else "halves"
+        return f"{family}-{ORIGINALS.get(ours.data, ours.data)}"
+    return {"samples": "samples", tables.CONSISTENT["mnist"]: "consistent"}.get(ours.attack, "") if ours else ""
 
 
 # --- lines ------------------------------------------------------------------------------------------------------------
@@ -175,13 +185,11 @@ def _percent(value: float) -> str:
 def _comparison(row: "pd.Series[Any]") -> dict[str, Any]:
     """A line of `tables.gains` as text, with an empty cell to draw in."""
     span = f"[{tables.signed(row['low'])}, {tables.signed(row['high'])}]" if pd.notna(row["low"]) else "–"
-    p = row.get("p")
     return {
-        "Step": row.get("step", ""), "Attack": row["attack"], DRAWN: "",
+        "Step": row.get("step", ""), "Attack": row["attack"], DRAWN: "", "Verdict": row["word"],
         "Ours": claims.UNTESTED if pd.isna(row["gain"]) else tables.signed(row["gain"]), "95 % interval": span,
-        "Paper": "–" if pd.isna(row["paper"]) else tables.signed(row["paper"]),
-        "Seeds": row.get("seeds", 0), "Images": row.get("images", 0),
-        "p, Holm": tables.shown_p(p) or "–", "Verdict": row["word"],
+        "Paper": "–" if pd.isna(row["paper"]) else tables.signed(row["paper"]), "Seeds": row.get("seeds", 0),
+        "p, Holm": tables.shown_p(row.get("p")) or "–", "Images": f"{row.get('images', 0):,.0f}",
     }  # fmt: skip
 
 
@@ -190,6 +198,9 @@ def _comparison(row: "pd.Series[Any]") -> dict[str, Any]:
 HTML = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
 HTML.filters["json"] = functools.partial(json.dumps, ensure_ascii=False)
 TABLE = HTML.from_string("""\
+{% macro named(text, place) %}
+{% if place %}<a href="results.html#{{ place }}">{{ text }}</a>{% else %}{{ text }}{% endif %}
+{% endmacro %}
 <div class="aalp-table" id="{{ name }}">
 {% for place, set in places.items() %}
 <span id="{{ place }}" data-set="{{ set | json }}"></span>
@@ -215,7 +226,8 @@ TABLE = HTML.from_string("""\
 {% for row in rows %}
 <tr{% for word, value in row.said.items() %} data-{{ word }}="{{ value }}"{% endfor %}>
 {% for text, kind in row.cells %}
-<{{ "th scope=row" if loop.first else "td" }}{% if kind %} class="{{ kind }}"{% endif %}>{{ text }}
+<{{ "th scope=row" if loop.first else "td" }}{% if kind %} class="{{ kind }}"{% endif %}>
+{{ named(text, row.said.place if loop.first) }}
 {% endfor %}
 </tr>
 {% endfor %}
@@ -248,7 +260,7 @@ def sortable(
     filters : sequence of Filter
     said : sequence of mapping
         What the script reads of each row: "key", for a filter that no column has, "gain", numbers to draw in the column
-        `DRAWN`, "word", a verdict.
+        `DRAWN`, "word", a verdict; and "place", of the results page, to which the row's name leads.
     columns : mapping of str to sequence of str, optional
         Choices of columns. Those that no choice names are always shown.
     places : mapping, optional

@@ -178,7 +178,9 @@ def _logits(network: nn.Module, x: Tensor) -> Tensor:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(f"the model cannot take images of shape {shape}: {reason}") from error
     if not isinstance(logits, Tensor):
-        raise InputError(f"the model must return logits (N, K), but returned a {type(logits).__name__}")
+        raise InputError(
+            f"the model must return logits (N, K), but returned a {type(logits).__name__}; models.wrap says how"
+        )
     if not logits.is_floating_point():
         raise InputError(f"the model must return floating-point logits, but returned {logits.dtype}")
     if logits.ndim != 2 or len(logits) != len(x):

@@ -104,7 +104,7 @@ def ours(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, precision: str)
         return attack(model, x, y, start=x)
 
 
-def bare(attack: Attack, model: nn.Module, x: Tensor, y: Tensor, precision: str = "float32") -> Tensor:
+def bare(attack: Attack, model: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, precision: str = "float32") -> Tensor:
     """The limit: forward, input gradient, step; no checks, no modes, nothing kept."""
     x_adv, low, high = x.clone(), (x - attack.eps).clamp_(min=0), (x + attack.eps).clamp_(max=1)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
@@ -120,6 +120,12 @@ def _torchattacks(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> Cas
 
     made = torchattacks.PGD(model, eps=attack.eps, alpha=attack.step, steps=attack.steps, random_start=False)
     return lambda: made(x, y)
+
+
+def _compiled(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> Case:
+    """The bare loop on a compiled network."""
+    network = torch.compile(model.eval(), mode="reduce-overhead", dynamic=False)
+    return lambda: bare(attack, network, x, y)
 
 
 def _foolbox(attack: Attack, model: nn.Module, x: Tensor, y: Tensor) -> Case:
@@ -444,8 +450,40 @@ def run(out: Path, quick: bool = False, tell: Callable[[Row], None] | None = Non
             "environment": environment,
             "rows": [dataclasses.asdict(row) for row in rows],
             "curves": {} if quick else curves(3),
-            "gpu": throughput.measure(torch.device("cuda"), quick) if torch.cuda.is_available() else throughput.MISSING,
+            "gpu": throughput.MISSING,
         }
+    if torch.cuda.is_available():
+        record["gpu"] = _on(torch.device("cuda"), quick)
+    return _written(out, record)
+
+
+def on_device(out: Path, device: torch.device, quick: bool = False) -> dict[str, Any]:
+    """Measure what a device trains and attacks, put it into the `bench.json` in `out`, made if need be, and return
+    what that holds."""
+    there = out / "bench.json"
+    record = checkpoints.read_json(there) if there.exists() else _nothing(device)
+    return _written(out, record | {"gpu": _on(device, quick), "quick": quick or record["quick"]})
+
+
+def _on(device: torch.device, quick: bool) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the peers' own
+        return throughput.measure(device, quick, {"torchattacks": _torchattacks, "torch.compile": _compiled})
+
+
+def _nothing(device: torch.device) -> dict[str, Any]:
+    environment = machine.environment(device) | dict.fromkeys(PEERS, "not timed")
+    return {
+        "schema": schema.SCHEMA,
+        "kind": "bench",
+        "environment": environment,
+        "rows": [],
+        "curves": {},
+        "quick": False,
+    }
+
+
+def _written(out: Path, record: dict[str, Any]) -> dict[str, Any]:
     out.mkdir(parents=True, exist_ok=True)
     checkpoints.write_json(out / "bench.json", record)
     return record

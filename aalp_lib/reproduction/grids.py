@@ -81,7 +81,10 @@ VARIANTS: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
         "image-start": {"attack": {"start": "clean"}},
         HALF_FEATURES: {"model": {"width": HALF_WIDTH}},
     },
-    "cifar10": {"wide": {"model": {"width": 64}}},
+    "cifar10": {
+        "wide": {"model": {"width": 64}},
+        "long": {"attack": {"step": 2 / 255, "steps": 7}, "recipe": {"epochs": 100}},
+    },
 }
 """Data set -> variant -> part of the setting -> what is changed in it. A run is called "METHOD-VARIANT"."""
 

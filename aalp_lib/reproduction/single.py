@@ -23,9 +23,8 @@ from aalp_lib.data import Dataset, Split
 from aalp_lib.engine.precision import Precision, without_tf32
 from aalp_lib.evaluation import Suite, chosen_precision, evaluate as evaluated
 from aalp_lib.folders import RUN
-from aalp_lib.methods import method
 from aalp_lib.models import Classifier
-from aalp_lib.reproduction import escaping, machine, schema
+from aalp_lib.reproduction import archive, escaping, machine, schema
 from aalp_lib.reproduction.attack_measurements import measure_attacks
 from aalp_lib.reproduction.jobs import Origin
 from aalp_lib.reproduction.schema import Measurement, Record
@@ -47,6 +46,13 @@ class _Noted(msgspec.Struct):
     method: _Method
     seed: Annotated[int, msgspec.Meta(ge=0)]
     watched: dict[str, Any] | None
+
+
+def _of_bundled(name: str) -> dict[str, Any]:
+    """How a bundled network was trained, as the record of its run says."""
+    data, _, row = name.partition("/")
+    config = archive.records().runs[f"{data}/{data}-{row}-seed0"].config
+    return {key: config[key] for key in ("method", "attack", "recipe")}
 
 
 def _noted(path: Path) -> dict[str, Any]:
@@ -81,8 +87,8 @@ class Run:
             known = zoo.index()
             _checks.known("run", name, known, "Or name a folder that aalp train wrote.")
             model = zoo.pretrained(name, which).to(device)
-            config = {"method": method(name.partition("/")[2]).described(), "seed": 0, "watched": None}
-            return cls(None, which, model, config | {"model": model.config}, Origin("mnist-sample"))
+            config = _of_bundled(name) | {"seed": 0, "watched": None, "model": model.config}
+            return cls(None, which, model, config, Origin("mnist-sample"))
         config = _noted(folder / RUN) if (folder / RUN).exists() else {}
         if config and not config.get("model") and own is None:
             raise InputError(f"{folder} holds a network of your own: say what makes it, --model module:function")

@@ -1,10 +1,11 @@
 """Images per second that a device trains and attacks, beside the floors that arithmetic and memory traffic set."""
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import benchmark
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,16 +21,28 @@ from aalp_lib.train import Recipe, fit
 MISSING = "not measured yet"
 SHAPES = {"mnist": (1, 28, 28), "svhn": (3, 32, 32), "cifar10": (3, 32, 32)}
 BATCHES = (128, 512, 2048)
-HEAD = (
-    "Data set", "Batch", "Images/s of PGD training", "Without graphs", "Attack gradients/s",
-    "Of the arithmetic floor", "Of the memory floor",
-)  # fmt: skip
+RATES = {  # of a row, by what a table calls them
+    "training": "PGD training, images/s",
+    "training, eager": "eager",
+    "attack": "Attack, gradients/s",
+    "attack, eager": "eager",
+    "attack, torch.compile": "torch.compile",
+    "attack, torchattacks": "torchattacks",
+}
+SHARES = {
+    "training of arithmetic": "Training of the arithmetic's floor",
+    "training of memory": "of the memory's",
+    "attack of arithmetic": "Attack of the arithmetic's floor",
+    "attack of memory": "of the memory's",
+}
+Other = Callable[[Attack, nn.Module, Tensor, Tensor], Callable[[], object]]
 
 
-def measure(device: torch.device, quick: bool = False) -> dict[str, Any]:
+def measure(device: torch.device, quick: bool = False, others: Mapping[str, Other] | None = None) -> dict[str, Any]:
     """Throughput of each data set's network under its fast recipe by batch size, and the shares of the two floors.
 
-    "peak" are measured bfloat16 FLOP/s of a large product and bytes/s of a large copy.
+    "peak" are measured bfloat16 FLOP/s of a large product and bytes/s of a large copy. Attacks, those of `others` too,
+    take float32 gradients; what cannot run here is left out.
     """
     size, count = (256, 1 << 20) if quick else (8192, 1 << 30)
     square = torch.randn(size, size, device=device, dtype=torch.bfloat16)
@@ -37,7 +50,8 @@ def measure(device: torch.device, quick: bool = False) -> dict[str, Any]:
     flops, traffic = _seconds(lambda: square @ square), _seconds(lambda: other.copy_(one))
     peak = {"flops": 2 * size**3 / flops, "bytes": 2 * count / traffic}
     networks = {
-        data: [_rates(data, batch, device, peak, quick) for batch in ((4,) if quick else BATCHES)] for data in SHAPES
+        data: [_rates(data, batch, device, peak, quick, others or {}) for batch in ((4,) if quick else BATCHES)]
+        for data in SHAPES
     }
     return {"environment": machine.environment(device), "peak": peak, "networks": networks}
 
@@ -46,11 +60,12 @@ def markdown(found: dict[str, Any] | str) -> str:
     """The measurement as a table with a line below, or that there is none."""
     if isinstance(found, str):
         return f"On a GPU: {found}.\n"
-    lines: list[Sequence[str]] = [HEAD, ["---"] * len(HEAD)]
+    head = ("Data set", "Batch", *RATES.values(), *SHARES.values())
+    lines: list[Sequence[str]] = [head, ["---"] * len(head)]
     for name, rows in found["networks"].items():
         for row in rows:
-            rates = [f"{row[key]:.0f}" for key in ("training", "training_plain", "attack")]
-            shares = [f"{100 * row[key]:.0f} %" for key in ("of_arithmetic", "of_memory")]
+            rates = [f"{row[key]:.0f}" if key in row else "–" for key in RATES]
+            shares = [f"{100 * row[key]:.0f} %" for key in SHARES]
             lines.append([escaping.markdown(name), str(row["batch"]), *rates, *shares])
     machine = found["environment"]
     table = "".join("| " + " | ".join(line) + " |\n" for line in lines)
@@ -58,22 +73,46 @@ def markdown(found: dict[str, Any] | str) -> str:
     return f"\n{table}\n{on}, torch {torch_version} ({commit}).\n"
 
 
-def _rates(data: str, batch: int, device: torch.device, peak: dict[str, float], quick: bool) -> dict[str, float]:
+def _rates(
+    data: str, batch: int, device: torch.device, peak: dict[str, float], quick: bool, others: Mapping[str, Other]
+) -> dict[str, float]:
     """A row of the table: a data set's network and recipe with one batch size."""
     setting, shape = SETTINGS[data]["fast"], SHAPES[data]
     model = models.build(setting.model).to(device)
     seconds, plain = (_training_seconds(model, setting.attack, batch, shape, quick, on) for on in (True, False))
     x, y = torch.rand(batch, *shape, device=device), torch.randint(10, (batch,), device=device)
     long = PGD(setting.attack.eps, setting.attack.eps, 4 if quick else 100)
-    flops, traffic = work(model, setting.attack, x[:8])
+    attacks = {"attack": lambda: long(model, x, y), "attack, eager": _eager(lambda: long(model, x, y))}
+    attacks |= {f"attack, {name}": make(long, model, x, y) for name, make in others.items()}
+    rates = {name: batch * long.steps / took for name, case in attacks.items() if (took := _tried(case, name))}
+    (flops, traffic), (a_gradient, its_traffic) = work(model, setting.attack, x[:8]), gradient_work(model, x[:8])
     return {
         "batch": batch,
         "training": batch / seconds,
-        "training_plain": batch / plain,
-        "attack": batch * long.steps / _seconds(lambda: long(model, x, y)),
-        "of_arithmetic": flops * batch / peak["flops"] / seconds,
-        "of_memory": traffic * batch / peak["bytes"] / seconds,
+        "training, eager": batch / plain,
+        **rates,
+        "training of arithmetic": flops * batch / peak["flops"] / seconds,
+        "training of memory": traffic * batch / peak["bytes"] / seconds,
+        "attack of arithmetic": a_gradient * rates["attack"] / peak["flops"],
+        "attack of memory": its_traffic * rates["attack"] / peak["bytes"],
     }
+
+
+def _eager(case: Callable[[], object]) -> Callable[[], object]:
+    def without_graphs() -> object:
+        with graphs.switched(False):
+            return case()
+
+    return without_graphs
+
+
+def _tried(case: Callable[[], object], name: str) -> float | None:
+    """Seconds of a case, or None and a warning where it cannot run: torch.compile wants a compiler, say."""
+    try:
+        return _seconds(case)
+    except (RuntimeError, ImportError) as error:
+        warnings.warn(f"not timed, {name}: {str(error).splitlines()[0]}", stacklevel=2)
+        return None
 
 
 def work(model: Classifier, attack: Attack, x: Tensor) -> tuple[float, float]:
@@ -83,6 +122,18 @@ def work(model: Classifier, attack: Attack, x: Tensor) -> tuple[float, float]:
     one too. The bytes: every layer's output is written once and read once on the way forward, and read twice and
     written once, as a gradient, on the way back, in bfloat16; weights are not counted.
     """
+    forward, outputs = _forward_work(model, x)
+    return (2 * attack.steps + 3 * 2) * forward, (attack.steps + 2) * 5 * 2 * outputs
+
+
+def gradient_work(model: Classifier, x: Tensor) -> tuple[float, float]:
+    """FLOPs and least bytes of memory traffic of one image's gradient in float32."""
+    forward, outputs = _forward_work(model, x)
+    return 2 * forward, 5 * 4 * outputs
+
+
+def _forward_work(model: Classifier, x: Tensor) -> tuple[float, float]:
+    """FLOPs of an image's way forward, and how many numbers all layers put out."""
     sizes: list[int] = []
     copy = engine.private(model)
     for module in copy.modules():
@@ -90,8 +141,7 @@ def work(model: Classifier, attack: Attack, x: Tensor) -> tuple[float, float]:
             module.register_forward_hook(lambda _m, _i, out: sizes.append(out.numel()))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         copy(x)
-    forward, outputs = counter.get_total_flops() / len(x), sum(sizes) / len(x)
-    return (2 * attack.steps + 3 * 2) * forward, (attack.steps + 2) * 5 * 2 * outputs
+    return counter.get_total_flops() / len(x), sum(sizes) / len(x)
 
 
 def _training_seconds(

@@ -10,14 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import torch
 
 from aalp_lib import _checks, checkpoints, folders
 from aalp_lib._checks import InputError
-from aalp_lib.checkpoints import LAST
 from aalp_lib.reproduction.jobs import Job, finished, run_job
 from aalp_lib.reproduction.schema import Record
 from aalp_lib.train import Interrupted, asked_to_stop
@@ -31,8 +30,8 @@ Watch = Callable[[Job, int, int, str], None]
 class _Note(msgspec.Struct):
     """What `progress.json` holds."""
 
-    done: int
-    total: int
+    done: Annotated[int, msgspec.Meta(ge=0)]
+    total: Annotated[int, msgspec.Meta(ge=1)]
     text: str
 
 
@@ -139,9 +138,9 @@ def run_jobs(
 def _reached(job: Job) -> str:
     """How far a job has come, which it has noted in its folder if it was under way."""
     with contextlib.suppress(OSError, ValueError):
-        note = json.loads((job.run / NOTE).read_text())
-        return f"{100 * note['done'] // note['total']} %"
-    return "saved" if (job.run / LAST).exists() else "not begun"
+        note: _Note = checkpoints.read_json(job.run / NOTE, _Note)
+        return f"{100 * note.done // note.total} %"
+    return "saved" if (job.run / checkpoints.LAST).exists() else "not begun"
 
 
 # --- the process that asks -------------------------------------------------------------------------------------------
@@ -273,7 +272,6 @@ def _work(job: Job, until: float) -> Record | None:
         raise KeyboardInterrupt
     if time.time() >= until:
         return None
-    job.run.mkdir(parents=True, exist_ok=True)
 
     def progress(done: int, total: int, text: str) -> None:
         nonlocal noted

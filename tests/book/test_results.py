@@ -27,7 +27,8 @@ class Table(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         of = dict(attributes)
-        self._into = None
+        if tag != "a":
+            self._into = None
         if tag in ("th", "td"):
             self._into = self.heads if of.get("scope") == "col" else self.cells[-1]
             self._into.append("")
@@ -99,6 +100,20 @@ def test_the_places_that_chapters_link_to_stay(accuracies, compared):
     assert all(choice["Table"] in keys for choice in compared.places.values())
 
 
+def test_each_claim_leads_to_its_rows(compared):
+    card = Table(results.scorecard())
+    places = [said.get("place") for said in card.said]
+    assert set(places) <= {None, *results.OTHERS, *compared.places}
+    tested = [(row, place) for row, place in zip(card.rows, places, strict=True) if place in compared.places]
+    assert [place for _, place in tested[:2]] == ["aalp-alp-mnist", "aalp-alp-cifar10"]
+    assert len(tested) == 7
+    for row, place in tested:
+        table = compared.places[place]["Table"]
+        there = [of for of, said in zip(compared.rows, compared.said, strict=True) if said["key"] == table]
+        wanted = {"Attack": "PGD-100", "Ours": row["Ours"].split()[0], "Paper": row["Paper"], "Seeds": row["Seeds"]}
+        assert any(wanted.items() <= of.items() for of in there), row
+
+
 def test_text_from_records_is_escaped():
     import pandas as pd
 
@@ -122,7 +137,7 @@ def test_the_landing_page_claims_what_was_found():
     assert SAYS["finding"]("AALP beats ALP", "SVHN").verdict == "untested"
     assert "under attack the difference is {{ mnist.verdict }}" in said
     assert {lead(attack).verdict for attack in ("pgd100", "square")} == {lead("pgd100").verdict}
-    assert "Under AutoAttack Madry's plain training is ahead of ALP and of AALP" in said
+    assert "Under AutoAttack on MNIST, Madry's plain training is ahead of ALP and of AALP" in said
     assert {step("adv", name, "square", family="madry").verdict for name in ("alp", "aalp")} == {"behind"}
 
 

@@ -190,14 +190,6 @@ def test_restarts_of_a_call_never_raise_accuracy(trained, digits):
     assert (right[2] <= right[1]).all()
 
 
-def test_further_steps_never_raise_accuracy(trained, digits, generator):
-    x, y = digits
-    with engine.prepared(trained, x) as forward:
-        alive = aalp.PGD(0.2, 0.02, 30).survivors(forward, x, y, [1, 5, 10, 20, 30], generators=[generator])
-    assert (alive[1:] <= alive[:-1]).all()
-    assert alive[0].sum() > alive[-1].sum()
-
-
 # --- targets
 
 

@@ -112,6 +112,8 @@ def test_each_sign_needs_its_cause(two):
     assert said.startswith("Accuracy rises with the radius, from ")
     (said,) = signs(fgsm=row | {"accuracy": row["accuracy"] - 0.02})
     assert said.startswith("FGSM leaves")
+    (said,) = signs(fgsm=row | {"accuracy": 0.55})
+    assert said.startswith("FGSM leaves 55.0 % right and 15 steps leave 5.0 %: robust against one step alone")
     (said,) = signs(zero_gradients={"clean": 0.0, "attacked": 0.25})
     assert said == "The cross-entropy's gradient is exactly 0 at 25.0 % of the attacked images."
     (said,) = signs(logits=clean.logits | {"certain": 0.5})
@@ -208,3 +210,15 @@ def test_a_pair_of_tensors_is_diagnosed_as_its_split_is(two):
     for attack in ({"pgd": ATTACK}, [ATTACK], None):
         with pytest.raises(aalp.InputError, match="diagnose examines one Attack"):
             aalp.diagnose(model, split, attack)
+
+
+def test_training_with_one_step_makes_a_network_that_is_robust_against_one_step_alone(sample):
+    """Catastrophic overfitting: nine in ten digits right under FGSM, none under twenty steps; the sign says so."""
+    torch.manual_seed(0)
+    model, recipe = aalp.models.lenet((4, 8, 32)), aalp.Recipe(12, 50, 1e-2)
+    few = aalp.Dataset("few", sample.classes, sample.train[:2000], sample.val[:20], sample.test[:100])
+    aalp.fit(model, few, "adv", aalp.FGSM(0.3), recipe=recipe)
+    found = aalp.diagnose(model, few, aalp.PGD(0.3, 0.03, 20), queries=0)
+    assert found.fgsm["accuracy"] > 0.6
+    assert found.plain["accuracy"] < 0.1
+    assert "robust against one step alone" in " ".join(found.signs)

@@ -1,12 +1,7 @@
 """The recorded loop against the plain one. Where there is no GPU, a step "recorded" is the step itself, run in place:
 all but the recording is then tested, and the recording's failure."""
 
-import collections
-import contextlib
-import gc
-import types
 import warnings
-import weakref
 
 import pytest
 import torch
@@ -150,37 +145,6 @@ def test_recordings_of_many_shapes_take_the_memory_of_the_largest(recorded, devi
         taken.append(torch.cuda.memory_reserved())
     assert len(recorded) == len(taken)
     assert taken[-1] < 1.5 * taken[0]
-
-
-def test_a_recording_takes_the_memory_of_one_that_is_still_there(monkeypatch):
-    """Of which GPU there is none here: what torch is told."""
-    pools = []
-
-    class Graph:
-        def pool(self):
-            return id(self)
-
-        def replay(self):
-            pass
-
-    @contextlib.contextmanager
-    def capture(graph, pool=None, capture_error_mode=None):
-        pools.append(pool)
-        yield
-
-    stream = types.SimpleNamespace(wait_stream=lambda other: None, cuda_stream=0)
-    fake = {"CUDAGraph": Graph, "graph": capture, "Stream": lambda: stream, "current_stream": lambda: stream}
-    fake |= {"stream": lambda _: contextlib.nullcontext(), "current_device": lambda: 0}
-    for name, value in fake.items():
-        monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(graphs, "_graphs", collections.defaultdict(weakref.WeakSet))
-    first = graphs.record(lambda: None)
-    second = graphs.record(lambda: None)
-    assert pools == [None, first.__self__.pool()]
-    del first, second
-    gc.collect()
-    graphs.record(lambda: None)  # memory that nobody holds any more must not be asked for
-    assert pools[2] is None
 
 
 def test_sizes_are_few_and_hold_what_is_needed():

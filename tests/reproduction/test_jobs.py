@@ -89,6 +89,8 @@ def test_a_run_belongs_to_the_images_that_it_was_trained_on(tmp_path):
     assert finished(first)
     with pytest.raises(aalp.InputError, match=r"is of the images of .*one/digits, not of .*two/digits; name another"):
         finished(dataclasses.replace(first, data=str(tmp_path / "two" / "digits")))
+    (tmp_path / "one").rename(tmp_path / "moved")  # or the run was copied to another machine
+    assert finished(dataclasses.replace(first, data=str(tmp_path / "moved" / "digits")))
 
 
 def test_a_training_that_never_began_does_not_say_which_images_the_next_one_sees(tmp_path, capsys):

@@ -77,14 +77,6 @@ def test_what_is_wrong_with_a_record_is_said_in_a_sentence_with_file_and_field(t
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize("text", ["[1]", "{", "NaN", '{"schema": 1, "data": 1e999}', '{"schema": ' + "[" * 10**5, "{}"])
-def test_what_is_no_record_at_all_is_named(tmp_path, text):
-    path = tmp_path / "a.json"
-    path.write_text(text)
-    with pytest.raises(aalp.InputError, match=r"a\.json (is not a readable record|has record schema None)"):
-        schema.load(path)
-
-
 def test_a_measurement_lacks_nothing_that_tables_use(tmp_path):
     sound = Path(schema.__file__).parents[2] / "results" / "mnist" / "diagnosis" / "mnist-alp-seed0.json"
     document = json.loads(sound.read_text())
