@@ -34,7 +34,7 @@ nbval: $(VENV)/installed
 # In Debian's chromium; without npm, which fetches axe-core, all but the accessibility.
 pages: html
 	@$(MAKE) --no-print-directory axe || echo "axe-core is not here: accessibility is not checked"
-	$(BIN)/python -m pytest -n 2 tests/book/test_pages.py
+	$(BIN)/python -m pytest -n 2 tests/book/test_pages.py tests/book/test_live.py
 
 AXE = 4.14.1
 axe: .axe/$(AXE)

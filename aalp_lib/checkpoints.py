@@ -33,6 +33,7 @@ from aalp_lib.models import Classifier
 T = TypeVar("T")
 FORMAT = "aalp_lib checkpoint 1"
 LAST, BEST = "last.safetensors", "best.safetensors"
+FILES = {"last": LAST, "best": BEST}
 CHECKSUM = "checksum"  # what a file calls the SHA-256 of the rest of it
 _DAMAGED = "is damaged, or was changed by hand: its content does not fit its checksum"
 
@@ -40,11 +41,13 @@ _DAMAGED = "is damaged, or was changed by hand: its content does not fit its che
 class Description(msgspec.Struct, kw_only=True):
     """What the description of every network's weights says: the arguments of `models.build`, none of a wrapped one.
 
-    `normalisation` is what the function of that name gives; files written before it was kept have none.
+    `normalisation` is what the function of that name gives, `classes` are the names of the classes in the order of
+    their labels, where they are known; files written before these were kept have none.
     """
 
     model: dict[str, Any]
     normalisation: dict[str, list[float]] | None = None
+    classes: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Checkpoint:
         """The description as what `kind` says; InputError names the file and the field that does not fit."""
         try:
             return msgspec.convert(self.meta, kind)
-        except msgspec.ValidationError as error:
+        except ValueError as error:  # msgspec's, or of text that is no Unicode
             raise InputError(f"{self.path} is no checkpoint of this kind ({error})") from error
 
 
@@ -285,9 +288,9 @@ def load_model(path: str | Path, which: str = "last", *, model: Classifier | Non
         Missing, damaged or foreign file; a network that was wrapped and so cannot be made from its description; a
         `model` of other shapes or another normalisation.
     """
-    _checks.known("checkpoint", which, ("last", "best"))
+    _checks.known("checkpoint", which, FILES)
     path = _checks.path(path)
-    checkpoint = read(path / {"last": LAST, "best": BEST}[which] if path.is_dir() else path)
+    checkpoint = read(path / FILES[which] if path.is_dir() else path)
     config = checkpoint.described_as(Description).model
     if model is None and not config:
         raise InputError(

@@ -21,17 +21,7 @@ from aalp_lib.evaluation import suite_in_ball
 from aalp_lib.methods import METHODS, method
 from aalp_lib.models import Classifier
 from aalp_lib.progress import shown
-from aalp_lib.reproduction import (
-    archive,
-    demo,
-    display,
-    escaping,
-    grids,
-    machine,
-    measurements,
-    single,
-    workers,
-)
+from aalp_lib.reproduction import archive, demo, display, escaping, grids, machine, measurements, single, workers
 from aalp_lib.reproduction.attack_measurements import diagnosis_of
 from aalp_lib.reproduction.display import say
 from aalp_lib.reproduction.jobs import Job, Origin, finished
@@ -218,6 +208,7 @@ def _run_and_data(options: Namespace, words: str = "") -> tuple[single.Run, data
         _checks.count("--images", options.images)
     run = single.Run.load(options.run, options.which, device, options.model)
     dataset = _loaded(options, run.origin, device)
+    run.look_at_classes(dataset)
     options.out = options.out or run.folder
     if options.out:
         checkpoints.check_writable(options.out)

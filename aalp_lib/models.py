@@ -46,8 +46,8 @@ class Classifier(nn.Module):
         super().__init__()
         self.body = body
         self.head = head
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor([float(v) for v in mean]).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([float(v) for v in std]).view(1, -1, 1, 1), persistent=False)
         self.config = config or {}
 
     def features(self, x: Tensor) -> Tensor:

@@ -457,6 +457,7 @@ class _Run:
         self.infinite = checkpoints.infinite_buffers(model)
         self.out = distributed.once(lambda: out)
         self.data_name = source.name if isinstance(source, Dataset) else None
+        self.classes = list(source.classes) if isinstance(source, Dataset) else None
         given: Split | Batches = source.train if isinstance(source, Dataset) else data.paired(source)
         self.train = given.to(self.device) if isinstance(given, Split) else given
         self.val = data.paired(val) or (source.val if isinstance(source, Dataset) else None)
@@ -659,6 +660,7 @@ class _Run:
         state = State(
             model=self.model.config,
             normalisation=checkpoints.normalisation(self.model),
+            classes=self.classes,
             images=self.images,
             done=self.done,
             seconds=self.seconds,

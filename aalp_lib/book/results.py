@@ -91,8 +91,9 @@ def compared(records: Records | None = None) -> str:
 def other(name: str, records: Records | None = None) -> str:
     """One of `OTHERS`, of all data sets."""
     sections = _sections(records or archive.records())
-    found = [(TITLES[where], of.table) for where, of in sections if of.heading == OTHERS[name]]
-    table = pd.concat([table.assign(Data=data) for data, table in found], ignore_index=True)
+    found = {TITLES[where]: of.table for where, of in sections if of.heading == OTHERS[name]}
+    table = pd.concat(found, names=["Data", ""]).reset_index(0)
+    table = table[[table.columns[1], *table.columns.drop(table.columns[1])]]  # what names the row comes first
     return sortable(table, name, OTHERS[name], [_any_of(table, "Data")])
 
 
@@ -132,7 +133,7 @@ def _place(ours: Comparison | None) -> str:
 # --- lines ------------------------------------------------------------------------------------------------------------
 
 DRAWN = "Gain"  # the column in which the script draws
-SHORT = 16  # letters of a cell that stands in one line
+SHORT = 20  # letters of a cell that stands in one line
 
 
 @functools.lru_cache(maxsize=2)
@@ -154,10 +155,15 @@ def _networks(records: Records) -> pd.DataFrame:
     frame = frame.assign(data=frame["data"].replace(ORIGINALS), percent=100 * frame["accuracy"])
     kinds, seeds = ["data", "label", "protocol"], frame["seed"].map("seed {}".format)
     counts = frame.groupby(kinds)["seed"].transform("nunique")
-    means = frame.assign(seed=counts.map(lambda n: f"{n} seeds" if n > 1 else "1 seed"))
-    both = pd.concat([means, frame.assign(seed=seeds)])
-    wide = both.pivot_table(index=[*kinds, "seed"], columns="attack", values="percent", sort=False).reset_index()
-    wide = pd.concat([_published(), wide])
+    of_each = frame.groupby([*kinds, "attack"])["seed"].transform("nunique")
+    means = frame.groupby([*kinds, "attack"])["percent"].transform("mean").map(_percent)
+    fewer = (" (" + of_each.astype(str) + ")").where(of_each < counts, "")
+    named = counts.map(lambda n: f"{n} seeds" if n > 1 else "1 seed")
+    both = [frame.assign(seed=named, text=means + fewer), frame.assign(seed=seeds, text=frame["percent"].map(_percent))]
+    wide = pd.concat(both).pivot_table(
+        index=[*kinds, "seed"], columns="attack", values="text", sort=False, aggfunc="first"
+    )
+    wide = pd.concat([_published(), wide.reset_index()])
     names, rows = [*TITLES], [label(name) for name in paper.TABLE_2["mnist"]]
     place = wide["label"].map(lambda name: rows.index(name) if name in rows else len(rows))
     wide = wide.assign(place=place, where=wide["data"].map(names.index)).sort_values(["where", "place"], kind="stable")
@@ -167,19 +173,20 @@ def _networks(records: Records) -> pd.DataFrame:
         "Training": wide["protocol"],
         "Networks": wide["seed"],
     }
-    return pd.DataFrame(head | {tables.heading(name): wide[name].map(_percent) for name in ATTACKS})
+    return pd.DataFrame(head | {tables.heading(name): wide[name].fillna("–") for name in ATTACKS})
 
 
 def _published() -> pd.DataFrame:
     rows = [(data, method, of) for data, methods in paper.TABLE_2.items() for method, of in methods.items()]
     rows += [("svhn", method, of) for method, of in paper.TABLE_3.items() if method not in paper.TABLE_2["svhn"]]
+    heads = ({"data": data, "label": label(method), "protocol": "", "seed": PAPER} for data, method, _ in rows)
     return pd.DataFrame(
-        {"data": data, "label": label(method), "protocol": "", "seed": PAPER, **of} for data, method, of in rows
+        head | {name: _percent(value) for name, value in of.items()} for head, (*_, of) in zip(heads, rows, strict=True)
     )
 
 
 def _percent(value: float) -> str:
-    return "–" if pd.isna(value) else f"{value:.1f}"
+    return f"{value:.1f}"
 
 
 def _comparison(row: "pd.Series[Any]") -> dict[str, Any]:
@@ -271,7 +278,7 @@ def sortable(
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     kinds = [_kind(n=number, long=wide > SHORT) for number, wide in zip(numbers, widths, strict=True)]
     heads = [
-        (name, _kind(n=number, long=len(name) > SHORT, drawn=name == DRAWN))
+        (name, _kind(n=number, long=" " in name, drawn=name == DRAWN))
         for name, number in zip(names, numbers, strict=True)
     ]
     cells = [[*zip(row, kinds, strict=True)] for row in texts]

@@ -19,7 +19,7 @@ from aalp_lib.progress import Tell
 from aalp_lib.reproduction import analyses
 from aalp_lib.reproduction.analyses import EQUATIONS, Values, attacked, maps, mean, pack, rounded
 from aalp_lib.reproduction.settings import Setting, new_model
-from aalp_lib.train import History, fit
+from aalp_lib.train import History, State, fit
 
 BINS = 30  # of the histograms of Figure 9
 
@@ -111,7 +111,7 @@ class _Watch:
         """Look at an epoch whose end was saved, but after which the process was killed before it could be looked at."""
         if not (self.run / LAST).is_file():
             return
-        epoch, inside = divmod(checkpoints.read(self.run / LAST).meta["done"], self.per_epoch)
+        epoch, inside = divmod(checkpoints.read(self.run / LAST).described_as(State).done, self.per_epoch)
         self._require(range(1, epoch + (inside > 0)))
         if not inside and epoch and not self.file(epoch).exists():
             self.look(checkpoints.load_model(self.run).to(self.split.images.device), epoch)

@@ -281,7 +281,8 @@ def _work(job: Job, until: float) -> Record | None:
             noted = time.monotonic()
             if _orphaned():
                 raise KeyboardInterrupt
-            (job.run / NOTE).write_text(json.dumps({"done": done, "total": total, "text": text}))
+            with contextlib.suppress(OSError):  # a full disk: the next checkpoint says so
+                (job.run / NOTE).write_text(json.dumps({"done": done, "total": total, "text": text}))
 
     try:
         with _turn:

@@ -1,8 +1,11 @@
 import gzip
+import hashlib
 import importlib.util
 import os
+import pickle
 import shutil
 import tarfile
+import threading
 import unicodedata
 from pathlib import Path
 
@@ -15,7 +18,7 @@ from PIL import Image
 
 import aalp_lib as aalp
 from aalp_lib import data
-from aalp_lib.reproduction import packing
+from aalp_lib.reproduction import packing, single
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,6 +93,56 @@ def test_download_that_fails_says_what_to_do_offline(monkeypatch, tmp_path):
             aalp.load(name, root=tmp_path / name)
         assert str(tmp_path / name) in str(caught.value)
         assert "mnist-sample" in str(caught.value)
+
+
+def mnist_file(name):
+    return bytes(16 if "images" in name else 8) + bytes(range(10)) * (6 * 28 * 28 if "images" in name else 6)
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_one_flipped_bit_in_mnist_is_noticed(monkeypatch, tmp_path, suffix):
+    """In files of sixty images, which stand for the published ones."""
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    monkeypatch.setattr(data, "MNIST_MD5", {name: hashlib.md5(mnist_file(name)).hexdigest() for name in data.MNIST_MD5})
+    monkeypatch.setattr(data, "MNIST_VAL", 20)
+    for name in data.MNIST_MD5:
+        (raw / f"{name}{suffix}").write_bytes(gzip.compress(mnist_file(name)) if suffix else mnist_file(name))
+    assert len(aalp.load("mnist", root=tmp_path).train) == 40
+    for name in data.MNIST_MD5:
+        path = raw / f"{name}{suffix}"
+        good = path.read_bytes()
+        path.write_bytes(good[:20] + bytes([good[20] ^ 1]) + good[21:])
+        with pytest.raises(aalp.InputError, match=rf"{name}{suffix} (is not MNIST's published file|cannot be read)"):
+            aalp.load("mnist", root=tmp_path)
+        path.write_bytes(good)
+
+
+def damaged_mat(path, what):
+    found = {key: value for key, value in scipy.io.loadmat(path).items() if key in "Xy"}
+    if what == "without X":
+        found.pop("X")
+    if what == "eleven":
+        found["y"][0] = 11
+    scipy.io.savemat(path, found, do_compression=True)
+    content = path.read_bytes()
+    other = {"html": b"<!DOCTYPE html>", "pickle": pickle.dumps(found), "half": content[:5000]}
+    if what == "bit":
+        content = content[:3000] + bytes([content[3000] ^ 1]) + content[3001:]
+    path.write_bytes(other.get(what, content))
+
+
+@pytest.mark.parametrize("what", ["without X", "eleven", "html", "pickle", "half", "bit"])
+def test_a_damaged_file_of_svhn_is_named(tmp_path, what):
+    damaged_mat(write_svhn(tmp_path) / "train_32x32.mat", what)
+    with pytest.raises(aalp.InputError, match=r"train_32x32\.mat "):
+        aalp.load("svhn", root=tmp_path)
+
+
+def test_what_has_svhns_number_of_images_must_be_svhn(monkeypatch, tmp_path):
+    monkeypatch.setattr(data, "SVHN_IMAGES", (30, 26_032))
+    with pytest.raises(aalp.InputError, match=r"train_32x32\.mat is not SVHN's published file"):
+        aalp.load("svhn", root=write_svhn(tmp_path))
 
 
 @pytest.fixture(scope="session")
@@ -192,6 +245,16 @@ def test_bad_folders_are_named(tmp_path):
     (folder / "train" / "dog" / "2.png").write_bytes(b"not an image")
     with pytest.raises(aalp.InputError, match=r"cannot read the image .*dog.2\.png"):
         aalp.load(folder)
+
+
+def test_large_images_are_made_smaller_one_at_a_time(monkeypatch, tmp_path):
+    """In the thread that asks for them: others keep what they have once taken."""
+    folder, threads = write_images(tmp_path / "pets", size=(40, 40)), []
+    shrink, usual = data._pixels, aalp.load(folder, image_size=4)
+    monkeypatch.setattr(data, "_pixels", lambda *args: threads.append(threading.current_thread()) or shrink(*args))
+    monkeypatch.setattr(data._read_image, "__defaults__", (100,))
+    assert torch.equal(aalp.load(folder, image_size=4).test.images, usual.test.images)
+    assert set(threads) == {threading.main_thread()}
 
 
 def test_parts_must_have_the_same_classes(tmp_path):
@@ -412,3 +475,17 @@ def test_what_is_no_path_is_refused(path, sample):
     ):
         with pytest.raises(aalp.InputError, match="a path must be a string or a Path, and not empty"):
             call()
+
+
+def test_classes_that_were_renamed_after_training_are_said(tmp_path):
+    """Their labels follow the alphabet, so that those of others may change too."""
+    folder = write_images(tmp_path / "pets", size=(8, 8))
+    pets, recipe = aalp.load(folder), aalp.Recipe(epochs=1, batch_size=4)
+    network = aalp.models.lenet((2, 3, 4), in_channels=3, image_size=8, classes=2)
+    aalp.fit(network, pets, "raw", recipe=recipe, out=tmp_path / "run")
+    run = single.Run.load(str(tmp_path / "run"), "last", torch.device("cpu"))
+    run.look_at_classes(pets)
+    for part in ("train", "test"):
+        (folder / part / "cat").rename(folder / part / "tom")
+    with pytest.warns(UserWarning, match="trained on the classes cat, dog, and these images are of dog, tom"):
+        run.look_at_classes(aalp.load(folder))

@@ -111,3 +111,10 @@ def test_robust_accuracy_figure_draws_each_record_with_its_interval():
     assert list(bars[2].lines[0].get_ydata()) == pytest.approx([95, 80, 72])
     assert len(plots_of_records.robust_accuracy([record()]).axes) == 1
     plots_of_records.plt.close(figure)
+
+
+def test_one_changed_digit_in_a_record_is_noticed(tmp_path):
+    path = record(seed=3).save(tmp_path / "a.json")
+    path.write_text(path.read_text().replace('"seed": 3', '"seed": 2'))
+    with pytest.raises(aalp.InputError, match=r"a\.json is not a readable record \(it is damaged"):
+        schema.load(path)
