@@ -20,6 +20,7 @@ html: $(VENV)/installed
 	@$(MAKE) --no-print-directory ort || echo "onnxruntime-web is not here: the live attack will say that it is missing"
 	rm -rf _build/html _build/.doctrees _build/.jupyter_cache
 	AALP_BOOK=1 $(BIN)/jupyter-book build . --config $(CONFIG) --warningiserror --keep-going --quiet
+	@echo "for the live attack, $(BIN)/python -m http.server --directory _build/html, and http://localhost:8000; or"
 	@echo "open $(CURDIR)/_build/html/index.html"
 
 chapters: $(VENV)/installed
@@ -33,7 +34,7 @@ nbval: $(VENV)/installed
 # In Debian's chromium; without npm, which fetches axe-core, all but the accessibility.
 pages: html
 	@$(MAKE) --no-print-directory axe || echo "axe-core is not here: accessibility is not checked"
-	$(BIN)/python -m pytest -n 2 tests/book/test_pages.py
+	$(BIN)/python -m pytest -n 2 tests/book/test_pages.py tests/book/test_live.py
 
 AXE = 4.14.1
 axe: .axe/$(AXE)

@@ -1,15 +1,37 @@
 """Bad input ends at the door: the checks that public functions share, each with one clear sentence."""
 
 import difflib
+import functools
+import inspect
 import numbers
 import os
+import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
+from types import FrameType
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+Made = TypeVar("Made")
+_PACKAGE = __name__.partition(".")[0]
+HANDFUL = 8  # images
+MANY = 0.05  # share of images whose gradients of 0 are worth a warning
+
+_CALLED = {  # what other libraries call our arguments
+    "eps": ("epsilon", "epsilons", "radius", "max_norm"),
+    "step": ("alpha", "step_size", "stepsize", "abs_stepsize", "eps_iter", "eps_step"),
+    "steps": ("iters", "iterations", "n_iter", "nb_iter", "num_iter", "num_steps", "n_steps", "max_iter", "niter"),
+    "restarts": ("n_restarts", "num_restarts", "nb_restarts", "num_random_init"),
+    "norm": ("ord", "p", "lp", "distance"),
+    "loss": ("loss_fn", "criterion"),
+    "Attack(..., start='uniform' or 'clean')": ("random_start", "rand_init", "random_init", "rs"),
+    "target=labels in the attack's call": ("targeted", "target", "targets", "y_target", "target_labels"),
+}
+SYNONYMS = {other: ours for ours, others in _CALLED.items() for other in others}
 
 
 class InputError(ValueError):
@@ -20,6 +42,30 @@ class UnknownName(InputError, KeyError):
     """A name that is not among the known ones; also a KeyError, so that mappings keep their manners."""
 
     __str__ = ValueError.__str__  # KeyError would put quotes around the sentence
+
+
+class UnknownArgument(InputError, TypeError):
+    """An argument that a function does not have; also a TypeError, as Python has it."""
+
+
+def hinted(made: Made) -> Made:
+    """Let a function, or a class, name our argument where it is called with another library's name for it."""
+    if isinstance(made, type):
+        setattr(made, "__init__", hinted(made.__init__))  # type: ignore[misc] # noqa: B010
+        return made
+    function: Any = made
+    takes = list(inspect.signature(function).parameters)
+    title = function.__qualname__.removesuffix(".__init__")
+
+    @functools.wraps(function)
+    def call(*args: Any, **named: Any) -> Any:
+        for name in SYNONYMS.keys() & named.keys() - set(takes):
+            ours = SYNONYMS[name]
+            said = f"say {ours}" if ours in takes or "=" in ours else f"it takes {', '.join(takes)}"
+            raise UnknownArgument(f"{title} has no argument '{name}': {said}")
+        return function(*args, **named)
+
+    return call  # type: ignore[return-value]
 
 
 def known(kind: str, name: str, names: Iterable[str], besides: str = "") -> str:
@@ -69,25 +115,57 @@ def no_nan(logits: Tensor) -> None:
         raise InputError("the model gives NaN: such an image is of no class")
 
 
-def warn_of_probabilities(logits: Tensor, stacklevel: int) -> None:
+def warn(text: str) -> None:
+    """Warn as of the line outside this package that led here."""
+    frame: FrameType | None = sys._getframe()
+    level = 0
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] in (_PACKAGE, "contextlib"):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(text, stacklevel=level + 1)
+
+
+def warn_of_probabilities(logits: Tensor) -> None:
     """Warn if all rows of what an attack takes for logits (N, K) are at least 0 and sum to 1, up to rounding."""
     rounding = max(1e-3, torch.finfo(logits.dtype).eps)
     sums = logits.float().sum(1)
     if len(logits) and bool((logits >= 0).all() and ((sums - 1).abs() <= rounding).all()):
-        warnings.warn(
+        warn(
             f"the model's outputs look like probabilities: all {len(logits)} rows are at least 0 and sum to 1; attacks "
-            "need logits, without the softmax at the end, and are weaker than they seem on these",
-            stacklevel=stacklevel,
+            "need logits, without the softmax at the end, and are weaker than they seem on these"
         )
 
 
-def labels(y: Tensor, count: int, classes: int) -> None:
+def warn_of_blind(who: str, blind: Tensor, also: str = "") -> None:
+    """Warn if an attack's first gradient was NaN at an image, 2 in int8 (N,), or 0 at many, which are 1."""
+    zero, nan = (int((blind == kind).sum()) for kind in (1, 2))
+    few = len(blind) < HANDFUL and zero < len(blind)  # of a handful one may well be so
+    found = [f"0 at {zero}"] * (zero > MANY * len(blind) and not few) + [f"NaN at {nan}"] * (nan > 0)
+    if found:
+        warn(
+            f"{who}: the loss has a gradient of {' and '.join(found)} of {len(blind)} images, and no step moves a "
+            f"pixel without one{also}"
+        )
+
+
+def labels(y: Tensor, count: int, classes: int, name: str = "labels") -> None:
     """Raise unless `y` holds `count` integer labels in [0, classes)."""
-    tensor("labels", y)
+    tensor(name, y)
     if y.dtype != torch.int64 or y.shape != (count,):
-        raise InputError(f"labels must be int64 of shape ({count},), got {y.dtype} of shape {tuple(y.shape)}")
+        raise InputError(f"{name} must be int64 of shape ({count},), got {y.dtype} of shape {tuple(y.shape)}")
     if count and not (y.min() >= 0 and y.max() < classes):
-        raise InputError(f"labels must lie in [0, {classes - 1}], got values in [{int(y.min())}, {int(y.max())}]")
+        raise InputError(f"{name} must lie in [0, {classes - 1}], got values in [{int(y.min())}, {int(y.max())}]")
+
+
+def target(target: Tensor | None, y: Tensor, classes: int) -> Tensor:
+    """Return what an attack compares with: targets, which must be classes other than the labels (N,), or the labels."""
+    if target is None:
+        return y
+    tensor("targets", target)
+    target = target.to(y.device)
+    labels(target, len(y), classes, "targets")
+    if bool(same := (target == y).sum()):
+        raise InputError(f"a target must be another class than the label, but {int(same)} of {len(y)} are the label")
+    return target
 
 
 def number(name: str, value: object) -> None:

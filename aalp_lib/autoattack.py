@@ -6,7 +6,6 @@ import importlib.util
 import logging
 import re
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from aalp_lib import _checks, engine, resume, seeds
 from aalp_lib._checks import InputError
+from aalp_lib.attacks import PGD, Attack
 from aalp_lib.data import Labelled, Split, split_of, to_float
 from aalp_lib.engine import Prepared
 from aalp_lib.engine.precision import without_tf32
@@ -25,6 +25,7 @@ from aalp_lib.progress import Tell, shown
 QUERIES = 5000  # of the Square attack, as AutoAttack has it
 VERSIONS = {"standard": ("apgd-ce", "apgd-t", "fab-t", "square"), "square": ("square",)}
 TARGETED_CLASSES = 4  # that the loss of targeted APGD tells apart
+THEIRS = {"linf": "Linf", "l2": "L2"}
 ROUNDING = 1e-6  # of a ball in float32, for attacks that are not ours
 
 
@@ -39,6 +40,7 @@ def auto_attack(
     split: Labelled,
     eps: float,
     *,
+    norm: str = "linf",
     seed: int = 0,
     version: str = "standard",
     queries: int = QUERIES,
@@ -54,7 +56,9 @@ def auto_attack(
     split : Split, Dataset, (images, labels), or a loader of such pairs
         As in `evaluate`.
     eps : float
-        Radius of the ball, in (0, 1].
+        Radius of the ball, above 0; in L∞ at most 1.
+    norm : "linf" or "l2"
+        Which distance the ball is of.
     seed : int
         For the random starts and squares.
     version : "standard" or "square"
@@ -65,7 +69,7 @@ def auto_attack(
         Of Square, on each image.
     batch_size : int
         Images attacked at a time. Each batch draws from a seed of its own, so another size means other random starts.
-    progress : True or callable, optional
+    progress : bool or callable, optional
         As in `evaluate`; counts gradients, two queries as one.
 
     Returns
@@ -85,17 +89,18 @@ def auto_attack(
         What AutoAttack itself warns of, each thing once; and that a stage is left out.
     """
     names: Sequence[str] = VERSIONS[_checks.known("version of AutoAttack", version, VERSIONS)]
-    _checks.radius(eps)
+    ball = PGD(eps, eps, 1, norm=norm)
     _checks.count("the number of queries", queries)
     _checks.count("the batch size", batch_size)
     split = split_of(split).to(engine.device_of(model))
+    ball = ball.fitting(split.images)
     cost = {"apgd-ce": 100, "apgd-t": 900, "fab-t": 900, "square": queries // 2}
     with shown(progress, "AutoAttack") as tell, _lent(model, split) as forward:
         names = _possible(names, forward.classes)
         total, done = -(-len(split) // batch_size) * sum(cost[name] for name in names), 0
         parts: dict[str, list[Tensor]] = {name: [] for name in ("clean", *names)}
         for index, (x, y) in enumerate(split.batches(batch_size)):
-            attacker = _attacker(forward, x, y, eps, seeds.derive(seed, "autoattack", index), queries)
+            attacker = _attacker(forward, x, y, ball, seeds.derive(seed, "autoattack", index), queries)
             with torch.no_grad():
                 right = forward(x).argmax(1) == y
             parts["clean"].append(right)
@@ -106,7 +111,9 @@ def auto_attack(
                 done += cost[name]
                 if tell:
                     tell(done, total, f"{name} done")
-    return Report({name: Outcome(torch.cat(outcome).cpu()) for name, outcome in parts.items()})
+    return Report(
+        {name: Outcome(torch.cat(part).cpu(), "" if name == "clean" else ball.ball) for name, part in parts.items()}
+    )
 
 
 def _possible(names: Sequence[str], classes: int) -> Sequence[str]:
@@ -114,15 +121,14 @@ def _possible(names: Sequence[str], classes: int) -> Sequence[str]:
     if classes >= TARGETED_CLASSES or "apgd-t" not in names:
         return names
     left = [name for name in names if name != "apgd-t"]
-    warnings.warn(
+    _checks.warn(
         f"AutoAttack without its stage apgd-t, whose loss needs at least {TARGETED_CLASSES} classes, got {classes}; "
-        f"{', '.join(left)} remain",
-        stacklevel=4,
+        f"{', '.join(left)} remain"
     )
     return left
 
 
-def _attacker(forward: Prepared, x: Tensor, y: Tensor, eps: float, seed: int, queries: int) -> Any:
+def _attacker(forward: Prepared, x: Tensor, y: Tensor, ball: Attack, seed: int, queries: int) -> Any:
     """The package's attacks with the settings of its standard version."""
     try:
         from pyautoattack import AutoAttack
@@ -137,7 +143,7 @@ def _attacker(forward: Prepared, x: Tensor, y: Tensor, eps: float, seed: int, qu
         rows = torch.arange(len(images), device=images.device)
         return torch.cat([forward(images[part]) for part in engine.parts(forward, rows)])
 
-    attacker = AutoAttack(logits, device=x.device, eps=eps, seed=seed)
+    attacker = AutoAttack(logits, device=x.device, eps=ball.eps, norm=THEIRS[ball.norm], seed=seed)
     attacker.apgd_targeted.n_target_classes = attacker.fab.n_target_classes = min(9, classes - 1)
     attacker.square.n_queries = queries
     return attacker
@@ -156,7 +162,8 @@ def _stage(attacker: Any, name: str, x: Tensor, y: Tensor, right: Tensor) -> dic
         x_adv, predicted = attacker.run_standard_evaluation(x, y, batch_size=len(x))
     finally:
         sys.settrace(trace)  # one of its checks takes it away
-    inside = (x_adv - x).abs().flatten(1).amax(1) <= attacker.epsilon + ROUNDING
+    apart = torch.linalg.vector_norm((x_adv - x).flatten(1), 2 if attacker.norm == "L2" else float("inf"), dim=1)
+    inside = apart <= attacker.epsilon + ROUNDING * max(1.0, attacker.epsilon)
     right[rows] = (predicted == y) | ~inside
     return {"right": right}
 
@@ -175,7 +182,7 @@ def _lent(model: Classifier, split: Split) -> Iterator[Prepared]:
         logger.removeHandler(heard)
         logger.propagate = propagate
     for said in heard.said.values():
-        warnings.warn(f"AutoAttack says: {said}", stacklevel=4)
+        _checks.warn(f"AutoAttack says: {said}")
 
 
 class _Heard(logging.Handler):

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import secrets
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from aalp_lib.models import Classifier
 T = TypeVar("T")
 FORMAT = "aalp_lib checkpoint 1"
 LAST, BEST = "last.safetensors", "best.safetensors"
+FILES = {"last": LAST, "best": BEST}
 CHECKSUM = "checksum"  # what a file calls the SHA-256 of the rest of it
 _DAMAGED = "is damaged, or was changed by hand: its content does not fit its checksum"
 
@@ -39,11 +41,13 @@ _DAMAGED = "is damaged, or was changed by hand: its content does not fit its che
 class Description(msgspec.Struct, kw_only=True):
     """What the description of every network's weights says: the arguments of `models.build`, none of a wrapped one.
 
-    `normalisation` is what the function of that name gives; files written before it was kept have none.
+    `normalisation` is what the function of that name gives, `classes` are the names of the classes in the order of
+    their labels, where they are known; files written before these were kept have none.
     """
 
     model: dict[str, Any]
     normalisation: dict[str, list[float]] | None = None
+    classes: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ class Checkpoint:
         """The description as what `kind` says; InputError names the file and the field that does not fit."""
         try:
             return msgspec.convert(self.meta, kind)
-        except msgspec.ValidationError as error:
+        except ValueError as error:  # msgspec's, or of text that is no Unicode
             raise InputError(f"{self.path} is no checkpoint of this kind ({error})") from error
 
 
@@ -133,7 +137,8 @@ def read(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+            # copies, for the file may be written over meanwhile
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - not a dict
     except Exception as error:  # what a damaged header raises is not documented
         raise InputError(f"{path} is not a readable checkpoint ({error})") from error
     if header.get("format") != FORMAT or not {"meta"} <= header.keys() <= {"format", "meta", CHECKSUM}:
@@ -157,9 +162,9 @@ def _checksum(tensors: Mapping[str, Tensor], meta: str) -> str:
 
 
 def sealed(content: Mapping[str, Any]) -> bytes:
-    """A JSON object, as text, with a checksum of its values at the end."""
+    """A JSON object, as text, with a checksum of its values in front."""
     values = json.loads(json.dumps(content))  # as they are read: tuples are lists
-    return (json.dumps(values | {CHECKSUM: _json_checksum(values)}, indent=1) + "\n").encode()
+    return (json.dumps({CHECKSUM: _json_checksum(values)} | values, indent=1) + "\n").encode()
 
 
 def unsealed(content: bytes) -> dict[str, Any]:
@@ -196,12 +201,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Make a folder, if need be, and write into it; OSError names it if that cannot be done."""
+    """Make a folder before the work for it begins; OSError, naming it, unless something can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{secrets.token_hex(4)}"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"room for this, at least")
     except OSError as error:
         raise OSError(f"the output folder {folder} cannot be written ({error.strerror or error})") from error
 
@@ -230,13 +234,15 @@ def load_weights(model: Classifier, checkpoint: Checkpoint) -> None:
         raise InputError(f"{checkpoint.path} holds another network than this one: {reason}") from error
 
 
-def _check_values(model: Classifier, checkpoint: Checkpoint) -> None:
-    """InputError unless weights are of the model's kind, and they and Adam's moments finite.
+def infinite_buffers(model: Classifier) -> set[str]:
+    """Names of buffers that hold infinity on purpose: a mask of attention, say."""
+    return {name for name, value in model.named_buffers() if bool(torch.isinf(value).any())}
 
-    A buffer may be infinite where the model's is: a mask of attention, say.
-    """
+
+def _check_values(model: Classifier, checkpoint: Checkpoint) -> None:
+    """InputError unless weights are of the model's kind, and they and Adam's moments finite."""
     own = {f"model.{name}": value for name, value in model.state_dict().items()}
-    infinite = {f"model.{name}" for name, value in model.named_buffers() if not torch.isfinite(value).all()}
+    infinite = {f"model.{name}" for name in infinite_buffers(model)}
     for name, value in checkpoint.tensors.items():
         if name in own and value.is_floating_point() != own[name].is_floating_point():
             raise InputError(f"{checkpoint.path} holds another network than this one: {name} is of {value.dtype}")
@@ -282,9 +288,9 @@ def load_model(path: str | Path, which: str = "last", *, model: Classifier | Non
         Missing, damaged or foreign file; a network that was wrapped and so cannot be made from its description; a
         `model` of other shapes or another normalisation.
     """
-    _checks.known("checkpoint", which, ("last", "best"))
+    _checks.known("checkpoint", which, FILES)
     path = _checks.path(path)
-    checkpoint = read(path / {"last": LAST, "best": BEST}[which] if path.is_dir() else path)
+    checkpoint = read(path / FILES[which] if path.is_dir() else path)
     config = checkpoint.described_as(Description).model
     if model is None and not config:
         raise InputError(

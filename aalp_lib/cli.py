@@ -59,6 +59,18 @@ def _path(what: str, default: str | None = None, **more: Any) -> dict[str, Any]:
     return _option(what, default, type=_expanded, metavar="FOLDER") | more
 
 
+def _several(what: str, kind: type = str) -> dict[str, Any]:
+    """Values with commas between them, as a tuple."""
+
+    def read(text: str) -> tuple[Any, ...]:
+        try:
+            return tuple(map(kind, text.split(",")))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be whole numbers with commas between them, not '{text}'") from None
+
+    return _option(what, type=read, metavar="N,N" if kind is int else "A,B")
+
+
 def _flag(what: str) -> dict[str, Any]:
     return _option(what, False, action="store_true")
 
@@ -75,17 +87,6 @@ def _expanded(text: str) -> Path:
     if not text:
         raise argparse.ArgumentTypeError("must not be empty")
     return Path(text).expanduser()
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(text.split(","))
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(map(int, text.split(",")))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be whole numbers with commas between them, not '{text}'") from None
 
 
 # --- options that several commands have -------------------------------------------------------------------------------
@@ -159,9 +160,7 @@ COMMANDS = {
         {
             "--out": _path("folder for checkpoints; must not hold another run", required=True),
             "--method": _option(METHODS, "aalp"),
-            "--model": _option(
-                f"lenet, resnet9, resnet32, torchvision:NAME, timm:NAME, or {OWN} (default: by the data)"
-            ),
+            "--model": _option(f"lenet, resnet9, resnet32, torchvision:NAME, timm:NAME or {OWN} (default: the data's)"),
             **_data("", "mnist-sample"),
             "--recipe": _option("paper (as section 4.1 gives it) or fast (ours); it sets what follows", "fast"),
             "--epochs": _number("times through the training images"),
@@ -194,7 +193,7 @@ COMMANDS = {
     ),
     "diagnose": Command(
         "look for signs that its gradients mislead an attack",
-        "aalp diagnose mnist/aalp --images 200",
+        "aalp diagnose mnist/aalp --images 50",
         _attacked(1000, KEPT)
         | PRECISION
         | {
@@ -218,20 +217,18 @@ COMMANDS = {
                 choices=SETS + VARIANTS,
                 metavar="GRID",
             ),
-            "--methods": _option(
-                "names, with commas between (default: Table 2's, or all variants)", type=_names, metavar="A,B"
-            ),
-            "--seeds": _option(
-                "numbers, with commas between (default: 0; of ablations 0,1,2)", type=_numbers, metavar="N,N"
-            ),
+            "--methods": _several("names (default: Table 2's, or all variants)"),
+            "--seeds": _several("numbers (default: 0; of ablations 0,1,2)", int),
             "--recipe": _option("paper (as section 4.1 gives it) or fast (ours; the default)"),
             "--out": _path("the records go to OUT/GRID", "results"),
             "--jobs": _number("runs at a time (default: one a core, or one on a GPU)"),
             "--minutes": _level(
-                "stop every run in time at a checkpoint; if work is left the exit status is 75, and the same command "
-                "goes on, on another machine too that has a copy of OUT"
+                "end in time, at checkpoints; with status 75 if work is left, which the same command does"
             ),
-            "--scheduler": _option("of a Dask cluster that you trust, whose workers see --out", metavar="ADDRESS"),
+            "--scheduler": _option(
+                "of a Dask cluster whose workers see --out; in a network that you trust alone, for Dask unpickles",
+                metavar="ADDRESS",
+            ),
             "--data": _path("a folder with the grid's images instead: train/CLASS/*, test/CLASS/*", dest="folder"),
             **PLACE,
             "--epochs": _number("a reduced protocol: fewer epochs; the records say so"),
@@ -248,15 +245,9 @@ COMMANDS = {
         {
             "grid": _option("the folder in --out that aalp reproduce wrote: mnist, svhn, cifar10, ...", metavar="GRID"),
             "--out": _path("the folder of aalp reproduce", "results"),
-            "--kinds": _option(
-                "samples, diagnosis, strong, attacks, with commas between (default: all)", type=_names, metavar="A,B"
-            ),
-            "--methods": _option(
-                "only networks of these methods, with commas between (default: all)", type=_names, metavar="A,B"
-            ),
-            "--seeds": _option(
-                "only networks trained with these, with commas between (default: all)", type=_numbers, metavar="N,N"
-            ),
+            "--kinds": _several("samples, diagnosis, strong, attacks (default: all)"),
+            "--methods": _several("only networks of these methods (default: all)"),
+            "--seeds": _several("only networks trained with these (default: all)", int),
             "--images": _number("test images for diagnosis, strong, attacks", 1000),
             "--seed": _number("fixes the random starts", 0),
         }

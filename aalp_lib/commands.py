@@ -5,7 +5,6 @@ import importlib.util
 import os
 import shlex
 import sys
-import tempfile
 import warnings
 from argparse import Namespace
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from aalp_lib import _checks, data, folders, models, seeds
+from aalp_lib import _checks, checkpoints, data, folders, models, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.autoattack import installed
 from aalp_lib.engine import distributed
@@ -22,17 +21,7 @@ from aalp_lib.evaluation import suite_in_ball
 from aalp_lib.methods import METHODS, method
 from aalp_lib.models import Classifier
 from aalp_lib.progress import shown
-from aalp_lib.reproduction import (
-    archive,
-    demo,
-    display,
-    escaping,
-    grids,
-    machine,
-    measurements,
-    single,
-    workers,
-)
+from aalp_lib.reproduction import archive, demo, display, escaping, grids, machine, measurements, single, workers
 from aalp_lib.reproduction.attack_measurements import diagnosis_of
 from aalp_lib.reproduction.display import say
 from aalp_lib.reproduction.jobs import Job, Origin, finished
@@ -119,7 +108,7 @@ def do_demo(options: Namespace) -> None:
     """Compare the methods of Table 2 on the bundled digits."""
     _checks.count("--seed", options.seed, least=0)
     jobs = demo.jobs(options.out, options.seed, options.quick)
-    _writable(options.out)
+    checkpoints.check_writable(options.out)
     at_once = cores() if options.jobs is None else options.jobs
     say(
         f"Training and attacking {len(jobs)} methods on the bundled digits, {at_once} at a time on {cores()} cores; "
@@ -219,9 +208,10 @@ def _run_and_data(options: Namespace, words: str = "") -> tuple[single.Run, data
         _checks.count("--images", options.images)
     run = single.Run.load(options.run, options.which, device, options.model)
     dataset = _loaded(options, run.origin, device)
+    run.look_at_classes(dataset)
     options.out = options.out or run.folder
     if options.out:
-        _writable(options.out)
+        checkpoints.check_writable(options.out)
     attack = words and ", " + display.ball(run.suite(dataset)["pgd100"], words)
     say(f"{run.config['method']['label']} on {dataset.name}, {options.which} epoch{attack}")
     return run, dataset
@@ -230,16 +220,6 @@ def _run_and_data(options: Namespace, words: str = "") -> tuple[single.Run, data
 def _keep(options: Namespace, run: single.Run, made: Record | Measurement) -> None:
     if options.out:
         display.wrote([run.keep(made, options.out)])
-
-
-def _writable(folder: Path) -> None:
-    """Make a folder before the work for it begins; OSError, naming it, unless something can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"room for this, at least")
-    except OSError as error:
-        raise OSError(f"the output folder {folder} cannot be written ({error.strerror or error})") from error
 
 
 def _loaded(options: Namespace, usual: Origin | None, device: torch.device) -> data.Dataset:
@@ -267,7 +247,7 @@ def do_reproduce(options: Namespace) -> None:
     if options.dry_run:
         display.plan(jobs, todo, options.recipe or "fast", missing)
         return
-    _writable(jobs[0].out)
+    checkpoints.check_writable(jobs[0].out)
     at_once = (cores() if jobs[0].device == "cpu" else 1) if options.jobs is None else options.jobs
     try:
         with workers.cluster(options.scheduler) as executor:
@@ -300,7 +280,7 @@ def do_measure(options: Namespace) -> None:
     if not found:
         raise InputError(f"{folder} holds no finished run with its weights; aalp reproduce makes them")
     dataset = _loaded(options, None if options.data else measurements.origin(found), device)
-    _writable(folder)
+    checkpoints.check_writable(folder)
     _name_what_is_missing()
     how = _given(options, "kinds", "methods", "seeds", "images", "seed", "precision")
     with shown(True, "measuring", display.console) as tell:
@@ -339,7 +319,7 @@ def do_results(options: Namespace) -> None:
 def _write(options: Namespace, everything: archive.Records) -> None:
     from aalp_lib.reproduction import report  # pandas and jinja2 are an extra
 
-    _writable(options.folder)
+    checkpoints.check_writable(options.folder)
     written = report.write(options.folder, everything)
     display.wrote(written)
     if not written:
@@ -373,9 +353,9 @@ def do_data(options: Namespace) -> None:
 
 def do_bench(options: Namespace) -> None:
     """Time this library beside its peers."""
+    checkpoints.check_writable(options.out)
     from aalp_lib.reproduction import bench  # torch's benchmark looks for a compiler
 
-    _writable(options.out)
     if options.device is None:
         say("Timing this library, its peers and the limit in turns; the machine should be idle.")
         record = bench.run(options.out, options.quick, display.timed)

@@ -6,8 +6,6 @@ import hashlib
 import io
 import itertools
 import os
-import struct
-import threading
 import unicodedata
 import warnings
 import zlib
@@ -42,7 +40,6 @@ MNIST_MD5 = {  # of the files in the published archives
 }
 MNIST_BYTES = 16 + 60_000 * 28 * 28  # of the largest of these
 _NOT_PUBLISHED = "is not {}'s published file (its MD5 is another): delete it, and it is downloaded anew"
-_COMPRESSED = 15  # MATLAB's number for a compressed element
 MNIST_VAL = 6000  # the first training images: every digit of mnist-sample is among them
 
 
@@ -154,13 +151,17 @@ def split_of(source: Labelled) -> Split:
 
     InputError if it is none of these; images are uint8, or floating point in [0, 1].
     """
-    if isinstance(source, Split):
-        return source
     if isinstance(source, Dataset):
         return source.test
-    a_pair = isinstance(source, tuple | list) and len(source) == 2 and not isinstance(source[0], tuple | list)
-    both: Any = source if a_pair else _gathered(source)
-    images, labels = both
+    found = paired(source)
+    return found if isinstance(found, Split) else paired(_gathered(found))
+
+
+def paired(source: Any) -> Any:
+    """A split of a pair of tensors (images, labels), and anything else as it is; InputError where one is no tensor."""
+    if not isinstance(source, tuple | list) or len(source) != 2 or isinstance(source[0], tuple | list):
+        return source
+    images, labels = source
     _checks.tensor("images", images)
     return Split(images, labels) if images.dtype == torch.uint8 else _FloatSplit(images.detach(), labels)
 
@@ -393,7 +394,6 @@ def _svhn_file(path: Path, published: int) -> Split:
 
     content = path.read_bytes()
     try:
-        _check_packed_elements(content)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what scipy cannot read is no array, which is said below
             found = loadmat(io.BytesIO(content), variable_names=("X", "y"))
@@ -407,16 +407,6 @@ def _svhn_file(path: Path, published: int) -> Split:
     if len(labels) == published and _md5(content) != SVHN_MD5[path.name]:
         raise InputError(f"{path} {_NOT_PUBLISHED.format('SVHN')}")
     return _from_arrays(images.transpose(3, 2, 0, 1), labels % 10)
-
-
-def _check_packed_elements(content: bytes) -> None:
-    """Raise if a compressed element of a MATLAB file does not fit its checksum, which scipy does not look at."""
-    order, place = "<" if content[126:128] == b"IM" else ">", 128
-    while place < len(content):
-        kind, size = struct.unpack_from(f"{order}II", content, place)
-        if kind == _COMPRESSED:
-            zlib.decompress(content[place + 8 : place + 8 + size])
-        place += 8 + size
 
 
 def _md5(content: bytes) -> str:
@@ -489,8 +479,7 @@ def _with_val(name: str, classes: tuple[str, ...], train: Split, test: Split) ->
 
 EXTENSIONS = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow's others may start programs
-LARGE = 2**24  # pixels; of such images only one is in memory at a time while it is made smaller
-_large = threading.Lock()
+LARGE, LARGEST = 2**24, 2**31  # pixels; of images beyond the first, one is in memory at a time
 LARGEST_SIDE = 2**14
 _IMAGES = f"images are {', '.join(EXTENSIONS)} inside train/CLASS and test/CLASS"
 
@@ -607,7 +596,13 @@ def _read_images(paths: list[Path], image_size: int | tuple[int, int] | None) ->
     """All images as uint8 (N, C, H, W), C = 1 if every one of them is grey, else 3."""
     size = _two_sides(image_size) if image_size is not None else None
     with ThreadPoolExecutor() as pool:
-        arrays = list(pool.map(lambda path: _read_image(path, size), paths))
+        found = list(pool.map(lambda path: _read_image(path, size), paths))
+    arrays = []
+    for path, array in zip(paths, found, strict=True):
+        if array is None:  # a large one, in this thread: others may keep the memory that it took
+            array = _read_image(path, size, LARGEST)
+        assert array is not None
+        arrays.append(array)
     for path, array in zip(paths, arrays, strict=True):
         if array.shape[:2] != arrays[0].shape[:2]:
             raise InputError(
@@ -615,11 +610,10 @@ def _read_images(paths: list[Path], image_size: int | tuple[int, int] | None) ->
                 "(height, width); pass image_size to resize them"
             )
     channels = 3 if any(array.ndim == 3 for array in arrays) else 1
-    found = torch.empty(len(arrays), channels, *arrays[0].shape[:2], dtype=torch.uint8)
-    for place in found.numpy():
-        array = arrays.pop(0)
+    images = torch.empty(len(arrays), channels, *arrays[0].shape[:2], dtype=torch.uint8)
+    for place, array in zip(images.numpy(), arrays, strict=True):
         place[...] = array if array.ndim == 2 else array.transpose(2, 0, 1)
-    return found
+    return images
 
 
 def _two_sides(size: int | tuple[int, int]) -> tuple[int, int]:
@@ -636,20 +630,15 @@ def _turn_upright(image: Image.Image) -> None:
         ImageOps.exif_transpose(image, in_place=True)
 
 
-def _read_image(path: Path, size: tuple[int, int] | None) -> np.ndarray:
-    """One image as uint8 (H, W) if it is grey, else (H, W, 3)."""
+def _read_image(path: Path, size: tuple[int, int] | None, most: int = LARGE) -> np.ndarray | None:
+    """One image as uint8 (H, W) if it is grey, else (H, W, 3); None if it has more than `most` pixels."""
     if not path.is_file():
         raise InputError(f"cannot read the image {path}: it is a broken link or no regular file")
     try:
-        content = path.read_bytes()
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
+        with Image.open(path, formats=_FORMATS) as image:
             if image.mode[0] in "IF":
                 raise InputError(f"{path} has more than 8 bits a channel ({image.mode}); convert it to 8")
-            if image.format == "PNG":
-                with Image.open(io.BytesIO(content), formats=("PNG",)) as checked:
-                    checked.verify()  # its checksums, which are not looked at otherwise
-            with _large if image.width * image.height > LARGE else contextlib.nullcontext():
-                return _pixels(image, size)
+            return _pixels(image, size) if image.width * image.height <= most else None
     except InputError:
         raise
     except Exception as error:  # damaged images raise almost anything

@@ -3,24 +3,23 @@
 What counts as a sign follows Athalye, Carlini and Wagner (2018), section 3.1, and Carlini et al. (2019).
 """
 
-import dataclasses
 import functools
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from aalp_lib import _checks, engine, losses, resume
+from aalp_lib import _checks, _tables, engine, losses, resume
 from aalp_lib._checks import InputError
-from aalp_lib.attacks import FGSM, Attack, derived, scaled
+from aalp_lib.attacks import FGSM, NORMS, Attack, derived, levels, scaled
 from aalp_lib.autoattack import QUERIES, auto_attack, installed
 from aalp_lib.data import Labelled, Split, split_of, to_float
 from aalp_lib.engine import Forward
 from aalp_lib.engine.precision import Precision, without_tf32
-from aalp_lib.evaluation import Outcome, Report, evaluate, flat_is_told, generators, gradient_count
+from aalp_lib.evaluation import Outcome, Report, evaluate, flat_is_told, generators, gradient_count, unusual
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, shown, stages, told
 
@@ -28,25 +27,27 @@ NOISE = 0.01  # share of the images below which a difference is no sign
 LARGE = 0.05  # share from which a gain by restarts or by another loss is a sign
 STEPS = (1, 5, 10, 20, 40, 100, 200)
 RESTARTS = (1, 5, 20)
-FRACTIONS = (0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4, 8)  # of the attack's eps, kept below 0.5
+FRACTIONS = (0.25, 0.5, 0.75, 1, 1.25, 1.5, 2, 3, 4, 8)  # of the attack's eps, kept below half the width of [0, 1]
 Row = dict[str, float]  # accuracy, low, high, correct, count, and what else is said beside
 
 
 @dataclass(frozen=True, repr=False)
-class Diagnosis:
+class Diagnosis(_tables.Tabled):
     """What `diagnose` measured, ready for JSON. An accuracy is {accuracy, low, high, correct, count}, as in a record.
 
     Attributes
     ----------
     attack : dict
-        Settings of the attack that is examined.
+        Settings of the attack that is examined; "ball", in words, where it is in L2 or led to targets.
     seed : int
     eps : list
         Accuracies against "eps", 0 first; "most" is the largest share that can be right, as far as known images in the
-        balls say: a grey one from eps = 0.5 on, every other image of the split at eps = 1.
+        balls say: a grey one from eps = 0.5 on, every other image of the split at eps = 1; in L2 of images of P values
+        from half of sqrt(P) on, and at sqrt(P).
     steps : list
         For "steps" steps, the mean "cross_entropy" (nats) and "margin" (best wrong logit minus true one) over all
-        images, and the accuracy, at that iterate.
+        images, and the accuracy, at that iterate. Both are what the attack raises: with targets, those of the targets
+        with a minus sign.
     restarts : list
         Accuracies with that many "restarts".
     fgsm, margin : dict
@@ -56,6 +57,8 @@ class Diagnosis:
         The same for "transfer" and "square", as far as they were measured.
     zero_gradients : dict
         Share of images with a cross-entropy gradient of exactly 0 in float32: "clean", and "attacked" for 200 steps.
+    nan_gradients : dict
+        The same for a gradient that is NaN at a pixel.
     logits : dict
         Clean images: mean of the "largest" absolute logit, mean "margin", and the share that is "certain", with a
         true-class probability of exactly 1 in float32.
@@ -71,6 +74,7 @@ class Diagnosis:
     black_box: dict[str, Row]
     zero_gradients: dict[str, float]
     logits: dict[str, float]
+    nan_gradients: dict[str, float] = field(default_factory=dict)
 
     @property
     def signs(self) -> list[str]:
@@ -103,22 +107,29 @@ class Diagnosis:
     @property
     def remarks(self) -> list[str]:
         """Gradients and logits, in words."""
-        zero, z = self.zero_gradients, self.logits
+        zero, nan, z = self.zero_gradients, self.nan_gradients, self.logits
+        said = f"gradient that is NaN: {_percent(nan.get('clean', 0))} of the clean, {_percent(nan.get('attacked', 0))}"
         return [
             f"gradient of exactly 0: {_percent(zero['clean'])} of the clean, {_percent(zero['attacked'])} of the "
             "attacked images",
             f"largest logit {z['largest']:.2f}, margin {z['margin']:.2f}, probability of exactly 1: "
             f"{_percent(z['certain'])}",
+            *([f"{said} of the attacked images"] if any(nan.values()) else []),
         ]
 
-    def __repr__(self) -> str:
-        lines = [
-            f"{name:>13}  {100 * r['accuracy']:6.2f} %  [{100 * r['low']:.2f}, {100 * r['high']:.2f}]"
-            + f"  {remark}" * bool(remark)
+    @property
+    def ball(self) -> str:
+        """Where the attack may go, in words."""
+        return str(self.attack.get("ball") or f"L∞ {levels(self.attack['eps'])}")
+
+    def _table(self) -> _tables.Table:
+        rows = [
+            [name, _percent(r["accuracy"], 2), f"[{100 * r['low']:.2f}, {100 * r['high']:.2f}]", remark]
             for group in self.rows
             for name, r, remark in group
         ]
-        return "\n".join(["Diagnosis", *lines, *self.remarks, *(self.signs or ["no sign of gradient masking"])])
+        notes = [*self.remarks, *(self.signs or ["no sign of gradient masking"])]
+        return [f"Diagnosis, {self.ball}", "right", "95 % interval", ""], rows, notes
 
 
 @without_tf32()
@@ -127,6 +138,7 @@ def diagnose(
     split: Labelled,
     attack: Attack,
     *,
+    target: Tensor | None = None,
     seed: int = 0,
     source: Classifier | None = None,
     queries: int = QUERIES,
@@ -144,6 +156,8 @@ def diagnose(
         As in `evaluate`. A thousand images are enough: `data.test[:1000]`.
     attack : Attack
         What is examined: `table2_suite(name)["pgd100"]`, say. For other radii its step grows with the radius.
+    target : (N,) int64, optional
+        As in `evaluate`. Square, which knows no targets, is then left out.
     seed : int
         For the random starts, which are those of `evaluate`.
     source : Classifier, optional
@@ -159,14 +173,14 @@ def diagnose(
     Raises
     ------
     InputError
-        If a number is out of range or a model cannot take such images.
+        If a number is out of range, a model cannot take such images, or `attack` is another thing than one Attack.
     """
     _checks.count("the number of queries", queries, least=0)
     if not isinstance(attack, Attack):
         raise InputError(f"diagnose examines one Attack, got {type(attack).__name__}; pass suite['pgd100'], say")
     split, attack = split_of(split), derived(attack, restarts=1)
-    suite = _suite(attack)
-    square = queries if installed() else 0
+    suite, pixels = _suite(attack, split.images[0].numel()), split.images[0].numel()
+    square = queries if installed() and target is None else 0
     with shown(progress, "diagnosing") as tell:
         tells = stages(
             tell,
@@ -178,54 +192,67 @@ def diagnose(
         token = flat_is_told.set(True)
         try:
             report = evaluate(
-                model, split, suite, batch_size=batch_size, seed=seed, precision=precision, progress=tells["suite"]
-            )
+                model, split, suite, target=target, batch_size=batch_size, seed=seed, precision=precision,
+                progress=tells["suite"],
+            )  # fmt: skip
         finally:
             flat_is_told.reset(token)
-        path = functools.partial(_walk, model, split, attack, generators(attack, seed)[0], batch_size, tells["steps"])
+        path = functools.partial(
+            _walk, model, split, attack, target, generators(attack, seed)[0], batch_size, tells["steps"]
+        )
         walk = _Walk(**resume.part("steps", path))
         black_box = {}
         if source is not None:
             transfer = functools.partial(
-                _transferred, model, source, split, attack, generators(attack, seed)[0], batch_size, tells["transfer"]
-            )
+                _transferred, model, source, split, attack, target, generators(attack, seed)[0], batch_size,
+                tells["transfer"],
+            )  # fmt: skip
             black_box["transfer"] = Outcome(resume.part("transfer", transfer)["right"])
         if square:
             black_box["square"] = auto_attack(
-                model, split, attack.eps, seed=seed, version="square", queries=square, batch_size=batch_size,
-                progress=tells["square"],
+                model, split, attack.eps, norm=attack.norm, seed=seed, version="square", queries=square,
+                batch_size=batch_size, progress=tells["square"],
             )["square"]  # fmt: skip
-    return _assembled(attack, seed, report, walk, black_box)
+    return _assembled(attack.toward(target), pixels, seed, report, walk, black_box)
 
 
-def radii(attack: Attack) -> list[float]:
-    """The radii of the accuracy curve: multiples of the attack's own below 0.5, then 0.5 and 1."""
-    return [attack.eps * f for f in FRACTIONS if attack.eps * f < 0.5] + [0.5, 1.0]
+def radii(attack: Attack, pixels: int = 1) -> list[float]:
+    """The radii of the accuracy curve: multiples of the attack's own below half the width of [0, 1], half and all.
+
+    The width is 1, or in L2 the square root of the number of an image's `pixels`, channels counted.
+    """
+    width = NORMS[attack.norm].width(pixels)
+    return [attack.eps * f for f in FRACTIONS if attack.eps * f < width / 2] + [width / 2, width]
 
 
-def _suite(attack: Attack) -> dict[str, Attack]:
-    curve = {f"eps {eps:g}": scaled(attack, eps / attack.eps) for eps in radii(attack)}
+def _suite(attack: Attack, pixels: int) -> dict[str, Attack]:
+    curve = {f"eps {eps:g}": scaled(attack, eps / attack.eps) for eps in radii(attack, pixels)}
     runs = {f"x{count}": derived(attack, restarts=count) for count in RESTARTS}
-    return curve | runs | {"fgsm": FGSM(attack.eps), "margin": derived(attack, loss="margin")}
+    return curve | runs | {"fgsm": FGSM(attack.eps, norm=attack.norm), "margin": derived(attack, loss="margin")}
 
 
-def _assembled(attack: Attack, seed: int, report: Report, walk: "_Walk", black_box: Mapping[str, Outcome]) -> Diagnosis:
+def _assembled(
+    attack: Attack, pixels: int, seed: int, report: Report, walk: "_Walk", black_box: Mapping[str, Outcome]
+) -> Diagnosis:
+    width = NORMS[attack.norm].width(pixels)
+
     def beside(other: Outcome) -> Row:
         return other.numbers | {"only": int((report["x1"].correct & ~other.correct).sum())}
 
     return Diagnosis(
-        attack=dataclasses.asdict(attack),
+        attack=derived(attack, step=abs(attack.step)).described() | unusual(attack.ball),
         seed=seed,
         eps=[
-            report[f"eps {eps:g}" if eps else "clean"].numbers | {"eps": eps, "most": walk.most(eps)}
-            for eps in (0, *radii(attack))
+            report[f"eps {eps:g}" if eps else "clean"].numbers | {"eps": eps, "most": walk.most(eps / width)}
+            for eps in (0, *radii(attack, pixels))
         ],
         steps=walk.rows(report["clean"].correct),
         restarts=[report[f"x{count}"].numbers | {"restarts": count} for count in RESTARTS],
         fgsm=beside(report["fgsm"]),
         margin=beside(report["margin"]),
         black_box={name: beside(outcome) for name, outcome in black_box.items()},
-        zero_gradients=walk.zero_gradients,
+        zero_gradients=walk.shares(walk.zero),
+        nan_gradients=walk.shares(walk.nan),
         logits=walk.logit_scale(),
     )
 
@@ -235,35 +262,41 @@ def _assembled(attack: Attack, seed: int, report: Report, walk: "_Walk", black_b
 
 @dataclass(frozen=True, eq=False)
 class _Walk:
-    """Logits (N, K) on clean images, logits (S, N, K) at each of `STEPS`, labels (N,), whether gradients are 0."""
+    """Logits (N, K) on clean images, (S, N, K) at each of `STEPS`, labels (N,), and where gradients are 0 or NaN."""
 
     clean: Tensor
     path: Tensor
     labels: Tensor
     zero: Tensor  # bool (2, N): at the clean images and at the last iterates
     grey: Tensor  # int64 (1,): the class that an image of 0.5 everywhere is seen as
+    nan: Tensor = field(default_factory=lambda: torch.zeros(2, 1, dtype=torch.bool))
+    target: Tensor | None = None  # (N,)
 
     def most(self, eps: float) -> float:
-        """Largest share that can be right at `eps`, as images that lie in every ball say."""
+        """Largest share that can be right at `eps`, in widths of [0, 1], as images that lie in every ball say."""
         if eps < 0.5:
             return 1.0
         seen = self.grey if eps < 1 else torch.cat([self.grey, self.clean.argmax(1)])
-        return float((self.labels[:, None] == seen.unique()).all(1).float().mean())
+        return float(self._right(seen.unique()[:, None]).all(0).float().mean())
+
+    def _right(self, seen: Tensor) -> Tensor:
+        """Where images that are seen as these classes, (N,) or (C, 1), are not lost."""
+        return seen == self.labels if self.target is None else seen != self.target
 
     def rows(self, right: Tensor) -> list[Row]:
+        sought, sign = (self.labels, 1) if self.target is None else (self.target, -1)
         return [
-            Outcome(right & (z.argmax(1) == self.labels)).numbers
+            Outcome(right & self._right(z.argmax(1))).numbers
             | {
                 "steps": steps,
-                "cross_entropy": float(losses.cross_entropy(z, self.labels).mean()),
-                "margin": float(losses.margin(z, self.labels).mean()),
+                "cross_entropy": sign * float(losses.cross_entropy(z, sought).mean()),
+                "margin": sign * float(losses.margin(z, sought).mean()),
             }
             for steps, z in zip(STEPS, self.path, strict=True)
         ]
 
-    @property
-    def zero_gradients(self) -> dict[str, float]:
-        clean, attacked = self.zero.float().mean(1).tolist()
+    def shares(self, of: Tensor) -> dict[str, float]:
+        clean, attacked = of.float().mean(1).tolist()
         return {"clean": clean, "attacked": attacked}
 
     def logit_scale(self) -> dict[str, float]:
@@ -275,35 +308,41 @@ class _Walk:
 
 
 def _walk(
-    model: Classifier, split: Split, attack: Attack, generator: torch.Generator, batch_size: int, tell: Tell | None
-) -> dict[str, Tensor]:
+    model: Classifier, split: Split, attack: Attack, target: Tensor | None, generator: torch.Generator,
+    batch_size: int, tell: Tell | None,
+) -> dict[str, Tensor]:  # fmt: skip
     """The fields of a `_Walk`."""
-    split = split.to(engine.device_of(model))
+    split, attack = split.to(engine.device_of(model)), attack.toward(target)
+    sought = split.labels if target is None else target.to(split.labels.device)
     with engine.prepared(model, to_float(split.images[:2])) as forward:
         grey = _logits(forward, torch.full_like(split.images[:1], 0.5, dtype=torch.float32)).argmax(1)
-        batches = told(split.batches(batch_size), -(-len(split) // batch_size), tell, "loss against steps done")
-        clean, path, zero = zip(*(_walk_batch(forward, x, y, attack, generator) for x, y in batches), strict=True)
+        each = zip(split.batches(batch_size), sought.split(batch_size), strict=True)
+        batches = told(each, -(-len(split) // batch_size), tell, "loss against steps done")
+        found = (_walk_batch(forward, x, wanted, attack, generator) for (x, _), wanted in batches)
+        clean, path, zero, nan = zip(*found, strict=True)
     return {
         "clean": torch.cat(clean),
         "path": torch.cat(path, 1),
         "labels": split.labels.cpu(),
         "zero": torch.cat(zero, 1),
         "grey": grey.cpu(),
-    }
+        "nan": torch.cat(nan, 1),
+    } | ({} if target is None else {"target": sought.cpu()})
 
 
 def _walk_batch(
     forward: Forward, x: Tensor, y: Tensor, attack: Attack, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Logits (N, K) clean and (S, N, K) at each of `STEPS`, bool (2, N) for gradients of 0; one leg goes on from the
-    last, which is the attack's own trajectory, since nothing is carried over but the iterate."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Logits (N, K) clean and (S, N, K) at each of `STEPS`, bool (2, N) for gradients of 0 and of NaN; one leg goes on
+    from the last, which is the attack's own trajectory, since nothing is carried over but the iterate."""
     x_adv = derived(attack, steps=STEPS[0]).perturb(forward, x, y, generator=generator)
     path = [_logits(forward, x_adv)]
     for made, steps in itertools.pairwise(STEPS):
         x_adv = derived(attack, steps=steps - made).perturb(forward, x, y, start=x_adv)
         path.append(_logits(forward, x_adv))
-    zero = torch.stack([_zero_gradient(forward, images, y) for images in (x, x_adv)])
-    return _logits(forward, x).cpu(), torch.stack(path).cpu(), zero.cpu()
+    gradients = torch.stack([_gradient(forward, images, y).flatten(1) for images in (x, x_adv)])  # (2, N, P)
+    zero, nan = (gradients == 0).all(2), gradients.isnan().any(2)
+    return _logits(forward, x).cpu(), torch.stack(path).cpu(), zero.cpu(), nan.cpu()
 
 
 def _logits(forward: Forward, x: Tensor) -> Tensor:
@@ -311,24 +350,29 @@ def _logits(forward: Forward, x: Tensor) -> Tensor:
         return forward(x)
 
 
-def _zero_gradient(forward: Forward, x: Tensor, y: Tensor) -> Tensor:
-    """Which images have a cross-entropy gradient of exactly 0, bool (N,)."""
+def _gradient(forward: Forward, x: Tensor, y: Tensor) -> Tensor:
+    """The cross-entropy's gradient at images (N, C, H, W)."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(losses.cross_entropy(forward(x), y).sum(), x)
-    return (gradient == 0).flatten(1).all(1)
+    return gradient
 
 
 def _transferred(
-    model: Classifier, source: Classifier, split: Split, attack: Attack, generator: torch.Generator, batch_size: int,
-    tell: Tell | None,
+    model: Classifier, source: Classifier, split: Split, attack: Attack, target: Tensor | None,
+    generator: torch.Generator, batch_size: int, tell: Tell | None,
 ) -> dict[str, Tensor]:  # fmt: skip
     """Which images stay "right" when `source`'s adversarial images are shown to `model`, bool (N,)."""
     split, right = split.to(engine.device_of(model)), []
     model = engine.private(model)
-    for x, y in told(split.batches(batch_size), -(-len(split) // batch_size), tell, "transfer done"):
-        x_adv = attack(source, x, y, generator=generator)
-        right.append((_logits(model, x).argmax(1) == y) & (_logits(model, x_adv).argmax(1) == y))
+    targets = (
+        [None] * -(-len(split) // batch_size) if target is None else target.to(split.labels.device).split(batch_size)
+    )
+    each = zip(split.batches(batch_size), targets, strict=True)
+    for (x, y), wanted in told(each, len(targets), tell, "transfer done"):
+        x_adv = attack(source, x, y, target=wanted, generator=generator)
+        seen = _logits(model, x_adv).argmax(1)
+        right.append((_logits(model, x).argmax(1) == y) & (seen == y if wanted is None else seen != wanted))
     return {"right": torch.cat(right).cpu()}
 
 
@@ -373,6 +417,9 @@ def _signs_in_gradients(found: Diagnosis) -> Iterator[str]:
     for where, share in found.zero_gradients.items():
         if share > NOISE:
             yield f"The cross-entropy's gradient is exactly 0 at {_percent(share)} of the {where} images."
+    for where, share in found.nan_gradients.items():
+        if share > 0:
+            yield f"The cross-entropy's gradient is NaN at {_percent(share)} of the {where} images."
     z = found.logits
     if z["certain"] > LARGE:
         yield (
@@ -405,5 +452,5 @@ def _signs_of_others(found: Diagnosis) -> Iterator[str]:
             )
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _percent(share: float, digits: int = 1) -> str:
+    return _tables.percent(share, digits)

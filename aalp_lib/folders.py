@@ -3,9 +3,9 @@
 import contextlib
 import os
 import platform
+import secrets
 import threading
 import time
-import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,7 +162,7 @@ def begun(folder: Path, settings: dict[str, Any], resume: bool) -> Checkpoint | 
 
 def _describe(folder: Path, content: dict[str, Any], new: bool) -> None:
     """Write `run.json`; a new one only where there is none, for disks that cannot lock."""
-    draft = folder / f".{RUN}.{uuid.uuid4().hex}"
+    draft = folder / f".{RUN}.{secrets.token_hex(4)}.partial"  # whose name says that it may be cleaned up
     try:
         checkpoints.write_json(draft, content)
         (_put if new else os.replace)(draft, folder / RUN)

@@ -13,7 +13,7 @@ from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack, trades_inner
 from aalp_lib.contributions import RULES, guided_dropout_mask, sample_scores
 from aalp_lib.engine import Forward, distributed
-from aalp_lib.models import Classifier
+from aalp_lib.models import Classifier, require_classifier
 
 PAIRINGS = ("alp", "adaptive_alp", "trades_kl")
 # Of one's own: logits (N, K) of the clean and of the adversarial images and labels (N,), to losses (N,).
@@ -169,35 +169,43 @@ class Terms(NamedTuple):
     kept: Tensor
 
 
-def training_loss(method: Method, model: Classifier, x: Tensor, x_adv: Tensor | None, y: Tensor) -> Terms:
+def training_loss(method: str | Method, model: Classifier, x: Tensor, x_adv: Tensor | None, y: Tensor) -> Terms:
     """Eq. 10 and its relatives on one batch, after one pass through the network, clean and adversarial together.
 
     Parameters
     ----------
-    method : Method
+    method : str or Method
+        A row of `METHODS`, or its name.
     model : Classifier
-        In the mode in which it is to be trained.
+        In the mode in which it is to be trained; `models.wrap` makes one of another network.
     x, x_adv : (N, C, H, W)
         Images in [0, 1]; `x_adv` may be None where `method.adversarial` is False.
     y : (N,)
         Labels.
+
+    Raises
+    ------
+    InputError
+        If the method is unknown, the model no Classifier, or adversarial images are missing.
     """
-    if method.adversarial and x_adv is None:
-        raise InputError(f"method '{method.name}' needs adversarial images")
-    branches = [x] if method.classify != "adversarial" or method.pairing else []
-    branches += [x_adv] if method.adversarial and x_adv is not None else []
+    row = method if isinstance(method, Method) else METHODS[named(method, METHODS)]
+    require_classifier(model)
+    if row.adversarial and x_adv is None:
+        raise InputError(f"method '{row.name}' needs adversarial images")
+    branches = [x] if row.classify != "adversarial" or row.pairing else []
+    branches += [x_adv] if row.adversarial and x_adv is not None else []
     features = model.features(torch.cat(branches))  # (branches·N, F)
     labels = y.repeat(len(branches))
     kept = features.new_ones(())
-    if method.guided_dropout:
-        factors = method.guided_dropout.factors(model, features, labels, len(branches))
+    if row.guided_dropout:
+        factors = row.guided_dropout.factors(model, features, labels, len(branches))
         features, kept = features * factors, (factors > 0).float().mean()
     z = model.head(features)  # (branches·N, K)
     z_clean, z_adv = z[: len(y)], z[-len(y) :]
-    chosen = {"clean": (z_clean, y), "adversarial": (z_adv, y), "joint": (z, labels)}[method.classify]
+    chosen = {"clean": (z_clean, y), "adversarial": (z_adv, y), "joint": (z, labels)}[row.classify]
     classification = losses.cross_entropy(*chosen).mean()
-    pairing = _pairing(method, z_clean, z_adv, y).mean() if method.pairing else classification.new_zeros(())
-    return Terms(classification + method.weight * pairing, classification, pairing, kept)
+    pairing = _pairing(row, z_clean, z_adv, y).mean() if row.pairing else classification.new_zeros(())
+    return Terms(classification + row.weight * pairing, classification, pairing, kept)
 
 
 def _pairing(method: Method, z_clean: Tensor, z_adv: Tensor, y: Tensor) -> Tensor:

@@ -46,8 +46,8 @@ class Classifier(nn.Module):
         super().__init__()
         self.body = body
         self.head = head
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor([float(v) for v in mean]).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([float(v) for v in std]).view(1, -1, 1, 1), persistent=False)
         self.config = config or {}
 
     def features(self, x: Tensor) -> Tensor:
@@ -381,7 +381,7 @@ class _Wrapped(Classifier):
 
         hook = self.head.register_forward_hook(see)
         try:
-            logits = self.body(self.normalised(x))
+            logits = self.forward(x)
         finally:
             hook.remove()
         features, output, writes = seen[0] if len(seen) == 1 else (logits, None, 0)
@@ -393,8 +393,24 @@ class _Wrapped(Classifier):
         return features
 
     def forward(self, x: Tensor) -> Tensor:
-        logits: Tensor = self.body(self.normalised(x))
+        logits = self.body(self.normalised(x))
+        if not isinstance(logits, Tensor):
+            raise InputError(
+                f"{type(self.body).__name__} returns a {type(logits).__name__}: say where in it the logits are, "
+                "wrap(module, logits=lambda out: out.logits)"
+            )
         return logits
+
+
+class _WithLogits(nn.Module):
+    """A network whose output is more than its logits, and a function that takes them from it."""
+
+    def __init__(self, module: nn.Module, logits: Callable[[Any], Tensor]) -> None:
+        super().__init__()
+        self.module, self.logits = module, logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.logits(self.module(x))
 
 
 def _writes(tensor: Tensor) -> int:
@@ -402,7 +418,13 @@ def _writes(tensor: Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-def wrap(module: nn.Module, mean: tuple[float, ...] = (0.0,), std: tuple[float, ...] = (1.0,)) -> Classifier:
+def wrap(
+    module: nn.Module,
+    mean: tuple[float, ...] = (0.0,),
+    std: tuple[float, ...] = (1.0,),
+    *,
+    logits: Callable[[Any], Tensor] | None = None,
+) -> Classifier:
     """Split any classifier that ends in a Linear into features and head. The weights are shared, nothing is copied.
 
     Parameters
@@ -412,6 +434,8 @@ def wrap(module: nn.Module, mean: tuple[float, ...] = (0.0,), std: tuple[float, 
         `nn.Identity` and `nn.Flatten` may follow. A compiled one is taken as it was before.
     mean, std : sequences of float, one for each channel
         Normalisation that `module` expects; by default none.
+    logits : callable, optional
+        Takes the logits from what `module` returns, a tuple or an object: `lambda out: out.logits` for Hugging Face's.
 
     Returns
     -------
@@ -429,16 +453,17 @@ def wrap(module: nn.Module, mean: tuple[float, ...] = (0.0,), std: tuple[float, 
     torch.Size([5, 3])
     """
     if isinstance(module, Classifier):
-        if (mean, std) != ((0.0,), (1.0,)):
-            raise InputError("this is a Classifier already, with a normalisation of its own")
+        if (mean, std, logits) != ((0.0,), (1.0,), None):
+            raise InputError("this is a Classifier already, with a normalisation and logits of its own")
         return module
     module = getattr(module, "_orig_mod", module)  # a compiled one
+    module = module if logits is None else _WithLogits(module, logits)
     linears = [name for name, child in module.named_modules() if isinstance(child, nn.Linear)]
     last = _last_linear(module, linears)
     if last is None:
         raise InputError(
             f"cannot split {type(module).__name__}: it does not end in an nn.Linear; wrap needs "
-            "logits = Linear(features)"
+            "logits = Linear(features), or where the logits are in what it returns, logits=lambda out: out.logits say"
         )
     return _Wrapped(module, last, mean, std)
 

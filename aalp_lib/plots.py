@@ -1,12 +1,15 @@
 """Figures of tensors, each a function that returns a matplotlib figure, and one colour a method, everywhere."""
 
+import io
 from collections.abc import Sequence
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from aalp_lib import checkpoints
 from aalp_lib.methods import METHODS
 
 # Okabe and Ito's palette, told apart with any colour vision; the two rows of Table 3 share their base method's colour.
@@ -44,6 +47,13 @@ def predictions(rows: Sequence[tuple[str, Tensor, Tensor | None]], labels: Tenso
                 _prediction(panel, logits[i], int(labels[i]), classes)
         row[0].set_ylabel(title, fontsize=9)
     return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, atomically; OSError names the path."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=DPI)
+    checkpoints.write_atomically(path, content.getvalue())
 
 
 def _prediction(panel: Axes, logits: Tensor, label: int, classes: Sequence[str]) -> None:

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 from torch import Tensor
 
 from aalp_lib import checkpoints
@@ -24,6 +25,12 @@ class Work:
     folder: Path
     seconds: float = 0.0
     names: set[str] = field(default_factory=set)
+
+
+class _Part(msgspec.Struct):
+    """What the description of a part's file says."""
+
+    seconds: Annotated[float, msgspec.Meta(ge=0)]
 
 
 # not an argument: between `resumable` and `part` lie evaluate, diagnose and auto_attack, which know nothing of files
@@ -65,7 +72,7 @@ def part(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     file = work.folder / f"{name}.safetensors"
     with contextlib.suppress(FileNotFoundError, InputError):  # not there, damaged, or of another version: made anew
         found = checkpoints.read(file)
-        work.seconds += found.meta["seconds"]
+        work.seconds += found.described_as(_Part).seconds
         return found.tensors
     began = time.perf_counter()
     made = {key: tensor.cpu() for key, tensor in make().items()}

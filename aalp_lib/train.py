@@ -11,17 +11,18 @@ import threading
 import time
 import warnings
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
 
-from aalp_lib import _checks, checkpoints, data, engine, folders, methods, seeds
+from aalp_lib import _checks, _tables, checkpoints, data, engine, folders, methods, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import PGD, Attack, scaled
 from aalp_lib.checkpoints import BEST, LAST, Checkpoint, Description
@@ -34,6 +35,9 @@ from aalp_lib.progress import Tell, shown
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 VAL_STEPS = 10
+WATCHED = (
+    f"{VAL_STEPS} PGD steps of eps / 4"  # what validation attacks with, at full eps; Table 2's PGD-10 steps otherwise
+)
 ALONE = "batch norm cannot learn from a batch of one image"
 
 
@@ -124,13 +128,13 @@ class Epoch:
     eps: float  # of the last step, like `lr`
     lr: float
     clean: float | None
-    robust: float | None  # under PGD-10 at full eps with steps of eps / 4
+    robust: float | None  # under the validation attack: see `WATCHED`
     seconds: float  # wall time of the steps alone
 
 
-@dataclass
-class History:
-    """What training left behind.
+@dataclass(repr=False)
+class History(_tables.Tabled):
+    """What training left behind; printed, a table.
 
     Attributes
     ----------
@@ -157,6 +161,23 @@ class History:
     def __len__(self) -> int:
         return len(self.epochs)
 
+    def _table(self) -> _tables.Table:
+        shown = [name for name in COLUMNS if self.epochs and None not in self[name]]
+        rows = [[COLUMNS[name](getattr(epoch, name)) for name in shown] for epoch in self.epochs]
+        notes = [f"robust: right under {WATCHED}"] if "robust" in shown else []
+        notes += [f"best epoch on the validation split: {self.best}"] if "clean" in shown else []
+        return shown or ["no epoch yet"], rows, notes
+
+
+COLUMNS: dict[str, Callable[[float], str]] = {  # of a printed history
+    "epoch": str,
+    **dict.fromkeys(("loss", "classification", "pairing"), "{:.4f}".format),
+    "kept": functools.partial(_tables.percent, digits=1),
+    **dict.fromkeys(("eps", "lr"), "{:.3g}".format),
+    **dict.fromkeys(("clean", "robust"), _tables.percent),
+    "seconds": "{:.1f}".format,
+}
+
 
 class State(Description, kw_only=True):
     """What the description of a checkpoint of `fit` says: how far the run has come, `seconds` into the next epoch.
@@ -164,8 +185,8 @@ class State(Description, kw_only=True):
     `images` are checksums of the images, by split, as far as they were known; empty in files of earlier versions.
     """
 
-    done: int
-    seconds: float
+    done: Annotated[int, msgspec.Meta(ge=0)]
+    seconds: Annotated[float, msgspec.Meta(ge=0)]
     history: History
     images: dict[str, int] = msgspec.field(default_factory=dict)
 
@@ -193,8 +214,9 @@ def fit(
     Parameters
     ----------
     model : Classifier
-    data : Dataset, or any iterable of (images in [0, 1] (N, C, H, W), labels (N,)) with a length
-        A DataLoader, say; it is gone through once an epoch.
+    data : Dataset, Split, (images, labels), or any iterable of such pairs of batches with a length
+        Images (N, C, H, W) in [0, 1] or uint8, labels (N,). An iterable, a DataLoader say, gives floating-point images
+        and is gone through once an epoch.
     method : str or Method
         A row of `METHODS`.
     attack : Attack, optional
@@ -214,8 +236,9 @@ def fit(
     resume : bool
         Go on with the run in `out` if there is one, with the number of threads that it began with. On the same machine
         this gives bit for bit the weights of an uninterrupted run (for a loader, as far as it repeats its own order).
-    progress : True or callable, optional
-        True shows a bar. A function is called after every step with steps done, steps in all, and a word on the state;
+    progress : bool or callable, optional
+        True shows a bar, False none; by default there is one in a terminal or notebook once it takes more than a
+        second. A function is called after every step with steps done, steps in all, and a word on the state;
         it may raise KeyboardInterrupt to ask for a stop. On several processes rank 0's alone is shown or called.
 
     Returns
@@ -264,6 +287,8 @@ def fit(
     if epochs is not None:
         recipe = dataclasses.replace(recipe, epochs=epochs)
     require_classifier(model)
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise InputError("the model has no weights that can be trained; quantised and frozen ones cannot")
     with distributed.joined(next(model.parameters()).device), distributed.synced_norms(model):
         folder = _checks.path(out) if out is not None else None
         run = _Run(model, data, methods.method(method), attack, recipe, seed, val, folder)
@@ -272,7 +297,7 @@ def fit(
                 run.open(resume)
                 _say_whose_threads(run)
                 with folders.own_threads(run.out):
-                    _train(run, progress if distributed.rank() == 0 else None)
+                    _train(run, progress if distributed.rank() == 0 else False)
         finally:
             del run.loss  # DistributedDataParallel would keep alive the group that is left here
     return run.history
@@ -429,12 +454,15 @@ class _Run:
     ) -> None:
         self.device = next(model.parameters()).device
         self.model, self.method, self.recipe, self.seed = model, method, recipe, seed
+        self.infinite = checkpoints.infinite_buffers(model)
         self.out = distributed.once(lambda: out)
         self.data_name = source.name if isinstance(source, Dataset) else None
-        self.train = source.train.to(self.device) if isinstance(source, Dataset) else source
-        self.val = val or (source.val if isinstance(source, Dataset) else None)
+        self.classes = list(source.classes) if isinstance(source, Dataset) else None
+        given: Split | Batches = source.train if isinstance(source, Dataset) else data.paired(source)
+        self.train = given.to(self.device) if isinstance(given, Split) else given
+        self.val = data.paired(val) or (source.val if isinstance(source, Dataset) else None)
         self.attack = method.training_attack(attack) if attack is not None and method.adversarial else None
-        self.watched = PGD(attack.eps, attack.eps / 4, VAL_STEPS) if attack is not None else None
+        self.watched = PGD(attack.eps, attack.eps / 4, VAL_STEPS, norm=attack.norm) if attack is not None else None
         self.format = torch.channels_last if recipe.channels_last else torch.contiguous_format
         self._check(attack)
         self.per_epoch = _batches_per_epoch(self.train, recipe.batch_size)
@@ -468,18 +496,26 @@ class _Run:
                 self.format = self._check_batch(data.to_float(split.images[:2].to(self.device)), split.labels)
 
     def _last_joins(self) -> bool:
-        """Whether an epoch would end with one image that batch norm cannot learn from: it joins the batch before."""
+        """Whether an epoch would end with one image that batch norm cannot learn from: it joins the batch before.
+
+        InputError if it cannot, as in a loader that is known to give such a batch.
+        """
+        if not any(isinstance(module, _BatchNorm) and module.training for module in self.model.modules()):
+            return False
         size = self.recipe.batch_size
-        if not isinstance(self.train, Split) or (len(self.train) - 1) % size or self._learns_from_one(self.train):
+        if not isinstance(self.train, Split):
+            single = _single(self.train)
+            if single is not None and not self._learns_from_one(*single):
+                raise InputError(f"{ALONE}, and the data has one; a DataLoader leaves it out with drop_last=True")
+            return False
+        if (len(self.train) - 1) % size or self._learns_from_one(self.train.images[:1], self.train.labels[:1]):
             return False
         if min(size, len(self.train)) == 1:
             raise InputError(ALONE)
         return True
 
-    def _learns_from_one(self, split: Split) -> bool:
-        if not any(isinstance(module, _BatchNorm) and module.training for module in self.model.modules()):
-            return True
-        x, y, _ = self._of_rank(data.to_float(split.images[:1]), split.labels[:1])
+    def _learns_from_one(self, image: Tensor, label: Tensor) -> bool:
+        x, y, _ = self._of_rank(data.to_float(image.to(self.device)), label.to(self.device))
         with seeds.restored():
             try:
                 training_loss(self.method, copy.deepcopy(self.model), x, None if self.attack is None else x, y)
@@ -579,8 +615,8 @@ class _Run:
         described: dict[str, Any] = {
             "data": {"name": self.data_name},
             "method": self.method.described(),
-            "attack": dataclasses.asdict(self.attack) if self.attack else None,
-            "watched": dataclasses.asdict(self.watched) if self.watched else None,
+            "attack": self.attack.described() if self.attack else None,
+            "watched": self.watched.described() if self.watched else None,
             "recipe": dataclasses.asdict(self.recipe),
             "seed": self.seed,
             "model": self.model.config,
@@ -619,11 +655,12 @@ class _Run:
     def _write_to(self, path: Path, extra: dict[str, Tensor]) -> None:
         weights = self.model.state_dict()
         for name, weight in weights.items():
-            if weight.is_floating_point() and not torch.isfinite(weight).all():
+            if name not in self.infinite and weight.is_floating_point() and not torch.isfinite(weight).all():
                 raise FloatingPointError(f"{name} is no longer finite after step {self.done}; {self._last_good()}")
         state = State(
             model=self.model.config,
             normalisation=checkpoints.normalisation(self.model),
+            classes=self.classes,
             images=self.images,
             done=self.done,
             seconds=self.seconds,
@@ -646,8 +683,12 @@ class _Run:
         moments = saved.part("optimizer")
         for name, parameter in self.model.named_parameters():
             for key in ("step", "exp_avg", "exp_avg_sq"):
-                if f"{name}.{key}" in moments:  # a frozen parameter has none
-                    self.optimizer.state[parameter][key] = _laid_out(moments[f"{name}.{key}"], parameter)
+                if (moment := moments.get(f"{name}.{key}")) is not None:  # a frozen parameter has none
+                    _check_shape(saved, moment, torch.Size() if key == "step" else parameter.shape, f"{name}.{key}")
+                    self.optimizer.state[parameter][key] = _laid_out(moment, parameter)
+        _check_shape(saved, saved.tensors["sums"], self.sums.shape, "sums")
+        if state.done > self.total or len(state.history) != state.done // self.per_epoch:
+            raise InputError(f"{saved.path} tells of {state.done} steps and {len(state.history)} epochs of another run")
         self.done, self.seconds, self.history = state.done, state.seconds, state.history
         self.sums = saved.tensors["sums"]
         self._save_best()
@@ -693,6 +734,19 @@ def _too_few(error: ValueError) -> bool:
     return "more than 1 value per channel" in str(error)
 
 
+def _single(source: Batches) -> tuple[Tensor, Tensor] | None:
+    """A batch of one image, where a list holds one or a DataLoader is known to end in one."""
+    if isinstance(source, list | tuple):
+        return next((batch for batch in map(data.pair, source) if len(batch[1]) == 1), None)
+    if not isinstance(source, DataLoader) or source.drop_last or not isinstance(source.sampler, Sized):
+        return None
+    size = source.batch_size
+    if not size or len(source.sampler) % size != 1 % size or not source.collate_fn:
+        return None
+    with seeds.restored():
+        return data.pair(source.collate_fn([source.dataset[0]]))
+
+
 def _checksum(values: Tensor) -> int:
     return zlib.crc32(values.cpu().contiguous().view(torch.uint8).numpy().data)
 
@@ -712,3 +766,8 @@ def _batches_per_epoch(source: Split | Batches, size: int) -> int:
 def _laid_out(moment: Tensor, parameter: Tensor) -> Tensor:
     """Adam's step count as it is; its means in the memory format of the parameter, which the fused update relies on."""
     return moment.to(parameter.device) if not moment.ndim else torch.empty_like(parameter).copy_(moment)
+
+
+def _check_shape(saved: Checkpoint, found: Tensor, wanted: torch.Size, name: str) -> None:
+    if found.shape != wanted or not found.is_floating_point():
+        raise InputError(f"{saved.path} does not go with this network: {name} is {found.dtype} {tuple(found.shape)}")

@@ -28,7 +28,7 @@ def listed() -> list[str]:
 def sources() -> list[Path]:
     """The files that may hold links for a reader."""
     patterns = ("*.md", "*.cff", "_config.yml", "pyproject.toml", "book/*.md", "book/*.bib", "book/*.ipynb",
-                "book/_static/*", "aalp_lib/*.py", "aalp_lib/assets/*.md")  # fmt: skip
+                "book/_static/*.*", "aalp_lib/*.py", "aalp_lib/assets/*.md")  # fmt: skip
     return sorted(path for pattern in patterns for path in ROOT.glob(pattern))
 
 

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import re
@@ -6,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -93,11 +95,41 @@ def test_the_home_folder_is_found_wherever_it_is_written(monkeypatch, tmp_path):
     assert (found.data, found.root, found.out) == (str(tmp_path / "pictures"), tmp_path / "sets", tmp_path / "run")
 
 
-def test_a_log_that_is_not_utf_8_gets_what_it_can_hold():
-    call, environment = [sys.executable, "-m", "aalp_lib", "data"], os.environ | {"PYTHONIOENCODING": "ascii"}
-    done = subprocess.run(call, capture_output=True, env=environment)
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert b"images 1?28?28" in done.stdout
+def test_hostile_paths_under_a_console_of_ascii(tmp_path):
+    """Control characters, markup and letters that the console lacks, in what is written and in what is wrong."""
+    out, ours = tmp_path / "a\x1b[31m [red]é", ("COLUMNS", "PYTHONUTF8")
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
+    environment |= {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    for more, status in (("--images", "4"), 0), (("--eps", "\x1b[31m"), 2):
+        call = [sys.executable, "-m", "aalp_lib", "attack", "mnist/raw", "--attack", "fgsm", "--out", str(out), *more]
+        done = subprocess.run(call, capture_output=True, env=environment)
+        assert done.returncode == status
+        assert b"Traceback" not in done.stderr
+        assert b"\x1b" not in done.stdout + done.stderr
+        assert status or b"?[31m [red]?/sheet.png" in done.stdout
+    assert (out / "sheet.png").exists()
+
+
+def test_a_full_disk_is_one_sentence_that_names_the_folder(capsys, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    out = tmp_path / "out"
+    call = ("evaluate", "mnist/raw", "--images", "4", "--out", out)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "write_atomically", full)
+        status, _, err = run(capsys, *call)
+        assert (status, err) == (2, f"aalp: {out}: No space left on device\n")
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    status, said, err = run(capsys, *call)
+    assert (status, said) == (2, "")  # before the attacks
+    assert err == f"aalp: the output folder {out} cannot be written (No space left on device)\n"
+
+
+def test_the_record_of_a_bundled_network_says_how_it_was_trained(capsys, tmp_path):
+    assert run(capsys, "evaluate", "mnist/aalp", "--images", "4", "--out", tmp_path)[0] == 0
+    (path,) = (tmp_path / "evaluations").glob("*.json")
+    assert Record.load(path).config["recipe"] == archive.records().runs["mnist/mnist-aalp-seed0"].config["recipe"]
 
 
 def test_info_and_data_describe_what_is_there(capsys):

@@ -38,18 +38,6 @@ def test_slips_are_found(tmp_path):
     assert spelling.unknown(module) == ["modul", "rihgt"]
 
 
-def test_british():
-    assert all(
-        map(
-            spelling.right,
-            ["colour", "behaviour", "normalised", "optimiser", "analysed", "modelling", "centre", "grey", "size"],
-        )
-    )
-    assert not any(
-        map(spelling.right, ["color", "behavior", "normalized", "optimizer", "analyzed", "modeling", "center", "gray"])
-    )
-
-
 def test_the_command_says_where(tmp_path, capsys):
     page = tmp_path / "page.md"
     page.write_text("All of it is right.")

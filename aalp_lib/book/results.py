@@ -14,6 +14,7 @@ import pandas as pd
 
 from aalp_lib.reproduction import archive, claims, comparisons, pages, paper, report, tables
 from aalp_lib.reproduction.archive import ABLATIONS, Records
+from aalp_lib.reproduction.comparisons import Comparison
 from aalp_lib.reproduction.frames import frame as frame_of
 from aalp_lib.reproduction.pages import Section
 from aalp_lib.reproduction.schema import HEADINGS, label
@@ -32,7 +33,6 @@ ORIGINALS = {copy: name for name, copies in claims.COPIES.items() for copy in co
 OTHERS = {  # tables of the pages in `results/` that are neither accuracies nor comparisons
     "samples": "Table 1",
     "consistent": "Table 4",
-    "otherwise": "The attacks set otherwise",
     "masking": "Signs of gradient masking",
 }
 
@@ -57,7 +57,7 @@ def accuracies(records: Records | None = None) -> str:
     table = _networks(records or archive.records())
     filters = [
         Filter("Data", {name: [name] for name in table["Data"].unique()} | ALL),
-        Filter("Rows", {f"{MEANS}, and the paper's": [MEANS, PAPER], EACH: [EACH]}),
+        Filter("Rows", {"means, and the paper's": [MEANS, PAPER], EACH: [EACH]}),
         _any_of(table, "Method"),
         Filter("Training", {"recipe fast": ["fast", ""]} | dict(_any_of(table, "Training").options)),
     ]
@@ -91,8 +91,9 @@ def compared(records: Records | None = None) -> str:
 def other(name: str, records: Records | None = None) -> str:
     """One of `OTHERS`, of all data sets."""
     sections = _sections(records or archive.records())
-    found = [(TITLES[where], of.table) for where, of in sections if of.heading == OTHERS[name]]
-    table = pd.concat([table.assign(Data=data) for data, table in found], ignore_index=True)
+    found = {TITLES[where]: of.table for where, of in sections if of.heading == OTHERS[name]}
+    table = pd.concat(found, names=["Data", ""]).reset_index(0)
+    table = table[[table.columns[1], *table.columns.drop(table.columns[1])]]  # what names the row comes first
     return sortable(table, name, OTHERS[name], [_any_of(table, "Data")])
 
 
@@ -116,13 +117,23 @@ def scorecard(records: Records | None = None) -> str:
     """The paper's claims, what we measured, and the verdict."""
     found = claims.scorecard(records)
     table = claims.card(found).assign(Verdict=[one.verdict for one in found])
-    return sortable(table, "scorecard", "The paper's claims", said=[{"word": one.verdict} for one in found])
+    said = [{"word": one.verdict} | ({"place": place} if (place := _place(one.ours)) else {}) for one in found]
+    return sortable(table, "scorecard", "The paper's claims", said=said)
+
+
+def _place(ours: Comparison | None) -> str:
+    """Where the results page has the rows of a claim; empty where it has none."""
+    if ours and ours.attack == comparisons.DECIDING:
+        step = (ours.first, ours.second)
+        family = "aalp-alp" if step == ("alp", "aalp") else "order" if step in comparisons.STEPS else "halves"
+        return f"{family}-{ORIGINALS.get(ours.data, ours.data)}"
+    return {"samples": "samples", tables.CONSISTENT["mnist"]: "consistent"}.get(ours.attack, "") if ours else ""
 
 
 # --- lines ------------------------------------------------------------------------------------------------------------
 
 DRAWN = "Gain"  # the column in which the script draws
-SHORT = 16  # letters of a cell that stands in one line
+SHORT = 20  # letters of a cell that stands in one line
 
 
 @functools.lru_cache(maxsize=2)
@@ -144,10 +155,15 @@ def _networks(records: Records) -> pd.DataFrame:
     frame = frame.assign(data=frame["data"].replace(ORIGINALS), percent=100 * frame["accuracy"])
     kinds, seeds = ["data", "label", "protocol"], frame["seed"].map("seed {}".format)
     counts = frame.groupby(kinds)["seed"].transform("nunique")
-    means = frame.assign(seed=counts.map(lambda n: f"{n} seeds" if n > 1 else "1 seed"))
-    both = pd.concat([means, frame.assign(seed=seeds)])
-    wide = both.pivot_table(index=[*kinds, "seed"], columns="attack", values="percent", sort=False).reset_index()
-    wide = pd.concat([_published(), wide])
+    of_each = frame.groupby([*kinds, "attack"])["seed"].transform("nunique")
+    means = frame.groupby([*kinds, "attack"])["percent"].transform("mean").map(_percent)
+    fewer = (" (" + of_each.astype(str) + ")").where(of_each < counts, "")
+    named = counts.map(lambda n: f"{n} seeds" if n > 1 else "1 seed")
+    both = [frame.assign(seed=named, text=means + fewer), frame.assign(seed=seeds, text=frame["percent"].map(_percent))]
+    wide = pd.concat(both).pivot_table(
+        index=[*kinds, "seed"], columns="attack", values="text", sort=False, aggfunc="first"
+    )
+    wide = pd.concat([_published(), wide.reset_index()])
     names, rows = [*TITLES], [label(name) for name in paper.TABLE_2["mnist"]]
     place = wide["label"].map(lambda name: rows.index(name) if name in rows else len(rows))
     wide = wide.assign(place=place, where=wide["data"].map(names.index)).sort_values(["where", "place"], kind="stable")
@@ -157,31 +173,30 @@ def _networks(records: Records) -> pd.DataFrame:
         "Training": wide["protocol"],
         "Networks": wide["seed"],
     }
-    return pd.DataFrame(head | {tables.heading(name): wide[name].map(_percent) for name in ATTACKS})
+    return pd.DataFrame(head | {tables.heading(name): wide[name].fillna("–") for name in ATTACKS})
 
 
 def _published() -> pd.DataFrame:
     rows = [(data, method, of) for data, methods in paper.TABLE_2.items() for method, of in methods.items()]
     rows += [("svhn", method, of) for method, of in paper.TABLE_3.items() if method not in paper.TABLE_2["svhn"]]
+    heads = ({"data": data, "label": label(method), "protocol": "", "seed": PAPER} for data, method, _ in rows)
     return pd.DataFrame(
-        {"data": data, "label": label(method), "protocol": "", "seed": PAPER, **of} for data, method, of in rows
+        head | {name: _percent(value) for name, value in of.items()} for head, (*_, of) in zip(heads, rows, strict=True)
     )
 
 
 def _percent(value: float) -> str:
-    return "–" if pd.isna(value) else f"{value:.1f}"
+    return f"{value:.1f}"
 
 
 def _comparison(row: "pd.Series[Any]") -> dict[str, Any]:
     """A line of `tables.gains` as text, with an empty cell to draw in."""
     span = f"[{tables.signed(row['low'])}, {tables.signed(row['high'])}]" if pd.notna(row["low"]) else "–"
-    p = row.get("p")
     return {
-        "Step": row.get("step", ""), "Attack": row["attack"], DRAWN: "",
+        "Step": row.get("step", ""), "Attack": row["attack"], DRAWN: "", "Verdict": row["word"],
         "Ours": claims.UNTESTED if pd.isna(row["gain"]) else tables.signed(row["gain"]), "95 % interval": span,
-        "Paper": "–" if pd.isna(row["paper"]) else tables.signed(row["paper"]),
-        "Seeds": row.get("seeds", 0), "Images": row.get("images", 0),
-        "p, Holm": tables.shown_p(p) or "–", "Verdict": row["word"],
+        "Paper": "–" if pd.isna(row["paper"]) else tables.signed(row["paper"]), "Seeds": row.get("seeds", 0),
+        "p, Holm": tables.shown_p(row.get("p")) or "–", "Images": f"{row.get('images', 0):,.0f}",
     }  # fmt: skip
 
 
@@ -190,6 +205,9 @@ def _comparison(row: "pd.Series[Any]") -> dict[str, Any]:
 HTML = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
 HTML.filters["json"] = functools.partial(json.dumps, ensure_ascii=False)
 TABLE = HTML.from_string("""\
+{% macro named(text, place) %}
+{% if place %}<a href="results.html#{{ place }}">{{ text }}</a>{% else %}{{ text }}{% endif %}
+{% endmacro %}
 <div class="aalp-table" id="{{ name }}">
 {% for place, set in places.items() %}
 <span id="{{ place }}" data-set="{{ set | json }}"></span>
@@ -215,7 +233,8 @@ TABLE = HTML.from_string("""\
 {% for row in rows %}
 <tr{% for word, value in row.said.items() %} data-{{ word }}="{{ value }}"{% endfor %}>
 {% for text, kind in row.cells %}
-<{{ "th scope=row" if loop.first else "td" }}{% if kind %} class="{{ kind }}"{% endif %}>{{ text }}
+<{{ "th scope=row" if loop.first else "td" }}{% if kind %} class="{{ kind }}"{% endif %}>
+{{ named(text, row.said.place if loop.first) }}
 {% endfor %}
 </tr>
 {% endfor %}
@@ -248,7 +267,7 @@ def sortable(
     filters : sequence of Filter
     said : sequence of mapping
         What the script reads of each row: "key", for a filter that no column has, "gain", numbers to draw in the column
-        `DRAWN`, "word", a verdict.
+        `DRAWN`, "word", a verdict; and "place", of the results page, to which the row's name leads.
     columns : mapping of str to sequence of str, optional
         Choices of columns. Those that no choice names are always shown.
     places : mapping, optional
@@ -259,7 +278,7 @@ def sortable(
     widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
     kinds = [_kind(n=number, long=wide > SHORT) for number, wide in zip(numbers, widths, strict=True)]
     heads = [
-        (name, _kind(n=number, long=len(name) > SHORT, drawn=name == DRAWN))
+        (name, _kind(n=number, long=" " in name, drawn=name == DRAWN))
         for name, number in zip(names, numbers, strict=True)
     ]
     cells = [[*zip(row, kinds, strict=True)] for row in texts]

@@ -16,5 +16,6 @@ from .network import (
     parts as parts,
     prepared as prepared,
     usual as usual,
+    warn_of_company as warn_of_company,
 )
 from .precision import misread as misread, wrong as wrong

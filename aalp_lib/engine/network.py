@@ -29,6 +29,7 @@ class _Seen:
     layout: torch.memory_format
     pairs: folding.Pairs
     in_place: bool  # it writes into its images
+    together: bool  # what it says of an image depends on the others in the batch, or on chance
 
 
 _seen: "weakref.WeakKeyDictionary[nn.Module, _Seen]" = weakref.WeakKeyDictionary()
@@ -45,12 +46,14 @@ class Prepared:
         K.
     layout : torch.memory_format
         In which images are fastest.
+    together : bool
+        Whether the logits of an image alone are others than beside another image.
     """
 
     def __init__(self, network: nn.Module, copy: nn.Module, seen: _Seen, lean: bool) -> None:
         self.original = weakref.ref(network)  # weak, for recorded steps hold this and are found by the network
         self.network, self.key, self.in_place = copy, seen.key, seen.in_place
-        self.classes, self.layout = seen.classes, seen.layout
+        self.classes, self.layout, self.together = seen.classes, seen.layout, seen.together
         _lay_out(copy, seen.layout)
         self._fold = folding.Fold(copy, seen.pairs) if lean else None
 
@@ -112,8 +115,17 @@ def parts(forward: Forward, rows: Tensor) -> Sequence[Tensor]:
     A large batch makes tensors that leave the processor's cache, and for which the system maps memory anew in every
     layer. Only a prepared network is known to treat every image on its own. No rows are no part.
     """
-    apart = isinstance(forward, Prepared) and rows.device.type == "cpu"
+    apart = isinstance(forward, Prepared) and not forward.together and rows.device.type == "cpu"
     return [part for part in (rows.split(PART) if apart else (rows,)) if len(part)]
+
+
+def warn_of_company(forward: Prepared) -> None:
+    """Warn of a network that does not treat every image on its own: what an attack finds is then the batch's, too."""
+    if forward.together:
+        _checks.warn(
+            "what the model says of an image depends on the other images in the batch, or on chance: batch norm "
+            "without running statistics, say; other batches then give other results"
+        )
 
 
 def device_of(network: nn.Module) -> torch.device:
@@ -147,13 +159,15 @@ def _looked_at(
         version = x._version
         logits = _logits(copies.private(network, frozen=True), x)
         in_place = x._version != version
+        alone = _tried(lambda: copies.private(network, frozen=True)(images[:1].clone(memory_format=plain)))
+        together = len(images) > 1 and (alone is None or not _close(alone, logits[:1]))
         pairs = _tried(lambda: folding.pairs(copies.private(network, frozen=True), images.clone())) if lean else None
         for tried in dict.fromkeys([(layout, pairs or ()), (layout, ()), (plain, pairs or ())]):
-            seen = _Seen(key, logits.shape[1], *tried, in_place)
+            seen = _Seen(key, logits.shape[1], *tried, in_place, together)
             found = _tried(functools.partial(_first_logits, network, images, seen, lean))
             if found is not None and _close(found, logits):
                 return seen
-    return _Seen(key, logits.shape[1], plain, (), in_place)
+    return _Seen(key, logits.shape[1], plain, (), in_place, together)
 
 
 def _logits(network: nn.Module, x: Tensor) -> Tensor:
@@ -164,7 +178,9 @@ def _logits(network: nn.Module, x: Tensor) -> Tensor:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise InputError(f"the model cannot take images of shape {shape}: {reason}") from error
     if not isinstance(logits, Tensor):
-        raise InputError(f"the model must return logits (N, K), but returned a {type(logits).__name__}")
+        raise InputError(
+            f"the model must return logits (N, K), but returned a {type(logits).__name__}; models.wrap says how"
+        )
     if not logits.is_floating_point():
         raise InputError(f"the model must return floating-point logits, but returned {logits.dtype}")
     if logits.ndim != 2 or len(logits) != len(x):

@@ -53,9 +53,15 @@ def _switches() -> list[tuple[Any, str, Any]]:
     return [(part, "allow_tf32", False) for part in (cudnn, matmul)]
 
 
+def misread(logits: Tensor, y: Tensor) -> Tensor:
+    """Where the largest of the logits (N, K) is not that of the label (N,), or there is a NaN: bool (N,)."""
+    return (logits.argmax(1) != y) | logits.isnan().any(1)
+
+
 def wrong(
-    forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, logits: Tensor | None = None, *, sure: bool = True
-) -> Tensor:
+    forward: Callable[[Tensor], Tensor], x: Tensor, y: Tensor, logits: Tensor | None = None, *, sure: bool = True,
+    fooled: Callable[[Tensor, Tensor], Tensor] = misread,
+) -> Tensor:  # fmt: skip
     """Which images (N, C, H, W) are classified otherwise than their labels (N,) say, bool (N,); NaN is no class.
 
     Parameters
@@ -64,22 +70,19 @@ def wrong(
         Of `x`, where they are known. Those of bfloat16 autocast do not decide.
     sure : bool
         Whether float32 is asked about all images then, or about those alone that bfloat16 calls wrong.
+    fooled : callable
+        What else is to count as wrong: maps logits and labels to bool (N,).
     """
     if logits is not None and logits.dtype == x.dtype:
-        return misread(logits, y)
+        return fooled(logits, y)
     if sure or logits is None:
         with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
-            return misread(forward(x), y)
-    asked = misread(logits, y).nonzero()[:, 0]
+            return fooled(forward(x), y)
+    asked = fooled(logits, y).nonzero()[:, 0]
     found = torch.zeros(len(y), dtype=torch.bool, device=y.device)
     if len(asked):
-        found[asked] = wrong(forward, x[asked], y[asked])
+        found[asked] = wrong(forward, x[asked], y[asked], fooled=fooled)
     return found
-
-
-def misread(logits: Tensor, y: Tensor) -> Tensor:
-    """Where the largest of the logits (N, K) is not that of the label (N,), or there is a NaN: bool (N,)."""
-    return (logits.argmax(1) != y) | logits.isnan().any(1)
 
 
 def faster(model: "Prepared", x: Tensor, y: Tensor) -> Precision:

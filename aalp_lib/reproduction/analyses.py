@@ -6,7 +6,6 @@ an attacker keep whatever fooled.
 """
 
 import base64
-import dataclasses
 import functools
 import json
 import math
@@ -14,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +33,6 @@ from aalp_lib.reproduction.settings import setting_for
 Values = dict[str, Any]  # what a measurement holds
 SETS = ("consistent", "inconsistent")
 EQUATIONS = {"loss_gradient": contributions.loss_gradient, "scores": contributions.scores}
-MAP_KINDS: tuple[Literal["paper", "grad-cam"], ...] = ("paper", "grad-cam")
 POINTS = 300  # of each set, for Figure 11
 STROKE = 0.25  # brightness above which a position of a grey image belongs to its stroke
 BATCH = 500
@@ -328,27 +326,22 @@ def activation(model: Classifier, found: Attacked, shown: Attacked | None = None
     -------
     dict
         "resolution": [h, w]. "stroke_area": mean share of positions on the stroke, brighter than 0.25 in the clean
-        image at the maps' resolution; None for images in colour. "paper" (Eq. 6) and "grad-cam": "top_tenth", mean
-        share of a map's sum on its strongest tenth of positions; "on_stroke", mean share on the stroke; "empty", number
-        of maps that are 0 everywhere, which the means leave out; "mean" of all maps, each over its largest value,
-        packed; "maps" of `shown`, likewise, or None. "labels" and "pictures" (adversarial, packed) of `shown`, or None.
+        image at the maps' resolution; None for images in colour. "paper", Eq. 6: "top_tenth", mean share of a map's sum
+        on its strongest tenth of positions; "on_stroke", mean share on the stroke; "empty", number of maps that are 0
+        everywhere, which the means leave out; "mean" of all maps, each over its largest value, packed; "maps" of
+        `shown`, likewise, or None. "labels" and "pictures" (adversarial, packed) of `shown`, or None. Older records
+        have "grad-cam" too.
     """
-    whole = {kind: maps(model, found, kind) for kind in MAP_KINDS}
-    h, w = whole["paper"].shape[1:]
-    strokes = _strokes(found.x, h, w)
-    values: Values = {
-        "resolution": [h, w],
+    whole = maps(model, found)
+    strokes = _strokes(found.x, *whole.shape[1:])
+    kept = pack(over_largest(maps(model, shown))) if shown else None
+    return {
+        "resolution": list(whole.shape[1:]),
         "stroke_area": None if strokes is None else rounded(strokes.double().mean()),
         "labels": shown.y.tolist() if shown else None,
         "pictures": pack(shown.x_adv) if shown else None,
+        "paper": concentration(whole, strokes) | {"mean": pack(over_largest(whole).mean(0)), "maps": kept},
     }
-    for kind in MAP_KINDS:
-        kept = pack(over_largest(maps(model, shown, kind))) if shown else None
-        values[kind] = concentration(whole[kind], strokes) | {
-            "mean": pack(over_largest(whole[kind]).mean(0)),
-            "maps": kept,
-        }
-    return values
 
 
 def concentration(maps: Tensor, strokes: Tensor | None = None) -> Values:
@@ -364,10 +357,10 @@ def concentration(maps: Tensor, strokes: Tensor | None = None) -> Values:
     return {"top_tenth": share(strongest), "on_stroke": share(on_stroke), "empty": int((~full).sum())}
 
 
-def maps(model: Classifier, found: Attacked, kind: Literal["paper", "grad-cam"]) -> Tensor:
-    """Activation maps (N, h, w) of adversarial images, some hundred at a time; `kind` as for `activation_map`."""
+def maps(model: Classifier, found: Attacked) -> Tensor:
+    """Eq. 6's maps (N, h, w) of adversarial images, some hundred at a time."""
     parts = zip(found.x_adv.split(BATCH), found.y.split(BATCH), strict=True)
-    return torch.cat([contributions.activation_map(model, x, y, kind=kind) for x, y in parts])
+    return torch.cat([contributions.activation_map(model, x, y) for x, y in parts])
 
 
 def over_largest(maps: Tensor) -> Tensor:
@@ -418,7 +411,7 @@ def measure_model(
     }
     if shown is not None:
         make["examples"] = lambda: examples(model, shown, attack, seed=seed)
-    config = {"attack": dataclasses.asdict(attack), "images": len(dataset.test), "seed": seed, "reading": "last"}
+    config = {"attack": attack.described(), "images": len(dataset.test), "seed": seed, "reading": "last"}
     device = dataset.test.labels.device
     return [
         kept(_checks.path(out) / kind / f"{name}.json", kind, subject, config, tier, device, one)

@@ -177,7 +177,11 @@ def unpacked(path: Path) -> Records:
             members = (
                 (of.filename, f"{path}/{of.filename}", functools.partial(_member, pack, of)) for of in pack.infolist()
             )
+            if not pack.namelist():
+                raise InputError(f"{path} is an empty pack of records")
             return _gathered(members)
+    except InputError:
+        raise
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise InputError(f"{path} is no readable pack of records ({error})") from error
 

@@ -77,7 +77,7 @@ def measure_attacks(
     precision = chosen_precision(model, split, precision, batch_size)  # a record says which it was
     settings: dict[str, Any] = {"seed": seed, "queries": queries, "batch_size": batch_size, "precision": precision}
     config: dict[str, Any] = {
-        "attack": dataclasses.asdict(attack),
+        "attack": attack.described(),
         "images": len(split),
         **settings,
         "pyautoattack": version("pyautoattack") if installed() else None,

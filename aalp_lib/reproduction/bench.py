@@ -508,12 +508,12 @@ def markdown(record: dict[str, Any]) -> str:
 
 def write(record: dict[str, Any], out: Path) -> list[Path]:
     """Write the table of a record and, where curves were measured, their figure, beside it; returns all paths."""
-    from aalp_lib.plots import DPI  # not for the processes whose memory is measured
+    from aalp_lib import plots  # not for the processes whose memory is measured
     from aalp_lib.reproduction.plots_of_records import speed
 
-    (out / "bench.md").write_text(markdown(record), encoding="utf-8")
+    checkpoints.write_atomically(out / "bench.md", markdown(record).encode())
     written = [out / "bench.json", out / "bench.md"]
     if record["curves"]:
-        speed(record).savefig(out / "speed.png", dpi=DPI)
+        plots.save(speed(record), out / "speed.png")
         written.append(out / "speed.png")
     return written

@@ -187,8 +187,8 @@ def _word(gain: float, p: float) -> str:
 # --- statistics ------------------------------------------------------------------------------------------------------
 
 
-def interval(gains: Sequence[float], level: float = 1 - LEVEL) -> tuple[float, float]:
-    """The t interval over seeds of the mean; nan for one seed.
+def interval(gains: Sequence[float]) -> tuple[float, float]:
+    """The 95 % t interval over seeds of the mean; nan for one seed.
 
     Examples
     --------
@@ -199,7 +199,7 @@ def interval(gains: Sequence[float], level: float = 1 - LEVEL) -> tuple[float, f
 
     if len(gains) < 2:
         return math.nan, math.nan
-    half = float(t.ppf((1 + level) / 2, len(gains) - 1)) * float(np.std(gains, ddof=1)) / math.sqrt(len(gains))
+    half = float(t.ppf(1 - LEVEL / 2, len(gains) - 1)) * float(np.std(gains, ddof=1)) / math.sqrt(len(gains))
     return mean(gains) - half, mean(gains) + half
 
 

@@ -34,7 +34,7 @@ def write(records: Sequence[Record], jobs: Sequence[Job], out: Path) -> list[Pat
         "digits.png": digits({job.row.name: job for job in jobs}),
     }
     for name, figure in figures.items():
-        figure.savefig(out / name, dpi=plots.DPI)
+        plots.save(figure, out / name)
         plt.close(figure)
     return [out / name for name in ("table.md", *figures)]
 

@@ -12,7 +12,7 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 from rich.text import Text
 
-from aalp_lib.attacks import Attack
+from aalp_lib.attacks import Attack, levels
 from aalp_lib.data import Dataset
 from aalp_lib.diagnosis import Diagnosis
 from aalp_lib.methods import Method
@@ -22,7 +22,7 @@ from aalp_lib.reproduction.jobs import Job
 from aalp_lib.reproduction.schema import HEADINGS, Record
 from aalp_lib.reproduction.settings import Setting
 from aalp_lib.reproduction.workers import run_jobs
-from aalp_lib.train import History
+from aalp_lib.train import WATCHED, History
 
 if TYPE_CHECKING:
     import pandas
@@ -67,12 +67,7 @@ def plural(count: int, word: str) -> str:
 
 def ball(attack: Attack, words: str = "eps {eps}, {steps} steps of {step}") -> str:
     """An attack's numbers put into words, radius and step in grey levels where they are whole ones: 8/255."""
-    return words.format(eps=_levels(attack.eps), step=_levels(attack.step), steps=attack.steps)
-
-
-def _levels(value: float) -> str:
-    levels = value * 255
-    return f"{levels:.0f}/255" if abs(levels - round(levels)) < 1e-6 else f"{value:g}"
+    return words.format(eps=levels(attack.eps), step=levels(attack.step), steps=attack.steps)
 
 
 def training(method: Method, dataset: Dataset, setting: Setting) -> None:
@@ -88,7 +83,7 @@ def training(method: Method, dataset: Dataset, setting: Setting) -> None:
 def history(made: History) -> None:
     """Say what a training came to on the validation split."""
     last = made.epochs[-1]
-    shares = {"clean": last.clean, "under PGD-10": last.robust}
+    shares = {"clean": last.clean, f"under {WATCHED}": last.robust}
     seen = ", ".join(f"{100 * share:.1f} % {words}" for words, share in shares.items() if share is not None)
     say(f"validation: {seen}; best epoch {made.best}")
 

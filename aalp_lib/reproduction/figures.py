@@ -472,20 +472,19 @@ def _maps(found: Sequence[Measurement]) -> Figure:
     return (activation_maps if all(m.values["pictures"] for m in found) else mean_maps)(found)
 
 
-DRAWINGS: dict[str, tuple[Callable[[Any], Figure], str, tuple[str, ...]]] = {
-    "01-contributions": (contributions, "contributions", ("raw", "adv", "alp")),
-    "02-activation": (_maps, "activation", ("raw", "adv", "alp")),
-    "03-examples": (_of_one(examples), "examples", ("alp",)),
-    "04-alp-loss-by-set": (pairing_by_set, "over_training", ("alp", "aalp")),
-    "06-alpha": (alpha, "", ()),
-    "07-contributions": (contributions, "contributions", ("raw", "adv", "alp", "aalp")),
-    "08-activation": (_maps, "activation", ("raw", "adv", "alp", "aalp")),
-    "09-contributions-over-training": (_of_one(contributions_over_training), "over_training", ("aalp",)),
-    "10-activation-over-training": (_of_one(maps_over_training), "over_training", ("aalp",)),
-    "11-confidences": (confidences, "samples", ("alp", "aalp")),
-    "12-convergence": (convergence, "over_training", ("alp", "aalp")),
+FOUR = ("raw", "adv", "alp", "aalp")
+DRAWINGS: dict[str, tuple[str, Callable[[Any], Figure], str, tuple[str, ...]]] = {
+    "07-contributions": ("Figures 1 and 7", contributions, "contributions", FOUR),
+    "08-activation": ("Figures 2 and 8", _maps, "activation", FOUR),
+    "03-examples": ("Figure 3", _of_one(examples), "examples", ("alp",)),
+    "04-alp-loss-by-set": ("Figure 4", pairing_by_set, "over_training", ("alp", "aalp")),
+    "06-alpha": ("Figure 6", alpha, "", ()),
+    "09-contributions-over-training": ("Figure 9", _of_one(contributions_over_training), "over_training", ("aalp",)),
+    "10-activation-over-training": ("Figure 10", _of_one(maps_over_training), "over_training", ("aalp",)),
+    "11-confidences": ("Figure 11", confidences, "samples", ("alp", "aalp")),
+    "12-convergence": ("Figure 12", convergence, "over_training", ("alp", "aalp")),
 }
-"""Number and name -> what draws it, and from what kind of measurement of which methods; of runs where there is none."""
+"""Name -> heading, what draws it, and from what kind of measurement of which methods; of runs where there is none."""
 
 
 @dataclass(frozen=True)
@@ -521,14 +520,14 @@ def every(found: Mapping[str, Sequence[Measurement]], runs: Sequence[Record] = (
     weights = [r for r in runs if r.method in ("aalp", *ALPHAS)]
     several = {r.method for r in weights} - {"aalp"}
     made = {}
-    for name, (draw, kind, methods) in DRAWINGS.items():
+    for name, (heading, draw, kind, methods) in DRAWINGS.items():
         lowest = {_name(m): m for m in reversed(found.get(kind, ()))}
         of: list[Any] = [lowest[method] for method in methods if method in lowest]
         if not kind and several:
             of = weights
         try:
             if of:
-                made[f"figure-{name}"] = Drawn(f"Figure {int(name[:2])}", closed(draw(of)), drawn_from(of))
+                made[f"figure-{name}"] = Drawn(heading, closed(draw(of)), drawn_from(of))
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             warnings.warn(f"left out: figure {name} ({type(error).__name__}: {error})", stacklevel=2)
     return made

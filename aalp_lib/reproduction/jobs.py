@@ -1,6 +1,7 @@
 """One run as a job: from data to record."""
 
 import dataclasses
+import functools
 import json
 import shutil
 import time
@@ -21,7 +22,7 @@ from aalp_lib.folders import RUN
 from aalp_lib.methods import Method, method
 from aalp_lib.models import Classifier
 from aalp_lib.progress import Tell, stages
-from aalp_lib.reproduction import machine, per_epoch, schema
+from aalp_lib.reproduction import analyses, machine, per_epoch, schema
 from aalp_lib.reproduction.attack_measurements import tensors_of
 from aalp_lib.reproduction.packing import fingerprint
 from aalp_lib.reproduction.schema import Record
@@ -119,7 +120,7 @@ class Job:
         setting = self.setting
         return {
             "model": setting.model,
-            "attack": dataclasses.asdict(setting.attack),
+            "attack": setting.attack.described(),
             "recipe": dataclasses.asdict(setting.recipe),
             "method": self.row.described(),
             "reading": "any",
@@ -185,13 +186,39 @@ def _made(job: Job, progress: Tell | None) -> Record:
 def _train(job: Job, dataset: Dataset, device: torch.device, tell: Tell | None) -> tuple[Classifier, History]:
     Origin(job.data, job.root).save(job.run)
     if job.observe:
-        per_epoch.measure_training(job, dataset, progress=tell)
+        observed(job, dataset, progress=tell)
     model = new_model(job.setting, job.seed).to(device)
     history = fit(
         model, dataset, job.row, job.setting.attack, seed=job.seed, recipe=job.setting.recipe, out=job.run,
         resume=True, progress=tell,
     )  # fmt: skip
     return model, history
+
+
+def observed(job: Job, dataset: Dataset, *, images: int = 2000, progress: Tell | None = None) -> Path:
+    """Train a job, write its `over_training` to `job.observed`, unless it is there, and return where that is.
+
+    The pictures are of the first four classes of `analyses.storable`.
+    """
+    setting, shown = job.setting, analyses.storable(dataset)
+    attack = analyses.attack_for(dataset, setting.attack)
+    words = {"recipe": job.variant, "reduced": job.reduced}
+    subject = {"data": dataset.name, "method": job.row.name, "seed": job.seed} | {k: w for k, w in words.items() if w}
+    config = {
+        "model": setting.model,
+        "training_attack": setting.attack.described(),
+        "recipe": dataclasses.asdict(setting.recipe),
+        "method": job.row.described(),
+        "attack": attack.described(),
+        "images": min(images, len(dataset.test)),
+        "reading": "last",
+    }
+    few, device = analyses.first_of_each_class(shown)[:4] if shown else None, dataset.test.labels.device
+    make = functools.partial(
+        per_epoch.over_training, dataset, job.row, setting, job.run, seed=job.seed, images=images, attack=attack,
+        shown=few, progress=progress,
+    )  # fmt: skip
+    return analyses.kept(job.observed, "over_training", subject, config, job.tier, device, make)
 
 
 def _evaluate(
@@ -295,5 +322,5 @@ class _Origin(msgspec.Struct, forbid_unknown_fields=True):
     """What `data.json` holds."""
 
     data: Annotated[str, msgspec.Meta(min_length=1)]
-    root: str | None = None
-    image_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    root: str | None
+    image_size: Annotated[int, msgspec.Meta(ge=1)] | None

@@ -1,7 +1,8 @@
 """The tables of the pages in `results/`, each with what it is called, what it says and its forest plot."""
 
+import functools
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -21,6 +22,7 @@ STRONG = ("clean", "pgd100x20", "cw100x20", "apgd-ce", "apgd-t", "fab-t", AUTOAT
 IMAGE = ", attacks from the image"
 STARTED = ("pgd100 start", "cw100 start")  # at the image instead of at a random point
 LEADS = (LEAD, WEAKER, STARTED)  # families of AALP against ALP
+MOVED = ("fgsm", "pgd10", "pgd20", "pgd40", "pgd100", "cw10", "cw100")
 ABLATED = ("clean", "pgd40", "pgd100", "cw100", AUTOATTACK)
 GUIDED = {"raw_gd": "raw", "adv_gd": "adv", "aalp_gd": "alp"}  # Table 3: with Guided Dropout, without
 READINGS = {"": "", "weight 0.1": ", pairing averaged over classes"}  # of the pairing loss, by `variant`
@@ -43,9 +45,14 @@ class Section:
     caption: str
     table: pd.DataFrame
     name: str = ""
-    figure: Figure | None = None
+    draw: Callable[[], Figure] | None = None
     claim: str = ""
     gains: pd.DataFrame | None = None
+
+    @functools.cached_property
+    def figure(self) -> Figure | None:
+        """The figure, drawn when it is first asked for."""
+        return figures.closed(self.draw()) if self.draw else None
 
     @property
     def markdown(self) -> str:
@@ -66,6 +73,9 @@ def sections(records: Records, data: str) -> Iterator[Section]:
     if (strong := plain[plain["suite"] == "strong"]).size:
         caption = f"{tables.SPANS} First 1,000 test images; the stages of AutoAttack build on each other."
         yield Section("Stronger attacks", caption, tables.accuracies(strong, STRONG))
+    if (altered := plain[(plain["suite"] == "attacks") & (plain["protocol"] == "fast")]).size:
+        caption = "What one change of the attacks moves, in points, mean over networks, first 1,000 test images."
+        yield Section("The attacks set otherwise", caption, tables.moved(altered, MOVED))
     if (signs := tables.signs(records, data)).size:
         caption = "Percent right of the first 1,000 test images, PGD-100 but for the names; means over networks."
         yield Section("Signs of gradient masking", caption, signs)
@@ -112,9 +122,9 @@ def _families(
     resolved = several["word"].isin(comparisons.VERDICTS[:2]).sum()
     said = f"{heading}: {resolved} of {len(several)} comparisons over seeds are resolved"
     panel = "panel" if line == "attack" else "attack"
-    figure = None if several.empty else figures.closed(figures.forest(several, said, line, panel))
+    draw = None if several.empty else functools.partial(figures.forest, several, said, line, panel)
     caption = f"{GAINS} {'the lines of one attack' if len(families) > 1 else 'this table'}."
-    yield Section(heading, caption, tables.readable(rows), f"forest-{name}", figure, said, rows)
+    yield Section(heading, caption, tables.readable(rows), f"forest-{name}", draw, said, rows)
 
 
 def _guided(frame: pd.DataFrame) -> list[Family]:

@@ -1,10 +1,8 @@
 """One training looked at after every epoch: the paper's figures of how losses, features and maps change."""
 
-import dataclasses
-import functools
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +19,7 @@ from aalp_lib.progress import Tell
 from aalp_lib.reproduction import analyses
 from aalp_lib.reproduction.analyses import EQUATIONS, Values, attacked, maps, mean, pack, rounded
 from aalp_lib.reproduction.settings import Setting, new_model
-from aalp_lib.train import History, fit
-
-if TYPE_CHECKING:
-    from aalp_lib.reproduction.jobs import Job
+from aalp_lib.train import History, State, fit
 
 BINS = 30  # of the histograms of Figure 9
 
@@ -116,7 +111,7 @@ class _Watch:
         """Look at an epoch whose end was saved, but after which the process was killed before it could be looked at."""
         if not (self.run / LAST).is_file():
             return
-        epoch, inside = divmod(checkpoints.read(self.run / LAST).meta["done"], self.per_epoch)
+        epoch, inside = divmod(checkpoints.read(self.run / LAST).described_as(State).done, self.per_epoch)
         self._require(range(1, epoch + (inside > 0)))
         if not inside and epoch and not self.file(epoch).exists():
             self.look(checkpoints.load_model(self.run).to(self.split.images.device), epoch)
@@ -139,13 +134,13 @@ class _Watch:
         seen |= {f"{images}.{name}": v for (images, name), v in analyses.contribution_vectors(model, found).items()}
         if self.shown is not None:
             shown = attacked(model, self.shown, self.attack)
-            seen |= {"pictures": shown.x_adv, "maps": analyses.over_largest(maps(model, shown, "paper"))}
+            seen |= {"pictures": shown.x_adv, "maps": analyses.over_largest(maps(model, shown))}
         self.file(epoch).parent.mkdir(parents=True, exist_ok=True)
         checkpoints.write(self.file(epoch), Checkpoint(seen, self.config()))
 
     def config(self) -> dict[str, Any]:
         """What must be the same for every epoch."""
-        return {"attack": dataclasses.asdict(self.attack), "images": len(self.split)}
+        return {"attack": self.attack.described(), "images": len(self.split)}
 
     def all(self) -> list[dict[str, Tensor]]:
         """What was seen, an epoch each."""
@@ -202,29 +197,3 @@ def _histograms(vectors: list[Tensor]) -> Values:
     edges = np.linspace(0, top, BINS + 1)
     counts = [np.histogram(v.double().numpy().clip(0, top), edges)[0].tolist() for v in vectors]
     return {"edges": [rounded(e) for e in edges], "counts": counts}
-
-
-def measure_training(job: "Job", dataset: Dataset, *, images: int = 2000, progress: Tell | None = None) -> Path:
-    """Train a job, write its `over_training` to `job.observed`, unless it is there, and return where that is.
-
-    The pictures are of the first four classes of `analyses.storable`.
-    """
-    setting, shown = job.setting, analyses.storable(dataset)
-    attack = analyses.attack_for(dataset, setting.attack)
-    words = {"recipe": job.variant, "reduced": job.reduced}
-    subject = {"data": dataset.name, "method": job.row.name, "seed": job.seed} | {k: w for k, w in words.items() if w}
-    config = {
-        "model": setting.model,
-        "training_attack": dataclasses.asdict(setting.attack),
-        "recipe": dataclasses.asdict(setting.recipe),
-        "method": job.row.described(),
-        "attack": dataclasses.asdict(attack),
-        "images": min(images, len(dataset.test)),
-        "reading": "last",
-    }
-    few, device = analyses.first_of_each_class(shown)[:4] if shown else None, dataset.test.labels.device
-    make = functools.partial(
-        over_training, dataset, job.row, setting, job.run, seed=job.seed, images=images, attack=attack, shown=few,
-        progress=progress,
-    )  # fmt: skip
-    return analyses.kept(job.observed, "over_training", subject, config, job.tier, device, make)

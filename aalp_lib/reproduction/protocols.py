@@ -89,7 +89,7 @@ def _training_differences(record: Record) -> list[str]:
         attack = trades_inner(usual.attack) if config["method"].get("pairing") == "trades_kl" else usual.attack
         # a grid's record has the setting, one of `aalp evaluate` the network in full and the method's own attack
         found += _apart("model", config, usual.model, lambda: _in_full(json.dumps(usual.model)))
-        found += _apart("attack", config, dataclasses.asdict(usual.attack), lambda: dataclasses.asdict(attack))
+        found += _apart("attack", config, usual.attack.described(), lambda: attack.described())
         found += _apart("recipe", config, dataclasses.asdict(usual.recipe), dict)
     if config.get("train_images"):
         found.append(f"{config['train_images']} train images")

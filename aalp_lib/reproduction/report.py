@@ -12,10 +12,9 @@ import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
-from aalp_lib import _checks, checkpoints
+from aalp_lib import _checks, checkpoints, plots
 from aalp_lib._checks import InputError
 from aalp_lib.evaluation import paper_name
-from aalp_lib.plots import DPI
 from aalp_lib.reproduction import archive, claims, comparisons, figures, pages, paper, protocols, tables
 from aalp_lib.reproduction.archive import ABLATIONS, Model, Records
 from aalp_lib.reproduction.comparisons import Comparison, compare
@@ -309,5 +308,5 @@ def _written(path: Path, content: str | Figure) -> Path:
     if isinstance(content, str):
         checkpoints.write_atomically(path, content.encode())
     else:
-        content.savefig(path, dpi=DPI)
+        plots.save(content, path)
     return path

@@ -286,6 +286,7 @@ class _Diagnosis(msgspec.Struct, forbid_unknown_fields=True):
     zero_gradients: _ZeroGradients
     logits: _Logits
     signs: list[str]
+    nan_gradients: dict[str, float] = {}
 
 
 class _Attacked(msgspec.Struct, forbid_unknown_fields=True):

@@ -5,6 +5,7 @@ import math
 import os
 import sys
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +20,13 @@ from torch import Tensor, nn
 from aalp_lib import _checks, checkpoints, models, plots, zoo
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import Attack, Reading
+from aalp_lib.checkpoints import Description
 from aalp_lib.data import Dataset, Split
 from aalp_lib.engine.precision import Precision, without_tf32
 from aalp_lib.evaluation import Suite, chosen_precision, evaluate as evaluated
 from aalp_lib.folders import RUN
-from aalp_lib.methods import method
 from aalp_lib.models import Classifier
-from aalp_lib.reproduction import escaping, machine, schema
+from aalp_lib.reproduction import archive, escaping, machine, schema
 from aalp_lib.reproduction.attack_measurements import measure_attacks
 from aalp_lib.reproduction.jobs import Origin
 from aalp_lib.reproduction.schema import Measurement, Record
@@ -41,12 +42,25 @@ class _Method(msgspec.Struct):
     label: str
 
 
-class _Noted(msgspec.Struct):
-    """What is used here of `run.json`, beside what a record needs."""
+class _Noted(msgspec.Struct, forbid_unknown_fields=True):
+    """What `run.json` holds; what of it goes into records is `schema.Config`."""
 
     method: _Method
     seed: Annotated[int, msgspec.Meta(ge=0)]
     watched: dict[str, Any] | None
+    attack: dict[str, Any] | None
+    recipe: dict[str, Any]
+    model: dict[str, Any]
+    data: dict[str, Any] = {}
+    steps: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    threads: Annotated[int, msgspec.Meta(ge=1)] | None = None
+
+
+def _of_bundled(name: str) -> dict[str, Any]:
+    """How a bundled network was trained, as the record of its run says."""
+    data, _, row = name.partition("/")
+    config = archive.records().runs[f"{data}/{data}-{row}-seed0"].config
+    return {key: config[key] for key in ("method", "attack", "recipe")}
 
 
 def _noted(path: Path) -> dict[str, Any]:
@@ -81,8 +95,8 @@ class Run:
             known = zoo.index()
             _checks.known("run", name, known, "Or name a folder that aalp train wrote.")
             model = zoo.pretrained(name, which).to(device)
-            config = {"method": method(name.partition("/")[2]).described(), "seed": 0, "watched": None}
-            return cls(None, which, model, config | {"model": model.config}, Origin("mnist-sample"))
+            config = _of_bundled(name) | {"seed": 0, "watched": None, "model": model.config}
+            return cls(None, which, model, config, Origin("mnist-sample"))
         config = _noted(folder / RUN) if (folder / RUN).exists() else {}
         if config and not config.get("model") and own is None:
             raise InputError(f"{folder} holds a network of your own: say what makes it, --model module:function")
@@ -95,6 +109,18 @@ class Run:
     def subject(self) -> dict[str, Any]:
         """What a measurement says it was made on, but for the data."""
         return {"method": self.config["method"]["name"], "seed": self.config["seed"], "model": self.which}
+
+    def look_at_classes(self, dataset: Dataset) -> None:
+        """Warn if the classes of the images are called otherwise than those of the training, renamed folders say."""
+        kept = checkpoints.read(self.folder / checkpoints.FILES[self.which]) if self.folder else None
+        trained = kept.described_as(Description).classes if kept else None
+        if trained and trained != list(dataset.classes):
+            here, there = (escaping.plain(", ".join(names)) for names in (dataset.classes, trained))
+            warnings.warn(
+                f"the network was trained on the classes {there}, and these images are of {here}, in this order: a "
+                "label may mean something else",
+                stacklevel=2,
+            )
 
     def suite(self, dataset: Dataset) -> Suite:
         """Table 2's attacks; on other data than the paper's, in the ball in which the training was watched."""
@@ -245,7 +271,10 @@ def save_images(made: Adversarial, classes: Sequence[str], eps: float, out: Path
     for number, (pixels, label) in enumerate(zip(made.pixels.cpu(), made.clean.labels.tolist(), strict=True)):
         path = out / classes[label] / f"{number:05}.png"
         path.parent.mkdir(exist_ok=True)
-        Image.fromarray(pixels.permute(1, 2, 0).squeeze(2).numpy()).save(path)
+        try:
+            Image.fromarray(pixels.permute(1, 2, 0).squeeze(2).numpy()).save(path)
+        except OSError as error:
+            raise OSError(f"{path} cannot be written ({error.strerror or error})") from error
     (clean, adversarial), first = made.logits, slice(SHEET)
     x, x_adv = made.clean.images[first] / 255, made.pixels[first] / 255
     rows = [
@@ -254,6 +283,6 @@ def save_images(made: Adversarial, classes: Sequence[str], eps: float, out: Path
         ("adversarial", x_adv, adversarial[first]),
     ]
     figure = plots.predictions(rows, made.clean.labels[first], [escaping.figure(name) for name in classes])
-    figure.savefig(out / "sheet.png", dpi=plots.DPI)
+    plots.save(figure, out / "sheet.png")
     plt.close(figure)
     return [out / "sheet.png"]

@@ -15,6 +15,7 @@ from aalp_lib.reproduction.archive import Model, Records, is_ablation
 from aalp_lib.reproduction.attack_measurements import ALTERED
 from aalp_lib.reproduction.comparisons import Comparison
 from aalp_lib.reproduction.frames import frame as frame_of
+from aalp_lib.reproduction.grids import ROWS
 from aalp_lib.reproduction.schema import HEADINGS, Measurement, Record, label
 
 TITLES = {
@@ -34,13 +35,8 @@ COLUMNS = HEADINGS | {
     "consistent": "Consistent",
 }
 STAGES = {"apgd-ce": "APGD-CE", "apgd-t": "+ APGD-T", "fab-t": "+ FAB-T", "square": "AutoAttack"}
-IMAGES = {
-    "mnist": 54_000,
-    "mnist-sample": 3_600,
-    "svhn": 65_931,
-    "cifar10": 45_000,
-    "cifar10-jpeg": 45_000,
-}  # to train on
+# to train on
+IMAGES = {"mnist": 54_000, "mnist-sample": 3_600, "svhn": 65_931, "cifar10": 45_000, "cifar10-jpeg": 45_000}
 SPANS = "Percent right: one seed with its 95 % Wilson interval (), several with their lowest and highest []."
 CAPTIONS = {
     1: "ALP's networks: confidence in the true class in percent, losses in nats, last iterate of section 4.1's attack.",
@@ -49,6 +45,7 @@ CAPTIONS = {
     4: f"{SPANS} Right both clean and under PGD-40 (MNIST) or PGD-10.",
 }
 LISTED = ("clean", "pgd40", "pgd100", "cw100")
+LITTLE = 0.1  # points
 
 
 # --- words and Markdown ----------------------------------------------------------------------------------------------
@@ -324,6 +321,28 @@ def measurements(
     ]
 
 
+def moved(runs: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """What each change of the attacks moves, in points: a line for each method and change, mean over networks.
+
+    A change that moves no column by more than `LITTLE` has no line.
+
+    Parameters
+    ----------
+    runs : DataFrame
+        Lines of `frame` of the suite "attacks".
+    columns : sequence of str
+    """
+    means = runs.pivot_table(index=["label", "run"], columns="attack", values="accuracy", sort=False)
+    lines = []
+    for name, of in means.groupby("label", sort=False):
+        for word, what in ALTERED.items():
+            cells = {c: of[f"{c} {word}"] - of[c] for c in columns if f"{c} {word}" in of}
+            said = {heading(c): signed(100 * cells[c].mean()) if c in cells else "–" for c in columns}
+            if any(100 * abs(cell.mean()) > LITTLE for cell in cells.values()):
+                lines.append({"Method": name, "Networks": len(of), "What is changed": what} | said)
+    return pd.DataFrame(lines)
+
+
 SIGNS = {  # place in the values of a diagnosis -> column, digits, factor
     "restarts.1": ("1 start", 1, 100),
     "restarts.20": ("20 starts", 1, 100),
@@ -388,17 +407,15 @@ def _device(found: Mapping[str, Any]) -> str:
 
 
 def cost(run: Record) -> int | None:
-    """Gradient evaluations of a run's training, one an image; None where the number of images is not known.
+    """Gradient evaluations of a run's training, one an image; None where images or method are not known.
 
     Images × epochs × (attack steps + samples of an image that go through the training step).
     """
-    if run.data not in IMAGES:
+    row, attack = ROWS.get(run.method), run.config["attack"] or {"steps": 0, "restarts": 1}
+    if row is None or run.data not in IMAGES:
         return None
-    attack, method = run.config["attack"], run.config["method"]
-    samples = 2 if method["classify"] == "joint" or method["pairing"] else 1
-    attacked = attack and (method["classify"] != "clean" or method["pairing"])
-    step = samples + (attack["steps"] * attack["restarts"] if attacked else 0)
-    return int((run.config.get("train_images") or IMAGES[run.data]) * run.config["recipe"]["epochs"] * step)
+    images = run.config.get("train_images") or IMAGES[run.data]
+    return int(images * run.config["recipe"]["epochs"] * row.gradient_count(attack["steps"] * attack["restarts"]))
 
 
 def costs(source: Records) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import torch
@@ -30,8 +30,8 @@ Watch = Callable[[Job, int, int, str], None]
 class _Note(msgspec.Struct):
     """What `progress.json` holds."""
 
-    done: int
-    total: int
+    done: Annotated[int, msgspec.Meta(ge=0)]
+    total: Annotated[int, msgspec.Meta(ge=1)]
     text: str
 
 
@@ -139,7 +139,7 @@ def _reached(job: Job) -> str:
     """How far a job has come, which it has noted in its folder if it was under way."""
     with contextlib.suppress(OSError, ValueError):
         note: _Note = checkpoints.read_json(job.run / NOTE, _Note)
-        return f"{100 * note.done // max(1, note.total)} %"
+        return f"{100 * note.done // note.total} %"
     return "saved" if (job.run / checkpoints.LAST).exists() else "not begun"
 
 
@@ -281,7 +281,8 @@ def _work(job: Job, until: float) -> Record | None:
             noted = time.monotonic()
             if _orphaned():
                 raise KeyboardInterrupt
-            (job.run / NOTE).write_text(json.dumps({"done": done, "total": total, "text": text}))
+            with contextlib.suppress(OSError):  # a full disk: the next checkpoint says so
+                (job.run / NOTE).write_text(json.dumps({"done": done, "total": total, "text": text}))
 
     try:
         with _turn:

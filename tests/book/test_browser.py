@@ -52,6 +52,24 @@ def test_the_page_gets_every_row_of_table_2_and_the_digits(folder, sample):
     assert about["runtime"] is None
 
 
+@pytest.mark.slow
+def test_what_the_page_says_to_look_for(sample):
+    """Far from the strokes PGD changes at least five times as much on the networks that pair no logits; two digits."""
+    x, y = next(sample.test.batches(36))
+    x, y = torch.cat((x[:20], x[[26, 35]])), torch.cat((y[:20], y[[26, 35]]))
+    far = torch.nn.functional.max_pool2d(x, 5, 1, 2) == 0
+    moved, right = {}, {}
+    for name in TABLE_2:
+        model, attack = aalp.pretrained(f"mnist/{name}"), aalp.attacks.Attack(0.3, 0.01, 40, start="clean")
+        x_adv = attack(model, x, y)
+        moved[name] = float((x_adv - x).abs()[far].mean())
+        right[name] = (model(x_adv).argmax(1) == y)[-2:].tolist()
+    assert right["alp"] == [False, True]
+    assert right["aalp"] == [True, False]
+    pairing = {"alp", "aalp_gd", "aalp_sw", "aalp"}
+    assert min(moved[name] for name in moved if name not in pairing) > 5 * max(moved[name] for name in pairing)
+
+
 def test_what_cannot_be_exported_is_named(tmp_path):
     strided = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3, stride=2), torch.nn.Flatten(), torch.nn.Linear(338, 10))
     with pytest.raises(InputError, match="stride 1, got"):

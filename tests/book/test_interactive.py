@@ -38,6 +38,13 @@ def test_a_slider_holds_a_frame_for_each_value_and_shows_one():
     assert {Image.open(io.BytesIO(frame)).size for frame in frames} == {(400, 200)}
 
 
+def test_a_chart_may_turn_dark_and_a_picture_of_images_may_not():
+    figure, axes = plt.subplots()
+    axes.imshow([[0, 1]])
+    assert 'class="aalp-photo"' in interactive.picture(figure, "two pixels").html
+    assert all('class="aalp-chart"' in image for image in pictures(make()))
+
+
 def test_a_slider_has_a_label_and_each_frame_its_words():
     page = make()
     assert re.search(r"<label[^>]*><span>height &lt;m&gt;</span><input type=\"range\" min=\"0\" max=\"2\"", page.html)

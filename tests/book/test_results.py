@@ -27,7 +27,8 @@ class Table(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         of = dict(attributes)
-        self._into = None
+        if tag != "a":
+            self._into = None
         if tag in ("th", "td"):
             self._into = self.heads if of.get("scope") == "col" else self.cells[-1]
             self._into.append("")
@@ -73,6 +74,10 @@ def test_means_and_the_papers_rows_stand_beside_one_another(accuracies):
     for name, attack in (("PGD-100", "pgd100"), ("AutoAttack", "square")):
         assert ours[name] == f"{SAYS['accuracy']('aalp', attack).percent:.1f}"
     assert theirs["PGD-100"] == f"{SAYS['published']('aalp', 'pgd100'):.1f}"
+    (few,) = [row for row in accuracies.rows if "[16, 32, 128]" in row["Training"] and row["Networks"] == "3 seeds"
+              and row["Method"] == "ALP"]  # fmt: skip
+    assert few["AutoAttack"].endswith(" (1)")
+    assert "(" not in few["PGD-100"]
     assert ours["Networks"] == f"{SAYS['accuracy']('aalp', 'pgd100').seeds} seeds"
 
 
@@ -99,6 +104,20 @@ def test_the_places_that_chapters_link_to_stay(accuracies, compared):
     assert all(choice["Table"] in keys for choice in compared.places.values())
 
 
+def test_each_claim_leads_to_its_rows(compared):
+    card = Table(results.scorecard())
+    places = [said.get("place") for said in card.said]
+    assert set(places) <= {None, *results.OTHERS, *compared.places}
+    tested = [(row, place) for row, place in zip(card.rows, places, strict=True) if place in compared.places]
+    assert [place for _, place in tested[:3]] == ["aalp-alp-mnist", "aalp-alp-svhn", "aalp-alp-cifar10"]
+    assert len(tested) == 8
+    for row, place in tested:
+        table = compared.places[place]["Table"]
+        there = [of for of, said in zip(compared.rows, compared.said, strict=True) if said["key"] == table]
+        wanted = {"Attack": "PGD-100", "Ours": row["Ours"].split()[0], "Paper": row["Paper"], "Seeds": row["Seeds"]}
+        assert any(wanted.items() <= of.items() for of in there), row
+
+
 def test_text_from_records_is_escaped():
     import pandas as pd
 
@@ -117,12 +136,15 @@ def test_the_landing_page_claims_what_was_found():
     assert "We find no such gain" in said
     assert lead("pgd100").verdict != "ahead"
     assert lead("pgd100").high < theirs
-    assert "an open question after {{ colour.seeds | length }} on CIFAR-10, and SVHN untested" in said
-    assert lead("pgd100", "cifar10-jpeg").verdict == "unresolved"
-    assert SAYS["finding"]("AALP beats ALP", "SVHN").verdict == "untested"
-    assert "under attack the difference is {{ mnist.verdict }}" in said
+    assert "{{ digits | points }} between two networks on a part of SVHN" in said
+    colour, digits = lead("pgd100", "cifar10-jpeg"), lead("pgd100", "svhn-part")
+    assert colour.verdict == "unresolved"
+    assert colour.mean < 0
+    assert digits.seeds == (0,)
+    assert digits.mean < 0
+    assert "the difference under attack is {{ mnist.verdict }}" in said
     assert {lead(attack).verdict for attack in ("pgd100", "square")} == {lead("pgd100").verdict}
-    assert "Under AutoAttack Madry's plain training is ahead of ALP and of AALP" in said
+    assert "Under AutoAttack on MNIST, Madry's plain training is ahead of ALP and of AALP" in said
     assert {step("adv", name, "square", family="madry").verdict for name in ("alp", "aalp")} == {"behind"}
 
 

@@ -49,6 +49,18 @@ def test_few_classes_leave_one_stage_out_and_reach_the_optimum_all_the_same(clas
 
 
 @needs_autoattack
+@needs_autoattack
+def test_square_in_an_l2_ball_is_bounded_by_the_closed_form(generator):
+    model, weight, split = grey_split(2, generator, side=10)
+    difference = weight[split.labels] - weight[1 - split.labels]
+    gap = ((split.images / 255).flatten(1) * difference).sum(1) / difference.norm(dim=1)
+    eps = float(gap.median())
+    outcome = aalp.auto_attack(model, split, eps, norm="l2", version="square", queries=300)["square"]
+    assert outcome.ball == f"L2 {eps:g}"
+    assert outcome.correct[gap > eps * 1.001].all()
+    assert not outcome.correct[gap < 0.3 * eps].any()
+
+
 def test_autoattack_leaves_everything_as_it_was(generator):
     model, _, split = grey_split(5, generator, count=8)
     model = aalp.Classifier(torch.nn.Sequential(model.body, torch.nn.Dropout()), model.head).train()
@@ -78,7 +90,7 @@ def test_autoattack_leaves_everything_as_it_was(generator):
 
 def test_an_image_outside_the_ball_is_no_attack():
     class Cheat:
-        epsilon = 0.1
+        epsilon, norm = 0.1, "Linf"
 
         def run_standard_evaluation(self, x, y, batch_size):
             return x + torch.tensor([0.1, 0.2, 0.0])[:, None], 1 - y

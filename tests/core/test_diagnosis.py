@@ -37,6 +37,35 @@ def test_a_linear_model_shows_no_sign_and_falls_as_the_closed_form_says(two):
     assert found.margin["accuracy"] == found.fgsm["accuracy"] == found.restarts[0]["accuracy"]
 
 
+def l2_share(weight, split, eps):
+    """Of two classes: right where the gap is more than eps times the length of the weights' difference."""
+    difference = weight[split.labels] - weight[1 - split.labels]
+    gap = ((split.images / 255).flatten(1) * difference).sum(1)
+    return float((gap > eps * difference.norm(dim=1)).float().mean())
+
+
+def test_l2_and_targets_fall_as_the_closed_form_says(two):
+    """With two classes the other one is the only target, so all is the same but the words."""
+    model, weight, split = two
+    attack = aalp.PGD(0.2, 0.2, 30, norm="l2")
+    found = aalp.diagnose(model, split, attack, queries=0, source=model)
+    led = aalp.diagnose(model, split, attack, queries=0, source=model, target=1 - split.labels)
+    assert [row["eps"] for row in found.eps[-2:]] == [2, 4]  # of 16 pixels: half the way, and all, through [0, 1]
+    for row in found.eps[:7]:  # further out the ball leaves [0, 1]
+        assert row["accuracy"] == pytest.approx(l2_share(weight, split, row["eps"]))
+    assert 0.1 < found.eps[4]["accuracy"] < 0.9
+    assert found.ball == "L2 0.2"
+    assert str(led).startswith("Diagnosis, L2 0.2 to targets")
+    for one, other in zip(found.eps + found.steps + found.restarts, led.eps + led.steps + led.restarts, strict=True):
+        assert one["accuracy"] == other["accuracy"]
+        assert one.get("most") == other.get("most")
+        assert one.get("margin") == pytest.approx(other.get("margin"))
+    assert found.signs == led.signs == []
+    assert led.black_box["transfer"]["accuracy"] == led.plain["accuracy"]
+    assert "ball" not in found.eps[0]
+    assert "ball" in found.eps[1]
+
+
 def test_radii_end_where_accuracy_must():
     assert radii(aalp.PGD(8 / 255, 2 / 255, 10))[-2:] == [0.5, 1.0]
     assert radii(aalp.PGD(0.3, 0.1, 10)) == pytest.approx([0.075, 0.15, 0.225, 0.3, 0.375, 0.45, 0.5, 1])
@@ -150,7 +179,8 @@ def test_diagnosis_leaves_the_model_as_it_was_speaks_and_counts_up(trained, few)
     assert told == sorted(told)
     assert told[-1][0] == told[-1][1]
     text = repr(found)
-    assert text.startswith("Diagnosis")
+    assert text.startswith("Diagnosis, L∞ 0.1 ")
+    assert found._repr_html_().count("<tr>") == len(text.splitlines()) - 3
     assert all(word in text for word in ("eps 0.1", "200 steps", "20 starts", "FGSM", "no sign of gradient masking"))
 
 

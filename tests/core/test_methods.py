@@ -54,6 +54,17 @@ def test_each_row_against_its_formula_written_out(model, batch, name):
     torch.testing.assert_close(found.total, entropy + pairing)
 
 
+def test_a_row_goes_by_its_name_and_a_network_by_wrap(model, batch):
+    x, x_adv, y = batch
+    for name in ("trades", "AALP (sw)"):
+        found, wanted = (training_loss(row, model, x, x_adv, y).total for row in (name, aalp.method(name)))
+        assert torch.equal(found, wanted)
+    with pytest.raises(aalp.InputError, match="unknown method 'madri'"):
+        training_loss("madri", model, x, x_adv, y)
+    with pytest.raises(aalp.InputError, match=r"must be a Classifier, got Sequential; use models\.wrap"):
+        training_loss("adv", torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10)), x, x_adv, y)
+
+
 def test_aalp_with_weight_one_and_a_full_mask_is_alp(model, batch):
     """Sure of every clean image, the weight is 1 and no feature contributes more than another: all are kept."""
     x, x_adv, _ = batch

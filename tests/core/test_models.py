@@ -1,5 +1,7 @@
 import copy
+import json
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -205,3 +207,62 @@ def test_a_compiled_network_is_wrapped_as_it_was_before():
     module = nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
     model, x = models.wrap(torch.compile(module, backend="eager")), torch.rand(5, 1, 2, 2)
     assert torch.equal(model.head(model.features(x)), module(x))
+
+
+class _Answer(nn.Module):
+    """Gives its logits inside something else, as Hugging Face's networks do."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(784, 10)
+
+    def forward(self, x):
+        return {"logits": self.last(x.flatten(1)), "loss": None}
+
+
+def test_logits_are_taken_from_where_they_are(sample):
+    few = aalp.Dataset("few", sample.classes, sample.train[:20], sample.val[:10], sample.test[:10])
+    network, attack = _Answer(), aalp.PGD(0.1, 0.1, 1)
+    with pytest.raises(aalp.InputError, match=r"logits=lambda out: out\.logits"):
+        models.wrap(network)
+    model = models.wrap(network, logits=lambda out: out["logits"])
+    assert model.head is network.last
+    assert len(aalp.fit(model, few, "aalp", attack, epochs=1)) == 1
+    assert aalp.evaluate(model, few.test, attack)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: models.lenet((2, 3)), "width of a lenet is three numbers"),
+        (lambda: models.lenet((2, 3, 0)), "width must be a whole number of at least 1, got 0"),
+        (lambda: models.resnet9(2**40), "width must be at most 65536"),
+        (lambda: models.resnet9(std=(0, 1, 1)), "std must be above 0, got 0"),
+        (lambda: models.build({"name": "resnet9", "depth": 3}), "unexpected keyword argument 'depth'"),
+    ],
+)
+def test_sizes_that_no_network_has(make, said):
+    with pytest.raises(aalp.InputError, match=said):
+        make()
+
+
+def test_numpys_numbers_may_say_how_wide_a_network_is():
+    config = models.lenet(np.array([2, 3, 4]), classes=np.int64(5), mean=np.array([0.5])).config
+    assert models.build(json.loads(json.dumps(config))).head.out_features == 5
+
+
+def test_what_has_no_weights_to_train_is_not_trained(sample):
+    frozen = models.lenet((2, 3, 4)).requires_grad_(False)
+    for model in (frozen, aalp.Classifier(nn.Flatten(), nn.Identity())):
+        with pytest.raises(aalp.InputError, match="no weights that can be trained"):
+            aalp.fit(model, sample, "raw", epochs=1)
+
+
+def test_a_buffer_that_is_infinite_on_purpose_is_saved_and_loaded(sample, tmp_path):
+    few = aalp.Dataset("few", sample.classes, sample.train[:20], sample.val[:10], sample.test[:10])
+    model = models.lenet((2, 3, 4))
+    model.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    aalp.fit(model, few, "raw", epochs=1, out=tmp_path)
+    other = models.lenet((2, 3, 4))
+    other.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
+    assert torch.equal(aalp.load_model(tmp_path, model=other).head.weight, model.head.weight)

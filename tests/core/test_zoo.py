@@ -1,6 +1,5 @@
 """The networks that come with the package, and how they are packed."""
 
-import dataclasses
 import json
 from pathlib import Path
 
@@ -60,18 +59,6 @@ def test_a_file_that_was_tampered_with_and_an_unknown_name_are_told(packed):
         path.write_bytes(content)
 
 
-def test_what_does_not_fit_in_an_index_or_in_a_checkpoints_description_is_named(packed, tmp_path):
-    entry = {"file": "a", "sha256": "b" * 64, "epoch": "three"}
-    (tmp_path / INDEX).write_text(json.dumps({"mine/raw": {"last": entry}}))
-    with pytest.raises(aalp.InputError, match=r"index\.json cannot be read \(Expected `int`.*\.epoch"):
-        index(tmp_path)
-    _, folder = packed
-    halves = checkpoints.read(folder / "mine" / "raw-last.safetensors")
-    checkpoints.write(tmp_path / "a.safetensors", dataclasses.replace(halves, meta={"seconds": 1.0}))
-    with pytest.raises(aalp.InputError, match=r"a\.safetensors is no checkpoint of this kind .*`model`"):
-        aalp.load_model(tmp_path / "a.safetensors")
-
-
 def test_what_is_bundled_loads_and_stays_small():
     known = index()
     assert known == json.loads((weights() / INDEX).read_text())
@@ -120,3 +107,24 @@ def test_bundled_networks_know_digits_and_withstand_attacks_that_raw_does_not(sa
         robust = (model(attack(model, x, y, generator=generator)).argmax(1) == y).float().mean()
         assert (model(x).argmax(1) == y).float().mean() > 0.93
         assert robust < 0.05 if name.endswith("raw") else robust > 0.85
+
+
+@pytest.mark.parametrize("file", ["../raw.safetensors", "/raw.safetensors", "C:\\raw.safetensors", "a/../../b", ""])
+def test_an_index_names_files_in_its_folder_alone(tmp_path, file):
+    entry = {"file": file, "sha256": "b" * 64, "epoch": 3}
+    (tmp_path / INDEX).write_text(json.dumps({"mine/raw": {"last": entry}}))
+    with pytest.raises(aalp.InputError, match=r"index\.json names a file outside its folder: mine/raw, last"):
+        aalp.pretrained("mine/raw", folder=tmp_path)
+
+
+def test_weights_are_packed_into_the_folder_alone_and_as_numbers(packed, tmp_path):
+    job, _ = packed
+    for name in ("../raw", "/tmp/raw", ""):
+        with pytest.raises(aalp.InputError, match="a path inside the folder of weights"):
+            pack(job.run, name, tmp_path)
+    large = checkpoints.read(job.run / checkpoints.LAST)
+    large.tensors["model.head.weight"][0, 0] = 1e6
+    (tmp_path / "run").mkdir()
+    checkpoints.write(tmp_path / "run" / checkpoints.LAST, large)
+    with pytest.raises(aalp.InputError, match=r"model\.head\.weight would not be finite"):
+        pack(tmp_path / "run", "mine/raw", tmp_path)

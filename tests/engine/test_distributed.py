@@ -164,27 +164,6 @@ def test_gradient_is_that_of_the_joint_batch(ranks, name, dropout):
     assert found["history"][0].kept == pytest.approx(wanted["history"][0].kept, abs=1e-6)
 
 
-def masks(rule, scope, rows=None):
-    """The masks, first and last row's, found on this rank's rows: even rows use four features, odd rows the others."""
-    torch.manual_seed(1)
-    x, y = torch.rand(9, 8) * (torch.arange(8) // 4 == torch.arange(9)[:, None] % 2) + 0.1, torch.arange(9) % 3
-    model = aalp.Classifier(nn.Flatten(), nn.Linear(8, 3))
-    own = rows or distributed.shard(9).rows
-    features = torch.cat([x[own], x.flip(0)[own]])  # clean and adversarial
-    factors = aalp.GuidedDropout(rule=rule, scope=scope).factors(model, features, y[own].repeat(2), 2)
-    return factors[[0, -1]].numpy()
-
-
-@pytest.mark.parametrize("scope", ["batch", "branch"])
-@pytest.mark.parametrize("rule", ["median", "half"])
-def test_mask_is_that_of_the_whole_batch(ranks, rule, scope):
-    whole = masks(rule, scope, slice(0, 9))
-    for found in ranks(masks, rule, scope):
-        assert np.array_equal(found, whole)
-    for rank in range(2):
-        assert not np.array_equal(masks(rule, scope, slice(rank, None, 2)), whole)
-
-
 @pytest.mark.parametrize("rule", [controls.random, controls.shuffled])
 def test_a_random_mask_is_the_same_on_every_process(ranks, rule):
     one, other = ranks(drawn, rule)

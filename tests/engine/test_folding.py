@@ -64,12 +64,6 @@ def test_blocks_give_the_gradient(channels, outputs, size, height, width, data):
     assert_the_same(model, torch.rand(2, channels, height, width, dtype=torch.double))
 
 
-def test_block_weights_gather_the_transposed_convolution():
-    weight, g = torch.randn(5, 2, 3, 3, dtype=torch.double), torch.randn(1, 5, 8, 8, dtype=torch.double)
-    gathered = F.conv2d(g, folding.block_weights(weight, 2), stride=2, padding=1)
-    assert torch.allclose(F.pixel_shuffle(gathered, 2), F.conv_transpose2d(g, weight, padding=1))
-
-
 @pytest.mark.parametrize(
     ("make", "norms"),
     [

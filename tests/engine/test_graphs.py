@@ -1,12 +1,7 @@
 """The recorded loop against the plain one. Where there is no GPU, a step "recorded" is the step itself, run in place:
 all but the recording is then tested, and the recording's failure."""
 
-import collections
-import contextlib
-import gc
-import types
 import warnings
-import weakref
 
 import pytest
 import torch
@@ -45,16 +40,20 @@ def plain(function, *args, **kwargs):
         return function(*args, **kwargs)
 
 
-@pytest.mark.parametrize("loss", ["cross_entropy", "exact_cross_entropy", "margin", "trades_kl"])
-def test_recorded_and_plain_loop_give_the_same_images(recorded, device, loss, digits):
+LOOPS = [(loss, "linf", False) for loss in ("cross_entropy", "exact_cross_entropy", "margin", "trades_kl")]
+
+
+@pytest.mark.parametrize(("loss", "norm", "led"), [*LOOPS, ("margin", "linf", True), ("cross_entropy", "l2", True)])
+def test_recorded_and_plain_loop_give_the_same_images(recorded, device, loss, norm, led, digits):
     torch.manual_seed(0)
     model = aalp.models.lenet((4, 8, 32)).to(device)
     x, y = (t.to(device) for t in digits)
-    attack = aalp.Attack(0.3, 0.02, 25, loss=loss)
+    attack = aalp.Attack(0.3, 0.02, 25, loss=loss, norm=norm)
     for part in (slice(None), slice(0, 20)):
         start = (x[part] + 0.1).clamp(max=1)
-        found = attack(model, x[part], y[part], start=start)
-        assert torch.equal(found, plain(attack, model, x[part], y[part], start=start))
+        led_to = {"target": (y[part] + 1) % 10} if led else {}
+        found = attack(model, x[part], y[part], start=start, **led_to)
+        assert torch.equal(found, plain(attack, model, x[part], y[part], start=start, **led_to))
     assert len(recorded) == 2
 
 
@@ -79,16 +78,20 @@ def test_evaluation_is_the_same(recorded, device, sample):
     torch.manual_seed(0)
     model = aalp.models.lenet((4, 8, 32)).to(device)
     aalp.fit(model, sample, "adv", aalp.PGD(0.2, 0.1, 3), epochs=2)
-    recorded.clear()
     suite = aalp.table2_suite("mnist") | {"three": aalp.PGD(0.1, 0.01, 30, restarts=3)}
-    found, wanted = (
-        run(aalp.evaluate, model, sample.test[:150], suite, batch_size=70)
-        for run in (lambda f, *a, **k: f(*a, **k), plain)
-    )
-    assert recorded
-    for name in wanted:
-        assert torch.equal(found[name].correct, wanted[name].correct), name
-    assert wanted["pgd10"].correct.sum() > wanted["pgd100"].correct.sum()
+    suite |= {"l2 10": aalp.PGD(2.0, 0.2, 10, norm="l2"), "l2 40": aalp.PGD(2.0, 0.2, 40, norm="l2")}
+    split = sample.test[:150]
+    for target in (None, (split.labels + 1) % 10):
+        recorded.clear()
+        found, wanted = (
+            run(aalp.evaluate, model, split, suite, target=target, batch_size=70)
+            for run in (lambda f, *a, **k: f(*a, **k), plain)
+        )
+        assert recorded
+        for name in wanted:
+            assert torch.equal(found[name].correct, wanted[name].correct), name
+        assert wanted["pgd10"].correct.sum() > wanted["pgd100"].correct.sum()
+        assert wanted["l2 10"].correct.sum() > wanted["l2 40"].correct.sum()
 
 
 def test_decisions_under_bfloat16_are_float32s(recorded, device):
@@ -142,37 +145,6 @@ def test_recordings_of_many_shapes_take_the_memory_of_the_largest(recorded, devi
         taken.append(torch.cuda.memory_reserved())
     assert len(recorded) == len(taken)
     assert taken[-1] < 1.5 * taken[0]
-
-
-def test_a_recording_takes_the_memory_of_one_that_is_still_there(monkeypatch):
-    """Of which GPU there is none here: what torch is told."""
-    pools = []
-
-    class Graph:
-        def pool(self):
-            return id(self)
-
-        def replay(self):
-            pass
-
-    @contextlib.contextmanager
-    def capture(graph, pool=None, capture_error_mode=None):
-        pools.append(pool)
-        yield
-
-    stream = types.SimpleNamespace(wait_stream=lambda other: None, cuda_stream=0)
-    fake = {"CUDAGraph": Graph, "graph": capture, "Stream": lambda: stream, "current_stream": lambda: stream}
-    fake |= {"stream": lambda _: contextlib.nullcontext(), "current_device": lambda: 0}
-    for name, value in fake.items():
-        monkeypatch.setattr(torch.cuda, name, value)
-    monkeypatch.setattr(graphs, "_graphs", collections.defaultdict(weakref.WeakSet))
-    first = graphs.record(lambda: None)
-    second = graphs.record(lambda: None)
-    assert pools == [None, first.__self__.pool()]
-    del first, second
-    gc.collect()
-    graphs.record(lambda: None)  # memory that nobody holds any more must not be asked for
-    assert pools[2] is None
 
 
 def test_sizes_are_few_and_hold_what_is_needed():

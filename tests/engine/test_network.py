@@ -340,17 +340,61 @@ def test_networks_that_cannot_be_attacked_are_refused(end, said):
         aalp.PGD(0.1, 0.05, 2)(Ends(end), *images())
 
 
-@pytest.mark.parametrize("attack", [aalp.FGSM(0.1), aalp.PGD(0.1, 0.05, 2), aalp.CW(0.1, 0.05, 2)])
-def test_an_attack_whose_steps_move_nothing_says_so(attack):
-    network, pixels = Rounded().eval(), (255 * images()[0]).byte()
-    if attack.start == "clean":
-        with pytest.warns(UserWarning, match="moved no pixel"):
-            attack(network, *images())
-    split = aalp.Split(pixels, network(pixels / 255).argmax(1))
-    with pytest.warns(UserWarning, match="a: the loss has a gradient of 0"):
-        aalp.evaluate(network, split, {"a": attack})
+NO_GRADIENT = {  # of the pixels: what the network does to them first, and what is then said of how many images
+    "round": (lambda x: (x * 255).round() / 255, "0 at 12"),
+    "nan": (lambda x: x + (0 * x).sum((1, 2, 3), keepdim=True).sqrt(), "NaN at 12"),
+    "nan at dark pixels": (lambda x: torch.where(x > 0.5, x.log(), x.exp() * (0 * x).sqrt()), "NaN at 12"),
+    "nan at one pixel of nine images": (
+        lambda x: x + 0 * (x[:, :, :1, :1] * (x[:, :, :1, :1] > 0.66)).sqrt(),
+        "NaN at 9",
+    ),
+}
 
 
-class Rounded(Base):
+class Through(Base):
+    def __init__(self, first):
+        super().__init__()
+        self.first = first
+
     def forward(self, x):
-        return super().forward((x * 255).round() / 255)
+        return super().forward(self.first(x))
+
+
+@pytest.mark.parametrize("attack", [aalp.FGSM(0.1), aalp.PGD(0.08, 0.04, 2), aalp.CW(0.3, 0.1, 3, norm="l2")])
+@pytest.mark.parametrize(("first", "said"), NO_GRADIENT.values(), ids=NO_GRADIENT)
+def test_images_that_no_step_can_move_are_counted(attack, first, said):
+    network, pixels = Through(first).eval(), (255 * images()[0]).byte()
+    with pytest.warns(UserWarning, match=f"the attack: the loss has a gradient of {said} of 12 images") as heard:
+        x_adv = attack(network, *images())
+    assert heard[0].filename == __file__
+    assert torch.isfinite(x_adv).all()
+    split = aalp.Split(pixels, network(pixels / 255).argmax(1))
+    for reading in ("any", "last"):
+        with pytest.warns(UserWarning, match=f"a: the loss has a gradient of {said[:5]}.* of 12 images"):
+            aalp.evaluate(network, split, {"a": attack}, reading=reading)
+    if attack.start != "clean":
+        found = aalp.diagnose(network, split, attack, queries=0)
+        assert any(f"{'NaN' if 'NaN' in said else 'exactly 0'} at" in sign for sign in found.signs)
+
+
+def test_a_network_whose_logits_depend_on_the_batch_is_named():
+    """Batch norm without running statistics; its attacks are not taken in parts, for each would be another batch."""
+    torch.manual_seed(0)
+    networks = [
+        nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, track_running_stats=kept), nn.Flatten(), nn.Linear(144, 10))
+        for kept in (True, False)
+    ]
+    own, together = (network.eval() for network in networks)
+    x, y = images(200)
+    for call in (lambda network: aalp.FGSM(0.1)(network, x, y), lambda network: aalp.evaluate(network, (x, y), {})):
+        with pytest.warns(UserWarning, match="depends on the other images in the batch"):
+            call(together)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            call(own)
+    with engine.prepared(together, x) as forward:
+        found = aalp.FGSM(0.1).perturb(forward, x, y)
+    with torch.enable_grad():
+        free = x.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(together(free), y, reduction="sum"), free)
+    assert torch.equal(found, (x + 0.1 * gradient.sign()).clamp(0, 1))

@@ -237,11 +237,6 @@ def test_measure_model_writes_what_is_missing_and_leaves_the_rest(fitted, sample
     assert all(path.stat().st_size < 60_000 for path in paths)
 
 
-def test_the_papers_attack(sample):
-    assert analyses.paper_attack(sample) == aalp.PGD(0.3, 0.01, 40)
-    assert analyses.paper_attack(dataclasses.replace(sample, name="cifar10")) == aalp.PGD(8 / 255, 2 / 255, 7)
-
-
 def test_numbers_are_kept_to_five_digits():
     assert analyses.rounded(math.pi) == 3.1416
     assert analyses.mean(torch.tensor([True, False, False])) == 0.33333

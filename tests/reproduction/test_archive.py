@@ -88,3 +88,18 @@ def test_runs_come_as_the_papers_tables_have_them():
         "adv_gd",
     ]
     assert [archive.is_ablation(name) for name, *_ in runs] == sorted(archive.is_ablation(name) for name, *_ in runs)
+
+
+def test_a_damaged_member_of_a_pack_is_named_and_what_is_no_pack_is_refused(tmp_path):
+    shutil.copytree(RESULTS / "mnist" / "samples", tmp_path / "a")
+    path = archive.pack(tmp_path / "a", tmp_path / "records.zip")
+    content = bytearray(path.read_bytes())
+    content[1000] ^= 1
+    path.write_bytes(content)
+    found = archive.unpacked(path)
+    assert len(found.measurements) == 10
+    assert len(found.left_out) == 1
+    assert "records.zip/mnist-" in found.left_out[0]
+    path.write_bytes(b"<html>")
+    with pytest.raises(aalp.InputError, match=r"records\.zip is no readable pack"):
+        archive.unpacked(path)

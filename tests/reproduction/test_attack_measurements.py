@@ -50,7 +50,8 @@ def test_a_diagnosis_comes_back_from_disk_small(tmp_path, made):
 def test_strong_measurement_packs_each_image(generator):
     model, _, split = grey_split(5, generator, count=12)
     attack = aalp.PGD(0.01, 0.005, 2)
-    made = measure_attacks(model, split, attack, kind="strong", subject={}, tier="quick", queries=5)
+    source = {"source": model, "source_subject": {"method": "alp"}}
+    made = measure_attacks(model, split, attack, kind="strong", subject={}, tier="quick", queries=5, **source)
     report = strong(model, split, attack, queries=5)
     assert list(made.values["outcomes"]) == list(report)
     assert list(report)[:3] == ["clean", "pgd2x20", "cw2x20"]
@@ -58,41 +59,24 @@ def test_strong_measurement_packs_each_image(generator):
         assert torch.equal(schema.unpack(made.values["outcomes"][name], 12), outcome.correct)
         assert made.values["accuracy"][name]["count"] == 12
     assert made.config["batch_size"] == 500  # the random starts of AutoAttack hang on it
-    source = {"source": model, "source_subject": {"method": "alp"}}  # has no part in strong attacks
-    assert (
-        "source"
-        not in measure_attacks(
-            model, split, attack, kind="strong", subject={}, tier="quick", queries=5, **source
-        ).config
-    )
+    assert "source" not in made.config  # which has no part in strong attacks
     with pytest.raises(aalp.InputError, match="known are diagnosis, strong, attacks"):
         measure_attacks(model, split, attack, kind="weak", subject={}, tier="quick")
 
 
-def test_rounded_gradients_are_recorded_and_reach_all_attacks_but_autoattack(generator):
+@pytest.mark.parametrize("kind", ["strong", "diagnosis"])
+def test_rounded_gradients_are_recorded_and_reach_all_attacks_but_autoattack(generator, kind):
     """Under bfloat16 the suite's forward passes run under autocast, those of AutoAttack and of the walk do not."""
     model, _, split = grey_split(5, generator, count=12)
-    attack = aalp.PGD(0.01, 0.005, 2)
     seen = []
-    handle = model.register_forward_hook(lambda _, inputs, out: seen.append(out.dtype))
-    try:
-        for kind in ("strong", "diagnosis"):
-            plain = measure_attacks(model, split, attack, kind=kind, subject={}, tier="quick", queries=5)
-            assert plain.config["precision"] == "float32"
-            assert torch.bfloat16 not in seen
-            made = measure_attacks(
-                model, split, attack, kind=kind, subject={}, tier="quick", queries=5, precision="bfloat16"
-            )
-            assert made.config["precision"] == "bfloat16"
-            assert torch.bfloat16 in seen
-            found = measure_attacks(
-                model, split, attack, kind=kind, subject={}, tier="quick", queries=5, precision="auto"
-            )
-            assert found.config["precision"] in ("float32", "bfloat16")
-            seen.clear()
-        aalp.auto_attack(model, split, 0.01, queries=5)
-    finally:
-        handle.remove()
+    model.register_forward_hook(lambda _, inputs, out: seen.append(out.dtype))
+    how = {"kind": kind, "subject": {}, "tier": "quick", "queries": 5}
+    for precision, found in (("float32", ["float32"]), ("bfloat16", ["bfloat16"]), ("auto", ["float32", "bfloat16"])):
+        made = measure_attacks(model, split, aalp.PGD(0.01, 0.005, 2), precision=precision, **how)
+        assert made.config["precision"] in found
+        assert precision == "auto" or (torch.bfloat16 in seen) == (precision == "bfloat16")
+    seen.clear()
+    aalp.auto_attack(model, split, 0.01, queries=5)
     assert seen
     assert torch.bfloat16 not in seen
 

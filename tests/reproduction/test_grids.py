@@ -99,12 +99,6 @@ def test_every_ablation_changes_something_and_can_be_trained(tmp_path):
     assert found["aalp_half"] != found["aalp_low"]
 
 
-def test_other_columns_are_another_experiment(tmp_path):
-    run_job(tiny("raw", tmp_path, columns=("pgd40",)))
-    with pytest.raises(aalp.InputError, match="made with other settings"):
-        run_job(tiny("raw", tmp_path, columns=("pgd40", "cw40")))
-
-
 # --- on the command line
 
 
@@ -146,12 +140,6 @@ def test_svhn_is_one_command_on_its_own_files(tmp_path, capsys):
 
 
 # --- the demo
-
-
-def test_demo_is_table_2_on_the_sample():
-    jobs = demo.jobs(Path("demo"))
-    assert tuple(job.row.name for job in jobs) == TABLE_2
-    assert len({(job.setting.recipe, job.setting.attack) for job in jobs}) == 1
 
 
 def test_demo_writes_table_and_figures(tmp_path):

@@ -35,7 +35,9 @@ def test_results_md_is_what_the_records_make_and_fits_on_a_screen():
 
 def test_the_pages_of_results_are_what_the_records_make(made):
     pages = {name: page for name, page in made.items() if name.endswith(".md")}
-    assert set(pages) == {f"{folder}/README.md" for folder in ("mnist", "cifar10", "mnist/ablations", "ablations")}
+    assert set(pages) == {
+        f"{folder}/README.md" for folder in ("mnist", "cifar10", "svhn-part", "mnist/ablations", "ablations")
+    }
     pages["README.md"] = report.page("records.md", archive.records())
     assert {name: (ROOT / "results" / name).read_text() for name in pages} == pages
 
@@ -88,13 +90,6 @@ def test_a_template_that_asks_for_what_there_is_not_fails():
         report.rendered("{{ gian }}", found())
 
 
-def test_what_was_never_measured_is_untested():
-    findings = report.claims.scorecard(found(record("alp", pgd100=900), record("aalp", pgd100=950)))
-    verdicts = {(one.claim.words, one.claim.on): one.verdict for one in findings}
-    assert verdicts.pop(("AALP beats ALP at PGD-100", "MNIST")) == "unresolved"  # one seed: two networks
-    assert set(verdicts.values()) == {"untested"}
-
-
 # --- the command
 
 
@@ -129,11 +124,6 @@ def test_where_all_records_lie_beside_checkpoints_the_command_says_so(capsys, tm
     record(pgd100=900).save(tmp_path / "runs" / "a" / "evaluations" / "mnist-last.json")
     assert main(["results", str(tmp_path)]) == 0
     assert "no records but beside checkpoints, 1 in all; to see them" in capsys.readouterr().err
-
-
-def test_of_a_data_set_without_records_the_papers_rows_are_shown(capsys, folder):
-    assert main(["results", str(folder), "--table", "2", "--data", "svhn"]) == 0
-    assert len(re.findall(r"\| paper \|", capsys.readouterr().out)) == 7
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 
-import pandas as pd
 import pytest
 import torch
 
@@ -150,12 +149,6 @@ def test_table_1_is_the_mean_over_the_networks_of_the_records():
     assert cells(table, "inconsistent").empty
 
 
-def test_table_4_is_the_robust_accuracy_at_the_training_attacks_steps():
-    table = tables.beside_paper(found(record("alp", pgd40=940, pgd100=920)), 4, "mnist")
-    assert cells(table, "alp").loc["consistent", "value"] == pytest.approx(94)
-    assert cells(table, "aalp", "paper").loc["consistent", "value"] == paper.TABLE_4["mnist"]["aalp"]
-
-
 # --- other tables
 
 
@@ -165,6 +158,19 @@ def test_accuracies_are_means_over_seeds_and_empty_columns_go():
     assert table.to_dict("records") == [
         {"Method": "ALP", "Protocol": "fast", "Seeds": 2, "PGD-100": "91.0 [90.0–92.0]"}
     ]
+
+
+def test_a_change_of_the_attacks_is_told_by_what_it_moves():
+    kept = found(
+        record("alp"), record("alp", 1),
+        measurements=[
+            attacked("attacks", "alp", 0, pgd100=900, pgd100__start=880, pgd100__last=900),
+            attacked("attacks", "alp", 1, pgd100=910, pgd100__start=880, pgd100__last=910),
+        ],
+    )  # fmt: skip
+    frame = frames.frame(kept)
+    (line,) = tables.moved(frame[frame["suite"] == "attacks"], ["pgd100"]).to_dict("records")
+    assert (line["Method"], line["Networks"], line["PGD-100"]) == ("ALP", 2, "−2.5")
 
 
 def test_a_comparison_reads_as_gain_interval_paper_and_verdict():
@@ -180,19 +186,6 @@ def test_a_comparison_reads_as_gain_interval_paper_and_verdict():
         "Paper": "+1.8", "Ours": "+2.0", "95 % interval": "[−0.5, +4.5]", "Seeds": 3, "p, Holm": "0.074",
         "Verdict": "unresolved",
     }  # fmt: skip
-
-
-def test_markdown_escapes_what_comes_from_records():
-    table = pd.DataFrame({"Label": ["a|b\nc", "<b>"], "n": [1.5, float("nan")]})
-    assert tables.markdown(table).splitlines()[2:] == ["| a\\|b c | 1.5 |", "| &lt;b> |  |"]
-
-
-def test_every_run_has_a_line():
-    made = tables.runs(found(record("alp", pgd100=690, cw100=680), record(data_set="mnist-sample", pgd100=710)))
-    first = made.iloc[0].to_dict()
-    assert (first["method"], first["Clean"], first["PGD-100"], first["minutes"]) == ("ALP", 98.0, 69.0, 11.0)
-    assert (first["device"], first["tier"]) == ("X, 2 threads", "full")
-    assert list(made["data"]) == ["mnist", "mnist-sample"]
 
 
 # --- cost

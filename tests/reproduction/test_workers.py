@@ -1,6 +1,5 @@
 """Many jobs at once: killed, stopped, failing, on other executors, and no bit different."""
 
-import contextlib
 import multiprocessing
 import os
 import signal
@@ -18,7 +17,7 @@ from conftest import heed_ctrl_c, tiny
 import aalp_lib as aalp
 from aalp_lib import checkpoints
 from aalp_lib.cli import main
-from aalp_lib.reproduction import display, schema, workers
+from aalp_lib.reproduction import schema, workers
 from aalp_lib.reproduction.jobs import run_job
 from aalp_lib.reproduction.settings import Setting
 from aalp_lib.reproduction.workers import run_jobs
@@ -249,34 +248,6 @@ def test_a_grid_runs_on_a_scheduler_that_the_command_names(tmp_path, monkeypatch
     records = [schema.Record.load(path) for path in (tmp_path / "results" / "mnist-sample-quick").glob("*.json")]
     assert sorted(record.seed for record in records) == [0, 1]
     assert all(r.tier == "quick" for r in records)
-
-
-def test_after_ctrl_c_what_runs_on_a_cluster_is_to_be_waited_for(tmp_path, monkeypatch, capsys):
-    """To begin it again meanwhile would have two processes write one folder."""
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    with ThreadPoolExecutor(1) as pool:
-        with pytest.raises(aalp.Interrupted, match=r"^stopped; what is done is saved$"):
-            list(run_jobs([tiny("raw", tmp_path)], watch=stop, executor=pool))
-        monkeypatch.setattr(workers, "cluster", lambda address: contextlib.nullcontext(pool))
-        monkeypatch.setattr(display, "run_all", lambda jobs, *_: list(run_jobs(jobs, watch=stop, executor=pool)))
-        call = [
-            "reproduce",
-            "mnist-sample",
-            "--quick",
-            "--methods",
-            "raw",
-            "--out",
-            str(tmp_path),
-            "--scheduler",
-            "tcp:1",
-        ]
-        assert main(call) == 130
-    said = capsys.readouterr().err
-    assert "what is under way on the cluster runs to its end there" in said
-    assert f"go on with:\n  aalp reproduce mnist-sample --quick --methods raw --out {tmp_path}" in said
 
 
 def test_a_scheduler_that_does_not_answer_is_one_sentence(tmp_path, monkeypatch, capsys):

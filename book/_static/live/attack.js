@@ -7,7 +7,7 @@ export const ATTACKS = {
   fgsm: { label: "FGSM", loss: "cross_entropy", ascends: "cross-entropy", single: true },
   pgd: { label: "PGD", loss: "cross_entropy", ascends: "cross-entropy" },
   cw: { label: "CW", loss: "margin", ascends: "margin" },
-  trades: { label: "TRADES", loss: "trades_kl", ascends: "KL to the clean prediction", gaussian: true },
+  trades: { label: "TRADES’ inner", loss: "trades_kl", ascends: "KL to the clean prediction", gaussian: true },
 };
 const GAUSSIAN_SCALE = 0.001;
 const HOME = new URL("./", import.meta.url);
@@ -98,6 +98,7 @@ export function network(name, seen) {
   }
   return networks.get(name);
 }
+export const hasRuntime = () => runtime !== undefined;
 export const isLoaded = (name) => networks.has(name);
 
 // --- the attack ------------------------------------------------------------------------------------------------------
@@ -133,7 +134,7 @@ function first(image, { low, high }, { attack, eps, start, seed }) {
 export class Run {
   /** `settings`: attack, eps, step, start ("image" or "random"), seed; `given`, a first iterate instead of those. */
   constructor(network, image, label, settings, given = null) {
-    Object.assign(this, { network, image, label, settings, looks: [], given });
+    Object.assign(this, { network, image, label, settings, looks: [], given, work: Promise.resolve() });
     this.loss = ATTACKS[settings.attack].loss;
     this.length = ATTACKS[settings.attack].single ? settings.eps : settings.step;
     this.ball = ball(image, settings.eps);
@@ -154,11 +155,14 @@ export class Run {
     this.looks.push(await this.network.look(moved, this.label, this.clean.logits, this.loss));
   }
 
-  /** Go on to iterate k; stops early where `wanted` says no. */
-  async to(k, wanted = () => true) {
-    if (!this.looks.length) await this.begin();
-    while (this.looks.length <= k && wanted()) await this.advance();
-    return this.looks[k];
+  /** Go on to iterate k, after what was asked for before; stops early where `wanted` says no. */
+  to(k, wanted = () => true) {
+    const go = async () => {
+      if (!this.looks.length) await this.begin();
+      while (this.looks.length <= k && wanted()) await this.advance();
+      return this.looks[k];
+    };
+    return (this.work = this.work.then(go, go));
   }
 
   fooled(k) { return decision(this.looks[k].logits) !== this.label; }
@@ -171,7 +175,7 @@ export class Run {
 export async function smallest(network, image, label, { steps = 40, grid = 0.005, largest = 0.6 } = {}, wanted = () => true) {
   const fools = async (k) => {
     const eps = k * grid;
-    const run = new Run(network, image, label, { attack: "pgd", eps, step: eps / 10, start: "image", seed: 0 });
+    const run = new Run(network, image, label, { attack: "pgd", eps, step: eps / 30, start: "image", seed: 0 });
     for (let done = 0; done <= steps && wanted(); done += 1) {
       await run.to(done);
       if (run.fooled(done)) return true;

@@ -46,13 +46,14 @@ const paintChange = (canvas, image, clean, eps) => paint(canvas, (i) => {
 
 const canvas = (label) => `<canvas width="28" height="28"${label ? ` role="img" aria-label="${label}"` : ' aria-hidden="true"'}></canvas>`;
 
-/** Tell how much has been loaded of what a first press needs. */
+/** Bytes that some networks still need, and the runtime with the first. */
+const toLoad = (names, book) => book.networks.filter(({ name }) => names.includes(name) && !aalp.isLoaded(name))
+  .reduce((sum, { bytes }) => sum + bytes, aalp.hasRuntime() ? 0 : book.runtime);
+
+/** Tell how much of it has come. */
 function progress(line, names, book) {
-  const needed = names.filter((name) => !aalp.isLoaded(name));
-  if (!needed.length) return undefined;
-  const sizes = new Map(book.networks.map((network) => [network.name, network.bytes]));
-  const total = needed.reduce((sum, name) => sum + sizes.get(name), progress.runtime ? 0 : book.runtime);
-  progress.runtime = true;
+  const total = toLoad(names, book);
+  if (!total) return undefined;
   let come = 0;
   return (count) => {
     come += count;
@@ -134,23 +135,25 @@ function digitButtons(row, book, numbers, chosen, choose) {
 
 /** A line of curves over the steps: `series` of {colour, values, strong}, the place `at` marked. */
 function chart(place, title, series, steps, at) {
-  const [width, height, left, bottom, top] = [Math.max(place.clientWidth, 240), 128, 44, 22, 8];
-  const all = series.flatMap(({ values }) => values);
-  let [low, high] = [Math.min(0, ...all), Math.max(0, ...all)];
+  const [width, height, left, bottom, top] = [Math.max(place.clientWidth, 240), 128, 52, 22, 8];
+  const strong = series.find((one) => one.strong), all = series.flatMap(({ values }) => values);
+  const limit = strong ? 3 * Math.max(...strong.values.map(Math.abs), 1) : Infinity; // others may leave at the edge
+  let [low, high] = [Math.max(-limit, Math.min(0, ...all)), Math.min(limit, Math.max(0, ...all))];
   if (high - low < 1e-9) high = low + 1;
   const x = (k) => left + ((width - left - 8) * k) / Math.max(steps, 1);
-  const y = (value) => top + ((height - top - bottom) * (high - value)) / (high - low);
+  const y = (value) => top + ((height - top - bottom) * (high - Math.min(Math.max(value, low), high))) / (high - low);
   const line = ({ colour, values, strong }) => `<polyline fill="none" stroke="${colour}" stroke-width="${strong ? 2.5 : 1.25}"
     points="${values.map((value, k) => `${x(k).toFixed(1)},${y(value).toFixed(1)}`).join(" ")}"/>`;
   const marks = series.filter(({ strong, values }) => strong && values.length > at)
     .map(({ colour, values }) => `<circle cx="${x(at)}" cy="${y(values[at])}" r="4" fill="${colour}"/>`);
   const text = (dx, dy, anchor, said) => `<text x="${dx}" y="${dy}" text-anchor="${anchor}">${said}</text>`;
+  const cut = all.some((value) => value < low || value > high);
   const ends = [low, high].filter((value) => value !== 0).map((value) => text(left - 6, y(value) + 4, "end", short(value)));
-  const strong = series.find((one) => one.strong);
   const now = strong && strong.values.length > at ? `: ${short(strong.values[at])} at step ${at}` : "";
   place.innerHTML = `<svg width="${width}" height="${height}" role="img" aria-label="${title}${now}">
     <line class="live-axis" x1="${left}" x2="${width - 8}" y1="${y(0)}" y2="${y(0)}"/>
     ${text(left - 6, y(0) + 4, "end", "0")}${ends.join("")}
+    ${cut ? text((left + width) / 2, height - 4, "middle", "at the edge: off the scale") : ""}
     ${text(left, height - 4, "start", "0")}${text(width - 8, height - 4, "end", `${steps} steps`)}
     ${series.map(line).join("")}${marks.join("")}</svg>`;
 }
@@ -176,7 +179,7 @@ const PAGE = `
   </div>
   <div class="live-controls">
     <fieldset class="live-choice"><legend>Attack</legend></fieldset>
-    <label class="live-eps"><span>ε, largest change of a pixel</span> <input type="range" data-set="eps" min="0.005" max="0.5" step="0.005">
+    <label class="live-eps"><span>largest change, ε</span> <input type="range" data-set="eps" min="0.005" max="0.5" step="0.005">
       <output></output></label>
     <button type="button" class="live-run" data-do="run">Run the attack</button>
   </div>
@@ -197,7 +200,8 @@ const PAGE = `
       <p class="live-legend">bar: now · line: the clean image · at the end: probability, logit</p></div>
   </div>
   <div class="live-between"><label><input type="checkbox" data-set="all"> attack all seven side by side</label>
-    <p class="live-note" aria-live="polite"></p></div>
+    <p class="live-note" aria-live="polite"></p>
+    <button type="button" data-do="link">Copy link to this</button></div>
   <div class="live-networks" role="group" aria-label="the network"></div>
   <div class="live-curves">
     <div><p>Margin, largest wrong logit less the true one: above 0 the network is fooled</p><div></div></div>
@@ -209,7 +213,6 @@ const PAGE = `
       <label>steps <input type="number" data-set="steps" min="1" max="200" step="1"></label>
       <label>start <select data-set="start"><option value="image">the image</option><option value="random">random</option></select></label>
       <label>seed <input type="number" data-set="seed" min="0" max="999999" step="1"></label>
-      <button type="button" data-do="link">Copy a link to all this</button>
     </div>
     <p class="live-hint"></p>
   </details>
@@ -296,13 +299,13 @@ class Page {
     if (!key) return;
     if (key === "guess") { input.nextElementSibling.textContent = Number(input.value).toFixed(3); return; }
     if (key === "at") { this.go(Number(input.value)); return; }
+    const ended = state.at > 0 && state.at >= this.steps, beside = ATTACKS[state.attack].gaussian;
     if (key === "label") state.label = input.value === "" ? null : Number(input.value);
     else if (input.type === "checkbox") state[key] = input.checked;
     else if (input.type === "number") state[key] = between(Number(input.value), Number(input.min), Number(input.max), state[key]);
     else state[key] = input.type === "range" ? Number(input.value) : input.value;
-    if (key === "attack") {
-      if (ATTACKS[state.attack].gaussian) state.start = "random";
-    }
+    if (ATTACKS[state.attack].gaussian !== beside) state.start = beside ? "image" : "random"; // TRADES has to start beside it
+    if (ended) state.at = this.steps; // who has seen the end sees the other attack's end
     this.renew(key === "all");
   }
 
@@ -336,28 +339,24 @@ class Page {
     this.state.at = Math.min(this.state.at, this.steps);
     this.digits();
     this.controls();
-    this.draw();
     this.save();
-    if (this.loaded) await this.go(this.state.at);
+    if (this.loaded) { await this.go(this.state.at); return; } // until then the old picture stays: no flicker
+    this.draw();
+    this.say(`The first press loads ${megabytes(toLoad(this.names, this.book))}, once.`);
   }
 
   /** Load what is needed, and have a run for each network. False where something else was asked for meanwhile. */
   async ready(turn) {
     const names = this.names, seen = progress(this.find(".live-note"), names, this.book);
     try {
-      const { state } = this, networks = await Promise.all(names.map((name) => aalp.network(name, seen)));
+      const networks = await Promise.all(names.map((name) => aalp.network(name, seen)));
       if (turn !== this.turn) return false;
       if (seen) this.say("");
       this.loaded = true;
-      let label = state.drawn ? state.label : this.book.digit(state.digit).label;
-      if (label === null) {
-        const chosen = await aalp.network(state.network);
-        const { logits } = await chosen.look(this.image, 0, new Float32Array(CLASSES), "cross_entropy");
-        label = aalp.decision(logits);
-      }
+      const label = await this.label();
       if (turn !== this.turn) return false;
       names.forEach((name, i) => {
-        if (this.runs.get(name)?.label !== label) this.runs.set(name, new aalp.Run(networks[i], this.image, label, { ...state }));
+        if (this.runs.get(name)?.label !== label) this.runs.set(name, new aalp.Run(networks[i], this.image, label, { ...this.state }));
       });
     } catch (error) {
       this.say(`${error.message}. Is the connection gone? Press again.`);
@@ -366,12 +365,20 @@ class Page {
     return turn === this.turn;
   }
 
+  /** The digit's label; of a drawing, what the reader says it is, or else what the network takes it for. */
+  async label() {
+    const { state } = this, known = state.drawn ? state.label : this.book.digit(state.digit).label;
+    if (known !== null) return known;
+    const network = await aalp.network(state.network);
+    return aalp.decision((await network.look(this.image, 0, new Float32Array(CLASSES), "cross_entropy")).logits);
+  }
+
   /** Show iterate k of every run, made first where it is not there yet. */
   async go(k) {
     const turn = (this.turn += 1);
     this.running = false;
     const at = Math.max(0, Math.min(k, this.steps));
-    if (!(await this.ready(turn))) return;
+    if (!(await this.ready(turn))) { if (turn === this.turn) this.draw(); return; }
     if (await this.advance(at, turn)) { this.state.at = at; this.draw(); this.tell(); this.save(); }
     this.controls();
   }
@@ -385,17 +392,19 @@ class Page {
   }
 
   async run() {
-    const turn = (this.turn += 1);
+    const turn = (this.turn += 1), { at } = this.state;
+    const [from, goal] = this.loaded ? [at >= this.steps ? 0 : at, this.steps] : [0, at || this.steps]; // a link opens at its step
     this.running = true;
     this.controls();
     if (!(await this.ready(turn))) { this.running = this.running && turn !== this.turn; this.controls(); return; }
-    const from = this.state.at >= this.steps ? 0 : this.state.at;
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches; // then the end alone is shown
     let spent = 0;
-    for (let k = from; k <= this.steps; k += 1) {
+    for (let k = from; k <= goal; k += 1) {
       const began = performance.now();
       if (!(await this.advance(k, turn))) return;
       spent += performance.now() - began;
       this.state.at = k;
+      if (calm && k < goal) continue;
       this.draw();
       await frame();
       if (turn !== this.turn) return;
@@ -405,15 +414,14 @@ class Page {
     this.save();
     this.tell();
     const many = this.names.length > 1 ? ` on ${this.names.length} networks` : "";
-    this.spent = spent;
-    this.say(`${this.steps - from} steps${many}: ${Math.round(spent)} ms of computing, in this browser.`);
+    this.say(`${goal - from} steps${many}: ${Math.round(spent)} ms of computing, in this browser.`);
   }
 
   pause() { this.turn += 1; this.running = false; this.controls(); this.tell(); this.save(); }
 
   save() {
     this.written = toAddress(this.state);
-    history.replaceState(null, "", this.written);
+    try { history.replaceState(null, "", this.written); } catch { /* some browsers take a hundred in half a minute */ }
   }
 
   // --- what is drawn
@@ -437,7 +445,7 @@ class Page {
     this.control("label").value = state.label ?? "";
     this.control("eps").nextElementSibling.textContent = state.eps.toFixed(3);
     const run = this.find('[data-do="run"]');
-    run.textContent = this.running ? "Pause" : state.at > 0 && state.at < this.steps ? "Go on" : "Run the attack";
+    run.textContent = this.running ? "Pause" : this.loaded && state.at > 0 && state.at < this.steps ? "Go on" : "Run the attack";
     this.find(".live-hint").textContent = this.hint();
     for (const card of this.findAll(".live-card")) {
       card.setAttribute("aria-pressed", card.dataset.do === `network:${state.network}`);
@@ -516,8 +524,9 @@ class Page {
     this.findAll(".live-card").forEach((card, i) => {
       const { name } = this.book.networks[i], run = this.runs.get(name), [picture, text] = card.querySelectorAll("canvas, span");
       const look = run?.looks[Math.min(this.state.at, run.looks.length - 1)];
-      card.dataset.kind = look ? (aalp.decision(look.logits) === run.label ? "right" : "wrong") : "";
-      text.textContent = look ? `reads ${aalp.decision(look.logits)}` : "not attacked";
+      const read = look && aalp.decision(look.logits);
+      card.dataset.kind = look ? (read === run.label ? "right" : "wrong") : "";
+      text.textContent = look ? `reads ${read}, ${Math.round(100 * aalp.softmax(look.logits)[read])}\u00a0%` : "untouched";
       paintImage(picture, look?.image ?? this.image);
     });
   }
@@ -573,16 +582,15 @@ class Page {
     try {
       const seen = progress(place, names, this.book), networks = await Promise.all(names.map((name) => aalp.network(name, seen)));
       this.loaded = true;
-      const label = this.shown?.label ?? (this.state.drawn ? this.state.label : this.book.digit(this.state.digit).label);
-      const found = new Map();
+      const label = await this.label(), found = new Map();
       for (const [i, name] of names.entries()) {
         place.textContent = `Looking at ${this.labelOf(name)} …`;
         await frame();
-        found.set(name, await aalp.smallest(networks[i], this.image, label ?? 0, {}, wanted));
+        found.set(name, await aalp.smallest(networks[i], this.image, label, {}, wanted));
         if (!wanted()) { place.textContent = ""; return; }
       }
       this.found = found;
-    } catch (error) { place.textContent = `${error.message}.`; } finally { button.disabled = false; }
+    } catch (error) { place.textContent = `${error.message}. Press again.`; return; } finally { button.disabled = false; }
     this.challenge();
   }
 
@@ -597,7 +605,7 @@ class Page {
     const rank = this.book.networks.filter(({ name }) => (value(name) ?? 1) > (aalpEps ?? 1)).map(({ label }) => label);
     place.innerHTML = `<p><strong>AALP: ${said(aalpEps)}.</strong> Your guess was ${guess.toFixed(3)}, ${off.toFixed(3)} away.
       ${rank.length ? `On this digit ${rank.join(", ")} take${rank.length > 1 ? "" : "s"} more.` : "On this digit none of the others takes more."}</p>
-      ${this.book.networks.map(bar).join("")}<p>PGD-40 from the image, steps of ε/10, on a grid of 0.005, by bisection. One digit ranks
+      ${this.book.networks.map(bar).join("")}<p>PGD-40 from the image, steps of ε/30, on a grid of 0.005, by bisection. One digit ranks
       no methods: another one may turn the order.</p>`;
   }
 }
