@@ -12,7 +12,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from notebooks import ROOT, repository
+from notebooks import ROOT, repository  # which makes the next one known
+from portable import site
 
 LINKS = ROOT / "book" / "links.txt"
 ADDRESS = re.compile(r"https?://[^\s<>()\[\]{}\"'`|\\^]+")
@@ -29,14 +30,14 @@ def sources() -> list[Path]:
     """The files that may hold links for a reader."""
     patterns = ("*.md", "*.cff", "_config.yml", "pyproject.toml", "book/*.md", "book/*.bib", "book/*.ipynb",
                 "book/_static/*.*", "aalp_lib/*.py", "aalp_lib/assets/*.md")  # fmt: skip
-    return sorted(path for pattern in patterns for path in ROOT.glob(pattern))
+    return sorted(path for pattern in patterns for path in ROOT.glob(pattern) if path.is_file())
 
 
 def is_own(address: str) -> bool:
-    """Whether an address is the repository's own, or one that is made of it: its pages, raw files, the Colab button."""
+    """Whether an address is the repository's own: there, its raw files, in Colab, its published pages."""
     place = repository()[0].removeprefix("https://github.com/")
-    hosts = ("github.com/", "raw.githubusercontent.com/", "colab.research.google.com/github/")
-    return "{}.github.io/{}".format(*place.split("/")) in address or any(host + place in address for host in hosts)
+    hosts = ("https://github.com", "https://raw.githubusercontent.com", "https://colab.research.google.com/github")
+    return address.startswith((*(f"{host}/{place}" for host in hosts), site(repository()[0])))
 
 
 def found(path: Path) -> set[str]:

@@ -6,9 +6,11 @@ import subprocess
 import sys
 import warnings
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import msgspec
 import torch
 
 from aalp_lib import _checks, data, seeds
@@ -61,9 +63,20 @@ def tier() -> str:
     return _checks.known("AALP_TIER", os.environ.get("AALP_TIER", "quick"), TIERS)
 
 
-def begin() -> Stage:
-    """Load the tier's data, fix torch's seed and the look of figures, and print where the chapter runs."""
-    found = tier()
+def begin(wanted: str | None = None) -> Stage:
+    """Load the tier's data, fix torch's seed and the look of figures, and print where the chapter runs.
+
+    Parameters
+    ----------
+    wanted : "quick" or "full", optional
+        By default what `tier` says.
+
+    Raises
+    ------
+    InputError
+        If it is neither.
+    """
+    found = tier() if wanted is None else _checks.known("tier", wanted, TIERS)
     device = _checks.device("auto" if found == "full" else "cpu")
     torch.manual_seed(seeds.derive(0, "book"))
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")  # about torch's own parts
@@ -72,6 +85,37 @@ def begin() -> Stage:
     stage = Stage(found, data.load(TIERS[found], device=device), device)
     print(f"{stage.note} · torch {torch.__version__.partition('+')[0]}, Python {sys.version.split()[0]}")
     return stage
+
+
+@dataclass(frozen=True)
+class Start:
+    """One training of a small LeNet against attacks of radius 0.3: Madry's method on the bundled digits, one seed.
+
+    Attributes
+    ----------
+    rate : float
+        Of Adam, constant.
+    width : tuple of int
+        Channels of the two convolutions, number of features.
+    ramp : float
+        Fraction of the run over which the radius grew.
+    loss : list of float
+        Mean loss on attacked digits of each epoch, in nats.
+    robust : float
+        Share of 200 validation digits right under PGD-10, at the end.
+    """
+
+    rate: float
+    width: tuple[int, int, int]
+    ramp: float
+    loss: list[float]
+    robust: float
+
+
+def cold_starts() -> list[Start]:
+    """The trainings of chapter 2's map; `scripts/make_cold_start.py` made them."""
+    kept = (resources.files("aalp_lib") / "assets" / "cold-start.json").read_bytes()
+    return [msgspec.convert(run, Start) for run in msgspec.json.decode(kept)["runs"]]
 
 
 def shell(command: str, folder: str | Path) -> None:

@@ -20,9 +20,24 @@ NATIVE = (  # what a notebook holds, and the MyST that it stands for
     (r"\[\([\d.]+\)\]\(#(eq-[a-z0-9-]+)\)", r"{eq}`\1`"),
     (r"\[[^\[\]]*\]\(https://[^()\s]+/book/references\.bib#([pt])-([a-z0-9,]+)\)", r"{cite:\1}`\2`"),
     (r"(?<!\))\]\(" + COLAB + r"/[^()\s]+/book/([\w-]+\.ipynb)\)", r"](\1)"),
-    (r"\]\(https://[^()\s]+/blob/[^()\s]+/book/([\w-]+\.md(?:#[^()\s]*)?)\)", r"](\1)"),
+    (r"\]\(https://[^()\s]+/book/([\w-]+)\.html((?:#[^()\s]*)?)\)", r"](\1.md\2)"),
     (r"\]\(https://[^()\s]+/book/_static/(\w+\.svg)\)", r"](_static/\1)"),
 )
+
+
+STATE = re.compile(r"\[([^\[\]]+)\]\((live|results)\.md#([^()\s]+)\)")  # a state of the live attack, rows of a table
+
+
+def site(address: str) -> str:
+    """Where the pages of a repository at GitHub are published."""
+    owner, name = address.removeprefix("https://github.com/").split("/")
+    return f"https://{owner}.github.io/{name}"
+
+
+def opened(match: re.Match[str]) -> str:
+    """A link that opens the live attack or a table's rows, as HTML: Sphinx knows of no such place in the page."""
+    state = match[3].replace("&", "&amp;")
+    return f'<a href="{match[2]}.html#{state}">{match[1]}</a>'
 
 
 def names() -> dict[str, tuple[str, str]]:
@@ -71,7 +86,7 @@ def portable(text: str, numbers: Mapping[str, str], address: str, branch: str) -
     text = re.sub(r"\{eq\}`([a-z0-9-]+)`", lambda m: f"[({numbers[m[1]]})](#{m[1]})", text)
     text = re.sub(r"\{cite:([pt])\}`([a-z0-9,]+)`", cited, text)
     text = re.sub(r"\]\(([\w-]+\.ipynb)\)", rf"]({COLAB}/{place}/blob/{branch}/book/\1)", text)
-    text = re.sub(r"\]\(([\w-]+\.md(?:#[^()\s]*)?)\)", rf"]({blob}/\1)", text)
+    text = re.sub(r"\]\(([\w-]+)\.md((?:#[^()\s]*)?)\)", rf"]({site(address)}/book/\1.html\2)", text)
     raw = f"https://raw.githubusercontent.com/{place}/{branch}/book"
     return re.sub(r"\]\(_static/(\w+\.svg)\)", rf"]({raw}/_static/\1)", text)
 
@@ -88,7 +103,7 @@ def read(app: Any, name: str, source: list[str]) -> None:
         notebook = json.loads(source[0])
         for cell in notebook["cells"]:
             if cell["cell_type"] == "markdown":
-                cell["source"] = native("".join(cell["source"]))
+                cell["source"] = STATE.sub(opened, native("".join(cell["source"])))
         source[0] = json.dumps(notebook)
 
 

@@ -97,10 +97,13 @@ def test_outputs_are_small_and_name_no_machine(chapter):
 def test_cells_are_short(chapter):
     for cell in code(chapter):
         lines = cell.source.split("\n")
-        if cell.id != "setup":
-            assert len(lines) <= 15, cell.id
-        if not tags(cell) & HIDDEN:
-            assert max(map(len, lines)) <= 96, cell.id
+        if tags(cell) & HIDDEN:  # on Colab its title stands there, and the code is folded
+            assert re.match(r"# @title \S.{10,60}$", lines[0]), cell.id
+            assert cell.metadata["cellView"] == "form"
+            assert max(map(len, lines)) <= 120, cell.id
+        else:
+            assert len(lines) <= 15 or cell.id == "setup", cell.id
+            assert max(map(len, lines)) <= 96 or cell.id == "setup", cell.id
     ids = [cell.id for cell in chapter.cells]
     assert len(set(ids)) == len(ids)
     assert all(re.fullmatch(r"[a-z0-9-]+", name) for name in ids)
@@ -134,13 +137,20 @@ def test_a_notebook_is_plain_markdown_and_turns_back(chapter):
 
 
 def test_plain_equations_and_sources_can_be_read():
-    said = notebooks.portable(
-        "See {eq}`eq-a` {cite:p}`madry2018`, {cite:t}`zhang2019`.\n\n$$\nx\n$$ (eq-a)", {"eq-a": "1.2"}, "A", "b"
+    words = "See {eq}`eq-a` {cite:p}`madry2018`, {cite:t}`zhang2019`.\n\n$$\nx\n$$ (eq-a)"
+    place = "https://github.com/A/b/blob/main/book/references.bib"
+    assert notebooks.portable(words, {"eq-a": "1.2"}, "https://github.com/A/b", "main") == (
+        f"See [(1.2)](#eq-a) [(Madry et al., 2018)]({place}#p-madry2018), "
+        f"[Zhang et al. (2019)]({place}#t-zhang2019).\n\n$$\nx\n\\tag{{1.2}} % eq-a\n$$"
     )
-    assert said == (
-        "See [(1.2)](#eq-a) [(Madry et al., 2018)](A/blob/b/book/references.bib#p-madry2018), "
-        "[Zhang et al. (2019)](A/blob/b/book/references.bib#t-zhang2019).\n\n$$\nx\n\\tag{1.2} % eq-a\n$$"
-    )
+
+
+def test_a_link_to_the_live_attack_is_whole_on_colab_and_html_in_the_pages():
+    portable = sys.modules["portable"]
+    said = portable.portable("[look](live.md#digit=0&eps=0.3), [terms](glossary.md)", {}, *notebooks.repository())
+    assert said.count("https://OWNER.github.io/aalp_lib/book/") == 2
+    page = portable.STATE.sub(portable.opened, portable.native(said))
+    assert page == '<a href="live.html#digit=0&amp;eps=0.3">look</a>, [terms](glossary.md)'
 
 
 def test_numbers_of_equations_are_those_of_the_pages(chapter, request):
@@ -273,7 +283,7 @@ def test_solutions_pass_and_stubs_do_not(chapter, capsys):
         solution = re.search(r"```python\n(.+?)```", folded.source, re.DOTALL)[1]
         assert set(re.findall(r"graders\.(\w+)", stub.source)) == set(re.findall(r"graders\.(\w+)", solution))
         assert said(stub.source, names).startswith("…"), stub.id
-        assert said(solution, names) == "✓ right\n", folded.id
+        assert said(solution, names).startswith("✓"), folded.id
 
 
 def said(source, names):
@@ -300,12 +310,21 @@ def test_every_grader_has_an_exercise():
 RESULT = re.compile(
     r"\b\d+(?:\.\d+)?\s?(?:%|percent\b|points?\b|times\b)|\b0\.\d{2,}\b|\b\d+\.\d+ (?:s|seconds|minutes)\b"
 )
-SET_BY_HAND = {"0.01", "0.02", "0.05", "0.0003", "95 %", "70 %", "50 %"}  # steps, levels, a ramp; the paper's "50 %"
+SET_BY_HAND = {
+    "0.85",
+    "0.01",
+    "0.02",
+    "0.05",
+    "0.0003",
+    "95 %",
+    "70 %",
+    "50 %",
+}  # steps, levels, a ramp; the paper's "50 %"
 
 
 def found_results(words):
     """Numbers in a text that look like results typed by hand; what a template fills in is not."""
-    prose = re.sub(r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\{\{.*?\}\}", " ", words, flags=re.DOTALL)
+    prose = re.sub(r"\]\([^()\s]*\)|```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|\{\{.*?\}\}", " ", words, flags=re.DOTALL)
     return [number for number in RESULT.findall(prose) if number not in SET_BY_HAND]
 
 
@@ -342,9 +361,10 @@ def test_the_address_stands_in_one_place():
     """`_config.yml` has it; notebooks get it from there, and nothing else names it."""
     address, _ = notebooks.repository()
     owner = address.removeprefix("https://github.com/")
+    copies = ("_config.yml", "_execute.yml", "pyproject.toml")  # tests/test_package.py compares the last
     for path in [*ROOT.glob("*.*"), *(ROOT / "aalp_lib").rglob("*.py"), *(ROOT / "scripts").glob("*"),
                  *(ROOT / "book").glob("*.md"), *(ROOT / "book" / "_static").glob("*")]:  # fmt: skip
-        if path.is_file() and path.name not in ("_config.yml", "_execute.yml"):  # its copy, which `make book` leaves
+        if path.is_file() and path.name not in copies:
             assert owner.encode() not in path.read_bytes(), path
     assert (ROOT / "_config.yml").read_text().count(owner) == 1
     for path in CHAPTERS:

@@ -1,7 +1,10 @@
 """What chapters 4 to 7 say in words of the records: a test for each sentence with a verdict, a sign or a size."""
 
+import math
+
 import pytest
 
+from aalp_lib.book import chapter
 from aalp_lib.reproduction import claims, comparisons, figures, frame, paper, protocols, records, report, tables
 from aalp_lib.reproduction.comparisons import compare, judged
 
@@ -167,6 +170,40 @@ def test_table_3_adding_guided_dropout_is_unresolved_but_for_alp_at_pgd_100(runs
         assert max(abs(one.mean) for one in family) < 0.6
     for first, second in pairs[1:]:
         assert paper.TABLE_3[second]["pgd10"] > paper.TABLE_3[first]["pgd10"]
+
+
+def test_on_cw_10_alone_tables_2_and_3_of_the_paper_disagree():
+    rows = {
+        name: (paper.TABLE_2["svhn"][name], of) for name, of in paper.TABLE_3.items() if name in paper.TABLE_2["svhn"]
+    }
+    assert len(rows) == 4
+    assert all(two[column] == three[column] for two, three in rows.values() for column in ("clean", "pgd10"))
+    assert all(two["cw10"] != three["cw10"] for name, (two, three) in rows.items() if name != "raw")
+    clean = {name: of["clean"] for name, of in paper.TABLE_3.items()}
+    assert clean["raw"] - clean["adv_gd"] < 1 < 5 < clean["raw"] - clean["adv"]
+
+
+def test_networks_with_guided_dropout_have_about_twice_the_dead_features():
+    names = [m.subject["method"] for m in records().kind("contributions") if m.subject["data"] == "mnist"]
+    dead = {name: measured("contributions", name)["adversarial"]["scores"]["dead_share"] for name in {*names}}
+    guided, plain = [dead[n] for n in dead if n in ("adv_gd", "aalp_gd", "aalp")], [dead[n] for n in dead if n in NETS]
+    print(dead)
+    assert min(guided) > 1.5 * max(plain)
+
+
+# --- chapter 2
+
+
+def test_a_narrow_network_sticks_without_a_ramp_and_learns_with_one():
+    starts = chapter.cold_starts()
+    narrow = {(of.rate, of.ramp): of.loss[-1] for of in starts if tuple(of.width) == (4, 8, 64)}
+    assert len(narrow) == 12
+    assert all(abs(loss - math.log(10)) < 0.01 for (_, ramp), loss in narrow.items() if not ramp)
+    assert all(loss < math.log(10) - 0.2 for (_, ramp), loss in narrow.items() if ramp)
+    default = {of.rate: of.loss[-1] for of in starts if tuple(of.width) == (16, 32, 256) and not of.ramp}
+    assert {rate for rate, loss in default.items() if abs(loss - math.log(10)) < 0.01} == {2e-3}
+    assert {*default} == {2e-4, 5e-4, 1e-3, 2e-3}
+    assert all(loss < math.log(10) - 0.3 for rate, loss in default.items() if rate < 2e-3)
 
 
 # --- chapter 7

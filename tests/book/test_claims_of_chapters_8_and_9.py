@@ -47,6 +47,14 @@ def cells(mnist):
 # --- chapter 8
 
 
+def test_on_a_part_of_svhn_two_networks_give_no_verdict(of, say):
+    for name, sign in (("clean", 1), ("pgd100", -1)):
+        one = compare(of.frame, "alp", "aalp", name, data="svhn-part")
+        assert (len(one.seeds), np.sign(one.mean)) == (1, sign)
+    for name in ("alp", "aalp"):
+        assert say["accuracy"](name, "pgd100", data="svhn-part").percent < paper.TABLE_2["svhn"][name]["pgd100"] - 8
+
+
 def test_a_seed_moves_as_much_as_a_row_of_the_table(mnist):
     at = 100 * mnist[(mnist["suite"] == "table2") & (mnist["attack"] == "pgd100")].set_index("method")["accuracy"]
     apart = {name: at[name].max() - at[name].min() for name in ROBUST}
