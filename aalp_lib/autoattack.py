@@ -81,7 +81,8 @@ def auto_attack(
     Raises
     ------
     InputError
-        Without the extra [autoattack]; if a number is out of range.
+        Without the extra [autoattack]; if a number is out of range; in L2, if Square cannot lay its squares into images
+        of that shape; it can in square ones from 25×25 on.
 
     Warns
     -----
@@ -94,6 +95,8 @@ def auto_attack(
     _checks.count("the batch size", batch_size)
     split = split_of(split).to(engine.device_of(model))
     ball = ball.fitting(split.images)
+    if not square_fits(norm, split.images.shape):
+        raise InputError(f"Square in L2 cannot lay its squares into images of shape {tuple(split.images.shape[1:])}")
     cost = {"apgd-ce": 100, "apgd-t": 900, "fab-t": 900, "square": queries // 2}
     with shown(progress, "AutoAttack") as tell, _lent(model, split) as forward:
         names = _possible(names, forward.classes)
@@ -114,6 +117,15 @@ def auto_attack(
     return Report(
         {name: Outcome(torch.cat(part).cpu(), "" if name == "clean" else ball.ball) for name, part in parts.items()}
     )
+
+
+def square_fits(norm: str, shape: Sequence[int]) -> bool:
+    """Whether Square's first squares, a fifth of the height each, lie inside images (N, C, H, W); in L∞ they all do."""
+    height, width = shape[-2:]
+    side = height // 5
+    edge = (height - 5 * side) // 2
+    fits = side == 1 or (side > 1 and all(edge + size // side * side <= size for size in (height, width)))
+    return norm == "linf" or fits
 
 
 def _possible(names: Sequence[str], classes: int) -> Sequence[str]:

@@ -189,6 +189,7 @@ COMMANDS = {
         | {
             "--attack": _option(", ".join(COLUMNS), "pgd100", choices=COLUMNS, metavar="NAME"),
             "--eps": _level("radius, 0.3 or 8/255 say; steps are a quarter of it (default: Table 2's of the data)"),
+            "--norm": _option("of the ball; l2 needs an --eps, 2 say", "linf", choices=("linf", "l2")),
         },
     ),
     "diagnose": Command(

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from aalp_lib import _checks, checkpoints, data, folders, models, seeds
+from aalp_lib import _checks, checkpoints, data, folders, models, seeds, zoo
 from aalp_lib._checks import InputError
 from aalp_lib.autoattack import installed
 from aalp_lib.engine import distributed
@@ -168,14 +168,17 @@ def do_evaluate(options: Namespace) -> None:
 def do_attack(options: Namespace) -> None:
     """Save adversarial images."""
     run, dataset = _run_and_data(options)
-    suite = run.suite(dataset) if options.eps is None else suite_in_ball(options.eps, options.eps / 4)
-    attack = suite[options.attack]
-    say(f"{HEADINGS[options.attack]}, {display.ball(attack, 'eps {eps}, step {step}')}")
+    if options.norm == "l2" and options.eps is None:
+        raise InputError("--norm l2 needs an --eps, 2 say: Table 2 has none in L2")
+    eps, norm = options.eps, options.norm
+    suite = run.suite(dataset) if eps is None else suite_in_ball(eps, eps / 4, norm=norm)
+    attack = suite["l2-" * (norm == "l2") + options.attack]
+    say(f"{HEADINGS[options.attack]}, {attack.ball}")
     if any(options.out.iterdir()):
         raise InputError(f"{options.out} is not empty; name another folder for the images")
     images = dataset.test[: options.images]
     made = single.attacked(run.model, images, attack, batch_size=options.batch_size, seed=options.seed)
-    sheet = single.save_images(made, dataset.classes, attack.eps, options.out)
+    sheet = single.save_images(made, dataset.classes, options.out)
     say(
         f"{made.right} of {display.plural(len(made.pixels), 'image')} right without an attack, {made.fooled} of them "
         f"fooled by it, {made.kept} still after rounding to 8 bits"
@@ -369,7 +372,8 @@ def do_info(_: Namespace) -> None:
     known = {
         "data sets": f"{', '.join(data.SOURCES)}, or a folder; downloads go to {data.cache()}",
         "methods": ", ".join(f"{one.name} ({one.label})" for one in METHODS.values()),
-        "models": ", ".join(models.MODELS),
+        "models": ", ".join([*models.MODELS, *(f"{library}:NAME" for library in models.LIBRARIES)]),
+        "networks": f"{', '.join(zoo.index())}, bundled",
     }
     for key, value in (machine.environment(_checks.device("auto")) | known).items():
         say(f"{key:>12}  {value}")

@@ -15,7 +15,7 @@ from torch import Tensor
 from aalp_lib import _checks, _tables, engine, losses, resume
 from aalp_lib._checks import InputError
 from aalp_lib.attacks import FGSM, NORMS, Attack, derived, levels, scaled
-from aalp_lib.autoattack import QUERIES, auto_attack, installed
+from aalp_lib.autoattack import QUERIES, auto_attack, installed, square_fits
 from aalp_lib.data import Labelled, Split, split_of, to_float
 from aalp_lib.engine import Forward
 from aalp_lib.engine.precision import Precision, without_tf32
@@ -157,7 +157,7 @@ def diagnose(
     attack : Attack
         What is examined: `table2_suite(name)["pgd100"]`, say. For other radii its step grows with the radius.
     target : (N,) int64, optional
-        As in `evaluate`. Square, which knows no targets, is then left out.
+        As in `evaluate`. Square, which knows no targets, is then left out; in L2 also for images it cannot take.
     seed : int
         For the random starts, which are those of `evaluate`.
     source : Classifier, optional
@@ -180,7 +180,7 @@ def diagnose(
         raise InputError(f"diagnose examines one Attack, got {type(attack).__name__}; pass suite['pgd100'], say")
     split, attack = split_of(split), derived(attack, restarts=1)
     suite, pixels = _suite(attack, split.images[0].numel()), split.images[0].numel()
-    square = queries if installed() and target is None else 0
+    square = queries if installed() and target is None and square_fits(attack.norm, split.images.shape) else 0
     with shown(progress, "diagnosing") as tell:
         tells = stages(
             tell,

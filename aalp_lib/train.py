@@ -304,8 +304,10 @@ def fit(
 
 
 def _say_whose_threads(run: "_Run") -> None:
-    own, now = folders.threads(run.out) if distributed.rank() == 0 else 0, torch.get_num_threads()
-    if run.device.type == "cpu" and own not in (0, now):
+    if distributed.rank() or run.device.type != "cpu" or run.done == run.total:
+        return
+    own, now = folders.threads(run.out), torch.get_num_threads()
+    if own != now:
         warnings.warn(
             f"the run in {run.out} goes on with the number of threads that it began with, {own}, not with {now}: "
             "another number would give other bits",

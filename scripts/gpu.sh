@@ -23,7 +23,7 @@ mkdir -p "$out/done" "$out/log" "$out/bench" "$out/chapters"
 
 left() { echo $((minutes * 60 - SECONDS)); }
 
-step() { # NAME COMMAND ...: do it unless it has been done, as long as there is time
+step() { # NAME COMMAND ...: do it once, as long as there is time; what failed is not tried again, or it would eat every piece
     local name=$1 code=0
     shift
     [ ! -e "$out/done/$name" ] || return 0
@@ -33,17 +33,18 @@ step() { # NAME COMMAND ...: do it unless it has been done, as long as there is 
     case $code in
     0) touch "$out/done/$name" ;;
     75 | 124 | 137) status=75 ;; # out of time
-    *) echo "$name failed with status $code:" && tail -n 3 "$out/log/$name.txt" && status=1 ;;
+    *) echo "failed with status $code; to try again, remove $out/done/$name" | tee "$out/done/$name" && tail -n 3 "$out/log/$name.txt" ;;
     esac
 }
 
 grid() { # NAME GRID OPTION ...: a part of `aalp reproduce` for which the minutes that are left are enough
     step "$1" "$python" -m aalp_lib reproduce "${@:2}" "${quick[@]}" --device "$device" --jobs "$jobs" \
-        --out "$out/results" --minutes "$(left)/60"
+        --out "$out/results" --minutes "$(($(left) - 15))/60"
 }
 
 if [ "$device" = cuda ] && command -v nvidia-cuda-mps-control >/dev/null; then # several runs share the card
-    export CUDA_MPS_PIPE_DIRECTORY=$out/log/mps CUDA_MPS_LOG_DIRECTORY=$out/log/mps
+    CUDA_MPS_PIPE_DIRECTORY=$(mktemp -d) CUDA_MPS_LOG_DIRECTORY=$(mktemp -d)
+    export CUDA_MPS_PIPE_DIRECTORY CUDA_MPS_LOG_DIRECTORY
     nvidia-cuda-mps-control -d && trap 'echo quit | nvidia-cuda-mps-control' EXIT
 fi
 
@@ -61,7 +62,7 @@ if [ "$device" = cpu ]; then
 else
     # (b) CIFAR-10: seven rows at once, a hundred epochs against seven steps
     images=${TMPDIR:-/tmp}/cifar10-jpeg
-    [ -d "$images" ] || { mkdir "$images" && tar -xzf "${AALP_DATA:?}/cifar10-jpeg.tar.gz" -C "$images"; }
+    [ -d "$images/train" ] || { mkdir -p "$images" && tar -xzf "${AALP_DATA:?}/cifar10-jpeg.tar.gz" -C "$images"; }
     grid cifar10 cifar10 --folder "$images" --methods raw-long,adv-long,alp-long,trades-long,aalp_gd-long,aalp_sw-long,aalp-long
     # (c) SVHN, part
     grid svhn svhn-part --seeds 0,1,2

@@ -135,7 +135,7 @@ def test_the_record_of_a_bundled_network_says_how_it_was_trained(capsys, tmp_pat
 def test_info_and_data_describe_what_is_there(capsys):
     status, out, _ = run(capsys, "info")
     assert status == 0
-    assert all(name in out for name in (*METHODS, *MODELS, *data.SOURCES))
+    assert all(name in out for name in (*METHODS, *MODELS, *data.SOURCES, "mnist/aalp_gd"))
     status, out, _ = run(capsys, "data", "mnist-sample")
     assert status == 0
     assert "10 classes, images 1×28×28" in out
@@ -239,21 +239,25 @@ def test_a_network_of_ones_own_or_of_a_library(capsys, tmp_path, monkeypatch):
     assert model.config["classes"] == 7
 
 
-def test_attack_saves_images_that_other_tools_read(capsys, tmp_path):
+@pytest.mark.parametrize(
+    ("ball", "order", "eps"), [((), float("inf"), 0.3), (("--norm", "l2", "--eps", "2.5"), 2, 2.5)]
+)
+def test_attack_saves_images_that_other_tools_read(capsys, tmp_path, ball, order, eps):
     out = tmp_path / "ad [v]"
-    status, said, _ = run(capsys, "attack", "mnist/raw", "--images", "12", "--attack", "pgd40", "--out", out)
+    status, said, _ = run(capsys, "attack", "mnist/raw", "--images", "12", "--attack", "pgd40", *ball, "--out", out)
     assert status == 0
     fooled, kept = map(int, re.search(r"of 12 images right .* (\d+) of them .* (\d+) still", said).groups())
     assert fooled > 6
     found = ImageFolder(out, lambda image: torch.from_numpy(np.array(image.convert("L"))) / 255)
-    test, order = aalp.load("mnist-sample").test[:12], [int(Path(path).stem) for path, _ in found.samples]
+    rows = [int(Path(path).stem) for path, _ in found.samples]
+    clean = aalp.load("mnist-sample").test[:12][torch.tensor(rows)]
     x_adv, y = (torch.stack([torch.as_tensor(item[part]) for item in found]) for part in (0, 1))
     labels = torch.tensor([int(found.classes[label]) for label in y])
-    assert torch.equal(labels, test.labels[order])
-    assert (x_adv[:, None] - test.images[order] / 255).abs().max() <= 0.3 + 1e-6
-    predicted = aalp.pretrained("mnist/raw")(x_adv[:, None]).argmax(1)
-    clean = aalp.pretrained("mnist/raw")(test.images[order] / 255).argmax(1)
-    assert int(((clean == labels) & (predicted != labels)).sum()) == kept
+    assert torch.equal(labels, clean.labels)
+    x_adv, x = x_adv[:, None], clean.images / 255
+    assert torch.linalg.vector_norm((x_adv - x).flatten(1), ord=order, dim=1).max() <= eps + 1e-5
+    before, after = (aalp.pretrained("mnist/raw")(images).argmax(1) for images in (x, x_adv))
+    assert int(((before == labels) & (after != labels)).sum()) == kept
     assert Image.open(out / "sheet.png").size[0] > 1000
 
 
@@ -312,6 +316,7 @@ def test_ctrl_c_saves_and_the_command_it_names_goes_on(tmp_path):
         (("evaluate", "mnist/alpp"), "Did you mean 'mnist/alp'? Or name a folder that aalp train wrote."),
         (("evaluate", "mnist/raw", "--out", "{tmp}/file/x"), "the output folder {tmp}/file/x cannot be written"),
         (("attack", "mnist/raw", "--out", "{tmp}"), "{tmp} is not empty"),
+        (("attack", "mnist/raw", "--norm", "l2", "--out", "{tmp}/a"), "--norm l2 needs an --eps"),
         (("diagnose", "{tmp}"), "there is no checkpoint {tmp}/last.safetensors"),
         (("diagnose", "{tmp}", "--images", "0"), "--images must be a whole number of at least 1, got 0"),
         (("diagnose", "{tmp}", "--queries", "-1"), "--queries must be a whole number of at least 0, got -1"),

@@ -257,7 +257,8 @@ def attacked(model: Classifier, split: Split, attack: Attack, *, batch_size: int
     levels = math.floor(attack.eps * 255 + 1e-6)
     for x, y in split.batches(batch_size):
         x_adv = attack(model, x, y, generator=generator)
-        change = ((x_adv - x) * 255).round().clamp(-levels, levels)
+        change = (x_adv - x) * 255
+        change = change.round().clamp(-levels, levels) if attack.norm == "linf" else change.trunc()
         rounded = (x * 255).round() + change
         parts.append((model(x), model(x_adv), model(rounded / 255), rounded.to(torch.uint8)))
     clean, exact, rounded, pixels = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -266,7 +267,7 @@ def attacked(model: Classifier, split: Split, attack: Attack, *, batch_size: int
     return Adversarial(split, pixels, *count, (clean, rounded))
 
 
-def save_images(made: Adversarial, classes: Sequence[str], eps: float, out: Path) -> list[Path]:
+def save_images(made: Adversarial, classes: Sequence[str], out: Path) -> list[Path]:
     """Write each image to `out/CLASS/NUMBER.png`, by its true class, and the first few to `out/sheet.png`."""
     for number, (pixels, label) in enumerate(zip(made.pixels.cpu(), made.clean.labels.tolist(), strict=True)):
         path = out / classes[label] / f"{number:05}.png"
@@ -277,9 +278,10 @@ def save_images(made: Adversarial, classes: Sequence[str], eps: float, out: Path
             raise OSError(f"{path} cannot be written ({error.strerror or error})") from error
     (clean, adversarial), first = made.logits, slice(SHEET)
     x, x_adv = made.clean.images[first] / 255, made.pixels[first] / 255
+    largest = max(float((x_adv - x).abs().max()), 1 / 255)
     rows = [
         ("clean", x, clean[first]),
-        (f"change × {0.5 / eps:.2g}", (0.5 + (x_adv - x) / (2 * eps)).clamp(0, 1), None),
+        (f"change × {0.5 / largest:.2g}", (0.5 + (x_adv - x) / (2 * largest)).clamp(0, 1), None),
         ("adversarial", x_adv, adversarial[first]),
     ]
     figure = plots.predictions(rows, made.clean.labels[first], [escaping.figure(name) for name in classes])

@@ -61,6 +61,22 @@ def test_square_in_an_l2_ball_is_bounded_by_the_closed_form(generator):
     assert not outcome.correct[gap < 0.3 * eps].any()
 
 
+@needs_autoattack
+@pytest.mark.parametrize("side", [4, 8, 10, 12, 20, 24, 28, 32])
+def test_square_in_l2_runs_where_it_is_said_to_fit(side, generator):
+    model, _, split = grey_split(2, generator, count=3, side=side)
+    if autoattack.square_fits("l2", split.images.shape):
+        aalp.auto_attack(model, split, 0.01, norm="l2", version="square", queries=2)
+    else:
+        with pytest.raises(aalp.InputError, match=rf"images of shape \(1, {side}, {side}\)"):
+            aalp.auto_attack(model, split, 0.01, norm="l2", version="square", queries=2)
+        from pyautoattack import AutoAttack
+
+        x, y = next(split.batches(3))
+        with pytest.raises((RuntimeError, ZeroDivisionError)):
+            AutoAttack(model, device=x.device, eps=0.01, norm="L2").square.perturb(x, y)
+
+
 def test_autoattack_leaves_everything_as_it_was(generator):
     model, _, split = grey_split(5, generator, count=8)
     model = aalp.Classifier(torch.nn.Sequential(model.body, torch.nn.Dropout()), model.head).train()

@@ -276,7 +276,12 @@ def test_only_rank_0_writes_and_shows_progress(ranks, tmp_path):
     both = ranks(written, tmp_path)
     assert [one["told"] for one in both] == [2, 0]
     assert [one["written"] > 0 for one in both] == [True, False]
-    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["best.safetensors", "last.safetensors", "run.json"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == [
+        ".lock",
+        "best.safetensors",
+        "last.safetensors",
+        "run.json",
+    ]
     loaded = aalp.load_model(tmp_path / "run", model=small())  # plain names, and nothing of a second process
     assert_close({k: v.numpy() for k, v in loaded.state_dict().items()}, both[0]["weights"], 0)
     for error in ranks(written, tmp_path):

@@ -228,7 +228,7 @@ def test_measure_model_writes_what_is_missing_and_leaves_the_rest(fitted, sample
     found = schema.Measurement.load(paths[0])
     assert (found.kind, found.tier, found.config["images"]) == ("samples", "quick", 150)
     assert found.subject == SUBJECT
-    assert found.config["attack"] == dataclasses.asdict(ATTACK)
+    assert found.config["attack"] == ATTACK.described()
     paths[1].unlink()
     before = {path: path.stat().st_mtime_ns for path in paths if path.exists()}
     assert analyses.measure_model(fitted, NAME, SUBJECT, small, tmp_path, attack=ATTACK, tier="quick") == paths

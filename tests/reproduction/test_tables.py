@@ -28,7 +28,7 @@ def record(method="aalp", seed=0, *, data_set="mnist", recipe="fast", row=None, 
     outcomes = aalp.Report({n: aalp.Outcome(v) for n, v in found.items()})
     config = {
         "model": setting.model,
-        "attack": dataclasses.asdict(setting.attack),
+        "attack": setting.attack.described(),
         "recipe": dataclasses.asdict(setting.recipe),
         "method": dataclasses.asdict(row or METHODS[method]),
         "reading": "any",
@@ -217,7 +217,7 @@ def test_cost_knows_how_many_images_the_data_sets_have(sample):
 def test_an_evaluation_of_a_trained_run_has_the_protocol_of_a_grids_run(method, recipe):
     """`aalp evaluate` writes down the network in full and the method's own attack, none for RAW."""
     of_a_grid, setting, row = record(method, recipe=recipe), grids.SETTINGS["mnist"][recipe], METHODS[method]
-    attack = dataclasses.asdict(row.training_attack(setting.attack)) if row.adversarial else None
+    attack = row.training_attack(setting.attack).described() if row.adversarial else None
     changes = {"model": aalp.models.build(setting.model).config, "attack": attack, "evaluation_seed": 0}
     of_a_run = record(method, recipe=recipe, seed=1, changes=changes)
     assert protocols.protocol(of_a_run) == recipe

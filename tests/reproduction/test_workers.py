@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 
 import pytest
@@ -183,21 +184,50 @@ def test_a_process_killed_half_way_loses_nothing(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_process_changes_nothing_for_jobs_that_wait(tmp_path, monkeypatch):
-    """They run, and with as many threads as if it had lived: the one that is left might have all of them."""
-    monkeypatch.setattr(workers, "cores", lambda: 4)
-    jobs = [tiny("adv", tmp_path, setting=LONG), tiny("alp", tmp_path, setting=LONG), tiny("raw", tmp_path)]
+def test_jobs_that_wait_outlive_a_killed_process(tmp_path):
+    jobs = [tiny("adv", tmp_path, setting=LONG), tiny("raw", tmp_path), tiny("alp", tmp_path)]
 
     def kill(job, done, total, text):
         if job.method == "adv" and done < total:
-            for worker in multiprocessing.active_children():
-                worker.kill()
+            (worker,) = multiprocessing.active_children()
+            worker.kill()
 
     with pytest.raises(OSError, match="goes on from its last checkpoint") as caught:
-        list(run_jobs(jobs, 2, watch=kill))
-    assert "in mnist-sample-adv-seed0" in caught.value.__notes__
-    assert [job.record.exists() for job in jobs] == [False, False, True]
-    assert schema.Record.load(jobs[2].record).environment["threads"] == 2
+        list(run_jobs(jobs, 1, watch=kill))
+    assert caught.value.__notes__ == ["in mnist-sample-adv-seed0"]
+    assert [job.record.exists() for job in jobs] == [False, True, True]
+
+
+def test_jobs_that_wait_have_the_threads_that_they_would_have_had_without_a_kill(tmp_path, monkeypatch):
+    """Other numbers of threads give other bits: the one that is left must not take all."""
+    threads = []
+
+    class Pool(ThreadPoolExecutor):
+        """The first one's processes are killed while "adv" and "alp" are under way; the next one's do their work."""
+
+        def __init__(self, count, context, enter, arguments):
+            super().__init__(count)
+            threads.append(arguments[1])
+
+        def submit(self, work, job, until):
+            future = Future()
+            if len(threads) > 1:
+                future.set_result(job.method)
+                return future
+            if job.method != "raw":
+                job.run.mkdir(parents=True)
+                (job.run / workers.NOTE).write_text("")
+            future.set_exception(BrokenProcessPool())
+            return future
+
+    monkeypatch.setattr(workers, "ProcessPoolExecutor", Pool)
+    monkeypatch.setattr(workers, "cores", lambda: 4)
+    found = []
+    jobs = [tiny(name, tmp_path) for name in ("adv", "alp", "raw")]
+    with pytest.raises(workers.Killed):
+        list(run_jobs(jobs, 2, lambda job, *_: found.append(job.method)))
+    assert found == ["raw"]
+    assert threads == [2, 2]
 
 
 @pytest.mark.slow
