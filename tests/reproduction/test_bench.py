@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import aalp_lib as aalp
-from aalp_lib import models
+from aalp_lib import checkpoints, models
 from aalp_lib.cli import main
 from aalp_lib.reproduction import bench, plots_of_records, throughput
 
@@ -74,7 +74,7 @@ def test_throughput_is_measured_on_any_device_beside_its_floors(tmp_path, monkey
     (tmp_path / "bench.json").write_text(json.dumps(record))
     found = bench.on_device(tmp_path, torch.device("cpu"), quick=True)
     assert found["environment"] == {"kept": "as it is"}
-    assert json.loads((tmp_path / "bench.json").read_text()) == found
+    assert checkpoints.read_json(tmp_path / "bench.json") == found
     assert set(found["gpu"]["networks"]) == {"mnist", "svhn", "cifar10"}
     rows = [row for (row,) in found["gpu"]["networks"].values()]
     assert all(

@@ -144,11 +144,11 @@ def test_parts_outlive_a_measurement_that_could_not_be_saved(grid, tmp_path, mon
 
 
 def test_damaged_parts_are_made_anew_and_no_name_is_used_twice(tmp_path):
-    with contextlib.suppress(KeyboardInterrupt), resume.resumable(tmp_path / "work", b"a") as work:
+    with contextlib.suppress(KeyboardInterrupt), resume.resumable(tmp_path / "work", "a") as work:
         resume.part("part", lambda: {"made": torch.tensor(1)})
         (work.folder / "part.safetensors").write_bytes(b"")
         raise KeyboardInterrupt
-    with resume.resumable(tmp_path / "work", b"a"):
+    with resume.resumable(tmp_path / "work", "a"):
         assert resume.part("part", lambda: {"made": torch.tensor(2)})["made"] == 2
         with pytest.raises(RuntimeError, match="'part' is done already"):
             resume.part("part", pytest.fail)
