@@ -78,8 +78,8 @@ def training_curves(records: Sequence[Record]) -> Figure:
     """Classification loss, clean and robust validation accuracy against epochs, one line a record."""
     panels = (
         ("classification", 1, "classification loss (nats)"),
-        ("clean", 100, "validation accuracy, clean (%)"),
-        ("robust", 100, "validation accuracy, 10 steps of ε / 4 (%)"),
+        ("clean", 100, "validation, clean (%)"),
+        ("robust", 100, "validation, 10 steps of ε / 4 (%)"),
     )
     longest = max(len(record.history["epochs"]) for record in records)
     figure, axes = plt.subplots(1, len(panels), figsize=(11, 3.8), layout="constrained")
