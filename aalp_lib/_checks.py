@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 Made = TypeVar("Made")
 _PACKAGE = __name__.partition(".")[0]
+ROUNDING = 1e-6  # that images may leave [0, 1] by
 HANDFUL = 8  # images
 MANY = 0.05  # share of images whose gradients of 0 are worth a warning
 
@@ -29,7 +30,9 @@ _CALLED = {  # what other libraries call our arguments
     "norm": ("ord", "p", "lp", "distance"),
     "loss": ("loss_fn", "criterion"),
     "Attack(..., start='uniform' or 'clean')": ("random_start", "rand_init", "random_init", "rs"),
-    "target=labels in the attack's call": ("targeted", "target", "targets", "y_target", "target_labels"),
+    "target=labels where the attack is called": ("targeted", "target", "targets", "y_target", "target_labels"),
+    "Recipe(lr=...)": ("lr", "learning_rate", "base_lr"),
+    "Recipe(batch_size=...)": ("batch_size", "batchsize", "bs"),
 }
 SYNONYMS = {other: ours for ours, others in _CALLED.items() for other in others}
 
@@ -55,7 +58,7 @@ def hinted(made: Made) -> Made:
         return made
     function: Any = made
     takes = list(inspect.signature(function).parameters)
-    title = function.__qualname__.removesuffix(".__init__")
+    title = function.__qualname__.removesuffix(".__init__").removesuffix(".__call__")
 
     @functools.wraps(function)
     def call(*args: Any, **named: Any) -> Any:
@@ -98,15 +101,21 @@ def network(model: object) -> None:
         raise InputError(f"the model must be an nn.Module, got {type(model).__name__}; let a module's forward call it")
 
 
-def images(x: Tensor) -> None:
-    """Raise unless `x` is a floating-point batch (N, C, H, W), or any (N, ...), with values in [0, 1]."""
+def images(x: Tensor) -> Tensor:
+    """Return `x`, a floating-point batch (N, C, H, W), or any (N, ...), with values in [0, 1]; else InputError.
+
+    What leaves [0, 1] by rounding, as after a normalisation that was undone, is clamped in a copy.
+    """
     tensor("images", x)
     if not torch.is_floating_point(x):
         raise InputError(f"images must be floating point in [0, 1], got {x.dtype}; divide uint8 images by 255")
     if x.ndim < 2:
         raise InputError(f"images must be a batch (N, C, H, W), got shape {tuple(x.shape)}")
-    if x.numel() and not (x.min() >= 0 and x.max() <= 1):  # also false for NaN
-        raise InputError(f"images must lie in [0, 1], got values in [{x.min():.4g}, {x.max():.4g}]")
+    if not x.numel() or (x.min() >= 0 and x.max() <= 1):
+        return x
+    if not (x.min() >= -ROUNDING and x.max() <= 1 + ROUNDING):  # also for NaN
+        raise InputError(f"images must lie in [0, 1], got values in [{x.min():.7g}, {x.max():.7g}]")
+    return x.clamp(0, 1)
 
 
 def no_nan(logits: Tensor) -> None:

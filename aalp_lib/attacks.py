@@ -165,6 +165,7 @@ class Attack:
                 f"less than eps = {self.eps:g}: the attack is weaker than its ball suggests"
             )
 
+    @_checks.hinted
     def __call__(
         self,
         model: nn.Module,
@@ -208,7 +209,7 @@ class Attack:
         >>> bool((model(x_adv).argmax(1) == seven).all()), bool((x_adv - x).flatten(1).norm(dim=1).max() < 3.001)
         (True, True)
         """
-        _checks.images(x)
+        x = _checks.images(x)
         if start is not None:
             _checks.tensor("the start", start)
         if start is not None and start.shape != x.shape:

@@ -34,6 +34,7 @@ def installed() -> bool:
     return importlib.util.find_spec("pyautoattack") is not None
 
 
+@_checks.hinted
 @without_tf32()
 def auto_attack(
     model: Classifier,

@@ -137,7 +137,7 @@ class _FloatSplit(Split):
     """A split whose images are floating point in [0, 1] already, of any shape (N, ...)."""
 
     def __post_init__(self) -> None:
-        _checks.images(self.images)
+        object.__setattr__(self, "images", _checks.images(self.images))
         if not len(self.images):
             raise InputError("there must be at least one image, got none")
         _checks.labels(self.labels, len(self.images), 2**31)

@@ -132,6 +132,7 @@ class Diagnosis(_tables.Tabled):
         return [f"Diagnosis, {self.ball}", "right", "95 % interval", ""], rows, notes
 
 
+@_checks.hinted
 @without_tf32()
 def diagnose(
     model: Classifier,

@@ -203,6 +203,7 @@ def in_ball(ball: str | Attack) -> Attack:
     return table2_suite(ball)["pgd100"] if isinstance(ball, str) else ball
 
 
+@_checks.hinted
 @without_tf32()
 def evaluate(
     model: Classifier,

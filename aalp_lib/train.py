@@ -41,6 +41,7 @@ WATCHED = (
 ALONE = "batch norm cannot learn from a batch of one image"
 
 
+@_checks.hinted
 @dataclass(frozen=True)
 class Recipe:
     """How a method is trained; held equal across the methods that are compared.
@@ -195,6 +196,7 @@ class Interrupted(KeyboardInterrupt):
     """Training was asked to stop and has saved its state; the message says how to go on."""
 
 
+@_checks.hinted
 def fit(
     model: Classifier,
     data: Dataset | Batches,

@@ -389,7 +389,14 @@ def test_an_l2_ball_is_as_wide_as_its_images(model, digits):
         (lambda: aalp.PGD(epsilon=0.3, step=0.1, steps=10), "say eps"),
         (lambda: aalp.PGD(0.3, 0.1, iters=10), "say steps"),
         (lambda: aalp.CW(0.3, 0.1, num_steps=10), "CW has no argument 'num_steps': say steps"),
-        (lambda: aalp.PGD(0.3, 0.1, 10, targeted=True), "say target=labels in the attack's call"),
+        (lambda: aalp.PGD(0.3, 0.1, 10, targeted=True), "say target=labels where the attack is called"),
+        (lambda: aalp.PGD(0.3, 0.1, 4)(None, None, None, targeted=True), "say target=labels where"),
+        (
+            lambda: aalp.evaluate(None, None, None, targets=None),
+            "evaluate has no argument 'targets': say target=labels",
+        ),
+        (lambda: aalp.fit(None, None, "aalp", lr=1), r"say Recipe\(lr=...\)"),
+        (lambda: aalp.Recipe(learning_rate=1), r"say Recipe\(lr=...\)"),
         (lambda: Attack(0.3, 0.1, 10, ord=2), "Attack has no argument 'ord': say norm"),
         (lambda: aalp.FGSM(0.3, alpha=0.1), "FGSM has no argument 'alpha': it takes eps, norm"),
     ],
@@ -424,6 +431,21 @@ def test_unknown_loss_or_start_suggests_the_nearest():
 def test_bad_images_and_labels(model, digits, change, said):
     with pytest.raises(aalp.InputError, match=said):
         ATTACKS["pgd"](model, *change(*digits))
+
+
+def test_images_that_leave_the_range_by_rounding_are_clamped(model, digits):
+    """As after a normalisation that was undone."""
+    x, y = digits
+    assert x.min() == 0
+    assert x.max() == 1
+    rounded = torch.where(x == 0, -3e-8, torch.where(x == 1, 1 + 2e-7, x))
+    attack = Attack(0.1, 0.05, 3, start="clean")
+    x_adv = attack(model, rounded, y)
+    assert torch.equal(x_adv, attack(model, x, y))
+    report = aalp.evaluate(model, (rounded, y), attack)
+    assert report["clean"].accuracy == aalp.evaluate(model, (x, y), attack)["clean"].accuracy
+    with pytest.raises(aalp.InputError, match=r"got values in \[-1e-05"):
+        attack(model, x - 1e-5, y)
 
 
 def test_a_start_must_have_the_images_shape(model, digits):
