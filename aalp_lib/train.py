@@ -485,7 +485,7 @@ class _Run:
 
     def _check(self, attack: Attack | None) -> None:
         """Bad input ends here: an attack that is missing, images or labels that the model cannot take."""
-        self.seed = _checks.count("the seed", self.seed, least=0)
+        self.seed = _checks.seed("the seed", self.seed)
         dropout = self.method.guided_dropout
         if self.method.adversarial and attack is None:
             raise InputError(f"method '{self.method.name}' trains on adversarial images: pass an attack, PGD(...) say")
