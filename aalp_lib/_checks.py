@@ -197,11 +197,18 @@ def radius(eps: float) -> None:
         raise InputError(f"eps must be at most 1, since images lie in [0, 1], got {eps}; write 8/255, not 8")
 
 
-def count(name: str, value: int, least: int = 1) -> int:
-    """Return `value` as Python's int; raise unless it is a whole number of at least `least`."""
+def count(name: str, value: int, least: int = 1, most: int = 2**31 - 1) -> int:
+    """Return `value` as Python's int; raise unless it is a whole number from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise InputError(f"{name} must be a whole number of at least {least}, got {value}")
+    if value > most:
+        raise InputError(f"{name} must be a whole number of at most {most}, got {value}")
     return int(value)
+
+
+def seed(name: str, value: int) -> int:
+    """Return `value` as Python's int; raise unless torch's generators can take it as their seed."""
+    return count(name, value, least=0, most=2**63 - 1)
 
 
 def plain_numbers(settings: object) -> None:

@@ -4,7 +4,9 @@ Nothing here imports torch, so that help comes at once.
 """
 
 import argparse
+import contextlib
 import io
+import math
 import os.path
 import sys
 from collections.abc import Sequence
@@ -77,10 +79,11 @@ def _flag(what: str) -> dict[str, Any]:
 
 def _fraction(text: str) -> float:
     """A number, or a fraction as the papers write it: 8/255."""
-    try:
-        return float(Fraction(text))
-    except (ValueError, ZeroDivisionError):
-        raise argparse.ArgumentTypeError(f"must be a number or a fraction, 0.3 or 8/255 say, not '{text}'") from None
+    with contextlib.suppress(ValueError, ZeroDivisionError, OverflowError):
+        value = float(Fraction(text)) if "/" in text else float(text)
+        if math.isfinite(value):
+            return value
+    raise argparse.ArgumentTypeError(f"must be a number or a fraction, 0.3 or 8/255 say, not '{text}'")
 
 
 def _expanded(text: str) -> Path:

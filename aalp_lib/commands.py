@@ -44,8 +44,12 @@ def run(options: Namespace, arguments: Sequence[str]) -> int:
                     "under torchrun on several processes there is only 'train'; start the others as 'aalp'"
                 )
             if getattr(options, "threads", None) is not None:
-                _checks.count("--threads", options.threads)
+                _checks.count("--threads", options.threads, most=8 * cores())  # of very many, torch crashes
                 torch.set_num_threads(options.threads)
+            if getattr(options, "seed", None) is not None:
+                _checks.seed("--seed", options.seed)
+            if getattr(options, "batch_size", None) is not None:
+                _checks.count("--batch-size", options.batch_size)
             globals()[f"do_{options.command}"](options)
         except (FloatingPointError, torch.OutOfMemoryError) as error:
             return _complain(error, 1)
@@ -106,7 +110,6 @@ def _given(options: Namespace, *names: str) -> dict[str, Any]:
 
 def do_demo(options: Namespace) -> None:
     """Compare the methods of Table 2 on the bundled digits."""
-    _checks.count("--seed", options.seed, least=0)
     jobs = demo.jobs(options.out, options.seed, options.quick)
     checkpoints.check_writable(options.out)
     at_once = cores() if options.jobs is None else options.jobs

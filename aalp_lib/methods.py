@@ -68,7 +68,12 @@ class GuidedDropout:
             return guided_dropout_mask(scores, self.rule)
         noise = torch.rand_like(scores)
         # the mean of all ranks' noise is the same on each of them
-        return self.rule(scores, noise if self.scope == "sample" else distributed.mean(noise, rows))
+        mask = self.rule(scores, noise if self.scope == "sample" else distributed.mean(noise, rows))
+        if not isinstance(mask, Tensor) or (mask.dtype, mask.shape) != (torch.bool, scores.shape):
+            raise InputError(
+                f"the rule '{self.rule.__name__}' must return masks, bool {tuple(scores.shape)}, got {_said(mask)}"
+            )
+        return mask
 
 
 @dataclass(frozen=True)
@@ -156,6 +161,8 @@ def method(name: str | Method) -> Method:
 def named(name: str, known: Iterable[str]) -> str:
     """Which of the `known` methods, by their names in code, is called `name` in code or in tables; else InputError."""
     labels = {method.label.lower(): method.name for method in METHODS.values()}
+    if not isinstance(name, str):
+        raise InputError(f"a method must be a Method or the name of one, got {type(name).__name__}")
     lower = name.strip().lower()
     return _checks.known("method", labels.get(lower, lower), known)
 
@@ -186,15 +193,35 @@ def training_loss(method: str | Method, model: Classifier, x: Tensor, x_adv: Ten
     Raises
     ------
     InputError
-        If the method is unknown, the model no Classifier, or adversarial images are missing.
+        If the method is unknown, the model no Classifier, adversarial images are missing or unlike the clean ones, or
+        images or labels are none that the model can take.
     """
     row = method if isinstance(method, Method) else METHODS[named(method, METHODS)]
     require_classifier(model)
     if row.adversarial and x_adv is None:
         raise InputError(f"method '{row.name}' needs adversarial images")
+    _checks.images(x)
+    if x_adv is not None:
+        _checks.images(x_adv)
+        if (x_adv.shape, x_adv.dtype) != (x.shape, x.dtype):
+            raise InputError(f"clean and adversarial images must be alike, got {_said(x)} and {_said(x_adv)}")
+    if not len(x):
+        raise InputError("there are no images")
+    try:
+        return terms(row, model, x, x_adv, y, checked=False)
+    except RuntimeError:
+        with engine.prepared(model, x):  # InputError if the model cannot take such images
+            raise
+
+
+def terms(row: Method, model: Classifier, x: Tensor, x_adv: Tensor | None, y: Tensor, *, checked: bool = True) -> Terms:
+    """`training_loss` of what was checked before: on a GPU, to look at values would wait for it in every step."""
     branches = [x] if row.classify != "adversarial" or row.pairing else []
     branches += [x_adv] if row.adversarial and x_adv is not None else []
     features = model.features(torch.cat(branches))  # (branches·N, F)
+    if not checked:
+        with torch.no_grad():
+            _checks.labels(y, len(x), engine.private(model.head)(features[:1]).shape[1])
     labels = y.repeat(len(branches))
     kept = features.new_ones(())
     if row.guided_dropout:
@@ -211,10 +238,19 @@ def training_loss(method: str | Method, model: Classifier, x: Tensor, x_adv: Ten
 def _pairing(method: Method, z_clean: Tensor, z_adv: Tensor, y: Tensor) -> Tensor:
     """The pairing loss of each sample, shape (N,)."""
     if callable(method.pairing):
-        return method.pairing(z_clean, z_adv, y)
+        own = method.pairing(z_clean, z_adv, y)
+        if not isinstance(own, Tensor) or own.shape != y.shape:
+            raise InputError(
+                f"the pairing '{method.pairing.__name__}' must return losses of shape ({len(y)},), got {_said(own)}"
+            )
+        return own
     if method.pairing == "adaptive_alp":
         return losses.adaptive_alp(z_clean, z_adv, y, detach=method.detach_weight)
     return (losses.alp if method.pairing == "alp" else losses.trades_kl)(z_clean, z_adv)
+
+
+def _said(value: object) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def attacked_view(method: Method, model: Classifier, forward: Forward, x: Tensor, y: Tensor) -> Forward:

@@ -29,7 +29,7 @@ from aalp_lib.checkpoints import BEST, LAST, Checkpoint, Description
 from aalp_lib.data import Dataset, Split
 from aalp_lib.engine import distributed
 from aalp_lib.engine.distributed import Shard
-from aalp_lib.methods import Method, Terms, attacked_view, training_loss
+from aalp_lib.methods import Method, Terms, attacked_view, terms
 from aalp_lib.models import Classifier, require_classifier
 from aalp_lib.progress import Tell, shown
 
@@ -285,7 +285,15 @@ def fit(
     >>> len(history), history["clean"][0] > 0.5
     (1, True)
     """
-    recipe = recipe or Recipe()
+    for name, value, kind in (("attack", attack, Attack), ("recipe", recipe, Recipe)):
+        if value is not None and not isinstance(value, kind):
+            article = "an" if name == "attack" else "a"
+            raise InputError(f"{name} must be {article} {kind.__name__}, got {type(value).__name__}")
+    if not (progress is None or isinstance(progress, bool) or callable(progress)):
+        raise InputError(f"progress must be True, False or a function, got {progress!r}")
+    if resume and out is None:
+        raise InputError("there is no run to resume without `out`, the folder that it is in")
+    recipe = Recipe() if recipe is None else recipe
     if epochs is not None:
         recipe = dataclasses.replace(recipe, epochs=epochs)
     require_classifier(model)
@@ -375,11 +383,11 @@ class _Run:
             x_adv = self._attacked(x, y, shard, progress)
         # autocast anew: weights that were cast where no gradient was wanted must not be found again
         with self._autocast(), self._own_draws():
-            terms = self._terms(x, x_adv, y)
-        means = distributed.mean(torch.stack([term.detach() for term in terms]), len(y))
+            found = self._terms(x, x_adv, y)
+        means = distributed.mean(torch.stack([term.detach() for term in found]), len(y))
         self._check_finite(means[0])
         self.optimizer.zero_grad(set_to_none=True)
-        (terms.total * shard.weight).backward()
+        (found.total * shard.weight).backward()
         for group in self.optimizer.param_groups:
             group["lr"] = self.recipe.lr_at(progress)
         self.optimizer.step()
@@ -387,12 +395,12 @@ class _Run:
 
     def _terms(self, x: Tensor, x_adv: Tensor | None, y: Tensor) -> Terms:
         try:
-            terms: Terms = self.loss(x, x_adv, y)
+            found: Terms = self.loss(x, x_adv, y)
         except ValueError as error:
             if not _too_few(error):
                 raise
             raise InputError(f"{ALONE}; step {self.done + 1} was given one (a loader can leave it out)") from error
-        return terms
+        return found
 
     def _attacked(self, x: Tensor, y: Tensor, shard: Shard, progress: float) -> Tensor | None:
         if self.attack is None:
@@ -487,7 +495,7 @@ class _Run:
 
     def _check(self, attack: Attack | None) -> None:
         """Bad input ends here: an attack that is missing, images or labels that the model cannot take."""
-        self.seed = _checks.count("the seed", self.seed, least=0)
+        self.seed = _checks.seed("the seed", self.seed)
         dropout = self.method.guided_dropout
         if self.method.adversarial and attack is None:
             raise InputError(f"method '{self.method.name}' trains on adversarial images: pass an attack, PGD(...) say")
@@ -522,7 +530,7 @@ class _Run:
         x, y, _ = self._of_rank(data.to_float(image.to(self.device)), label.to(self.device))
         with seeds.restored():
             try:
-                training_loss(self.method, copy.deepcopy(self.model), x, None if self.attack is None else x, y)
+                terms(self.method, copy.deepcopy(self.model), x, None if self.attack is None else x, y)
             except ValueError as error:
                 return not _too_few(error)
         return True
@@ -571,6 +579,8 @@ class _Run:
     def _check_batch(self, images: Tensor, labels: Tensor) -> torch.memory_format:
         """The first images alone tell the number of classes, and the memory format that the network can take."""
         _checks.images(images)
+        if self.watched is not None:
+            self.watched.fitting(images)
         with engine.prepared(self.model, images, self.format) as forward:
             _checks.labels(labels, len(labels), forward.classes)
             return forward.layout
@@ -706,7 +716,7 @@ class _Loss(nn.Module):
         self.method, self.model = method, model
 
     def forward(self, x: Tensor, x_adv: Tensor | None, y: Tensor) -> Terms:
-        return training_loss(self.method, self.model, x, x_adv, y)
+        return terms(self.method, self.model, x, x_adv, y)
 
 
 @contextlib.contextmanager

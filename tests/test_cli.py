@@ -81,12 +81,20 @@ def test_every_command_of_the_readme_is_understood():
         assert cli.parser().parse_args(arguments).command == arguments[0]
 
 
-@pytest.mark.parametrize("arguments", [("train", "--out", "a", "--eps", "abc"), ("measure", "mnist", "--seeds", "abc")])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("train", "--out", "a", "--eps", "abc"),
+        ("train", "--out", "a", "--lr", "1e400"),
+        ("train", "--out", "a", "--eps", "1e999999999"),
+        ("measure", "mnist", "--seeds", "abc"),
+    ],
+)
 def test_what_is_no_number_is_named(capsys, arguments):
     with pytest.raises(SystemExit) as caught:
         main([*arguments])
     assert caught.value.code == 2
-    assert "'abc'" in capsys.readouterr().err
+    assert f"'{arguments[-1]}'" in capsys.readouterr().err
 
 
 def test_the_home_folder_is_found_wherever_it_is_written(monkeypatch, tmp_path):
@@ -218,6 +226,19 @@ def test_a_readers_own_images(capsys, tmp_path):
     assert "AALP on mine, last epoch, eps 8/255, step 2/255" in out
 
 
+@pytest.mark.filterwarnings("default")
+def test_a_bundled_network_on_images_of_other_classes_is_noted(capsys, tmp_path):
+    for part in ("train", "test"):
+        for name in "ab":
+            (tmp_path / part / name).mkdir(parents=True)
+            for number in range(20):
+                Image.new("L", (28, 28)).save(tmp_path / part / name / f"{number}.png")
+    call = ("evaluate", "mnist/raw", "--data", tmp_path, "--images", "2", "--out", tmp_path / "out")
+    status, *said = run(capsys, *call)
+    assert status == 0
+    assert "trained on the classes 0, 1, 2" in re.sub(r"\s+", " ", "".join(said))
+
+
 def test_a_network_of_ones_own_or_of_a_library(capsys, tmp_path, monkeypatch):
     """By the name of a function in the working folder, and by a library's; grey digits in a colour network."""
     monkeypatch.chdir(tmp_path)
@@ -302,6 +323,22 @@ def test_ctrl_c_saves_and_the_command_it_names_goes_on(tmp_path):
         (("train", "--model", "nothing_there:build", "--out", "{tmp}/a"), "No module named 'nothing_there'"),
         (("train", "--model", "math:pi", "--out", "{tmp}/a"), "math has no function 'pi'"),
         (("train", "--model", "time:time", "--out", "{tmp}/a"), "time:time returns float, no nn.Module"),
+        (
+            ("train", "--model", "mym:needs", "--out", "{tmp}/a"),
+            "mym:needs: called without arguments, it raised TypeErr",
+        ),
+        (("train", "--model", "mym:boom", "--out", "{tmp}/a"), "mym:boom: called without arguments, it raised KeyErr"),
+        (("train", "--model", "mym:model", "--out", "{tmp}/a"), "mym:model is a network itself"),
+        (
+            ("train", "--model", "broken:f", "--out", "{tmp}/a"),
+            "broken cannot be imported: it raised ZeroDivisionError",
+        ),
+        (("evaluate", "mnist/raw", "--model", "mym:boom"), "mnist/raw is a bundled network, which takes no --model"),
+        (("train", "--seed", "9" * 23, "--out", "{tmp}/a"), "seed must be a whole number of at most"),
+        (("attack", "mnist/raw", "--seed", "-1", "--out", "{tmp}/a"), "seed must be a whole number of at least 0"),
+        (("demo", "--seed", "9" * 23, "--out", "{tmp}/a"), "seed must be a whole number of at most"),
+        (("evaluate", "mnist/raw", "--batch-size", "9" * 23), "--batch-size must be a whole number of at most"),
+        (("train", "--threads", "100000", "--out", "{tmp}/a"), "--threads must be a whole number of at most"),
         (("train", "--recipe", "quick", "--out", "{tmp}/a"), "known are paper, fast"),
         (("train", "--epochs", "0", "--out", "{tmp}/a"), "epochs must be a whole number of at least 1, got 0"),
         (("train", "--eps", "8", "--out", "{tmp}/a"), "eps must be at most 1"),
@@ -325,8 +362,13 @@ def test_ctrl_c_saves_and_the_command_it_names_goes_on(tmp_path):
         (("demo", "--jobs", "0", "--out", "{tmp}/d"), "jobs at once must be"),
     ],
 )
-def test_bad_input_is_one_clear_sentence(capsys, tmp_path, arguments, said):
+def test_bad_input_is_one_clear_sentence(capsys, tmp_path, monkeypatch, arguments, said):
     (tmp_path / "file").write_text("")
+    (tmp_path / "broken.py").write_text("1 / 0")
+    functions = "def needs(width): pass\ndef boom(): return {}['a']\n"
+    (tmp_path / "mym.py").write_text(f"import torch\n{functions}model = torch.nn.Linear(2, 2)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "mym", raising=False)
     status, _, err = run(capsys, *(a.format(tmp=tmp_path) for a in arguments))
     assert status == 2
     assert err.startswith("aalp: ")

@@ -141,7 +141,7 @@ class Grid:
         ['mnist-alp-seed0', 'mnist-aalp-wide-seed0', 'mnist-alp-seed1', 'mnist-aalp-wide-seed1']
         """
         for seed in self.seeds:
-            _checks.count("a seed", seed, least=0)
+            _checks.seed("a seed", seed)
         for name, number in {"epochs": epochs, "test images": job.get("test_images")}.items():
             if number is not None:
                 _checks.count(name, number)

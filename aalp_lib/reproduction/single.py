@@ -33,6 +33,7 @@ from aalp_lib.reproduction.schema import Measurement, Record
 from aalp_lib.reproduction.settings import suite_for, tier
 
 SHEET = 10  # images on it
+BUNDLED = [str(digit) for digit in range(10)]  # classes of the bundled networks
 
 
 class _Method(msgspec.Struct):
@@ -94,6 +95,8 @@ class Run:
         if not folder.is_dir():
             known = zoo.index()
             _checks.known("run", name, known, "Or name a folder that aalp train wrote.")
+            if own is not None:
+                raise InputError(f"{name} is a bundled network, which takes no --model")
             model = zoo.pretrained(name, which).to(device)
             config = _of_bundled(name) | {"seed": 0, "watched": None, "model": model.config}
             return cls(None, which, model, config, Origin("mnist-sample"))
@@ -113,7 +116,7 @@ class Run:
     def look_at_classes(self, dataset: Dataset) -> None:
         """Warn if the classes of the images are called otherwise than those of the training, renamed folders say."""
         kept = checkpoints.read(self.folder / checkpoints.FILES[self.which]) if self.folder else None
-        trained = kept.described_as(Description).classes if kept else None
+        trained = kept.described_as(Description).classes if kept else BUNDLED
         if trained and trained != list(dataset.classes):
             here, there = (escaping.plain(", ".join(names)) for names in (dataset.classes, trained))
             warnings.warn(
@@ -214,14 +217,27 @@ def own_network(place: str) -> Classifier:
         make = getattr(importlib.import_module(module.removesuffix(".py")), name, None)
     except (ModuleNotFoundError, ValueError) as error:
         raise InputError(f"--model {place}: {error or 'no module is named'}; write module:function") from error
+    except Exception as error:  # the module's own code may raise anything
+        raise InputError(f"--model {place}: {module} cannot be imported: {_raised(error)}") from error
     finally:
         sys.path.remove(os.getcwd())
+    if isinstance(make, nn.Module):
+        raise InputError(f"--model {place} is a network itself; name a function that returns one")
     if not callable(make):
         raise InputError(f"--model {place}: {module} has no function '{name}'")
-    network = make()
+    try:
+        network = make()
+    except InputError:
+        raise
+    except Exception as error:  # nor is there a limit to what its function may raise
+        raise InputError(f"--model {place}: called without arguments, {_raised(error)}") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"--model {place} returns {type(network).__name__}, no nn.Module")
     return models.wrap(network)
+
+
+def _raised(error: Exception) -> str:
+    return f"it raised {type(error).__name__}: {error}".partition("\n")[0]
 
 
 # --- adversarial images ----------------------------------------------------------------------------------------------

@@ -120,6 +120,43 @@ def test_one_forward_pass_serves_clean_and_adversarial(model, batch):
     assert calls == [64]
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (lambda m, x, x_adv, y: (m, "aalp", x, x_adv, y), "a method must be a Method or the name of one, got Class"),
+        (lambda m, x, x_adv, y: ("aalp", m, (x * 255).byte(), x_adv, y), "divide uint8 images by 255"),
+        (lambda m, x, x_adv, y: ("aalp", m, x, (x_adv * 255).byte(), y), "divide uint8 images by 255"),
+        (lambda m, x, x_adv, y: ("aalp", m, x * 255, x_adv, y), r"must lie in \[0, 1\]"),
+        (lambda m, x, x_adv, y: ("aalp", m, x, x_adv - 1, y), r"must lie in \[0, 1\]"),
+        (lambda m, x, x_adv, y: ("aalp", m, x, x_adv[:5], y), "clean and adversarial images must be alike"),
+        (lambda m, x, x_adv, y: ("aalp", m, x, x_adv.double(), y), "clean and adversarial images must be alike"),
+        (lambda m, x, x_adv, y: ("aalp", m, x, x_adv, y + 10), r"labels must lie in \[0, 9\]"),
+        (lambda m, x, x_adv, y: ("raw", m, x, None, y[:3]), "labels must be int64 of shape"),
+        (lambda m, x, x_adv, y: ("raw", m, x, None, y.tolist()), "labels must be a torch tensor, got list"),
+        (lambda m, x, x_adv, y: ("raw", m, x[:0], None, y[:0]), "no images"),
+        (lambda m, x, x_adv, y: ("raw", m, x[..., :20], None, y), "cannot take images of shape"),
+        (lambda m, x, x_adv, y: (_own(pairing=mean_alp), m, x, x_adv, y), "'mean_alp' must return losses of shape"),
+        (lambda m, x, x_adv, y: (ablated(rule=no_bool), m, x, x_adv, y), "'no_bool' must return masks, bool"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_said(model, batch, wrong, said):
+    x, x_adv, y = batch
+    with pytest.raises(aalp.InputError, match=said):
+        training_loss(*wrong(model, x, x_adv, y))
+
+
+def _own(**changes):
+    return dataclasses.replace(aalp.METHODS["alp"], **changes)
+
+
+def mean_alp(z_clean, z_adv, y):
+    return losses.alp(z_clean, z_adv).mean()
+
+
+def no_bool(scores, noise):
+    return scores
+
+
 # --- Guided Dropout's options
 
 

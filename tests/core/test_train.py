@@ -541,6 +541,12 @@ class Short:
     ("call", "said"),
     [
         (lambda d: aalp.fit(small(), d, "aalp"), "pass an attack"),
+        (lambda d: aalp.fit(small(), d, "adv", "pgd"), "attack must be an Attack, got str"),
+        (lambda d: aalp.fit(small(), d, "adv", aalp.PGD(100, 50, 2, norm="l2")), "eps must be at most 28"),
+        (lambda d: aalp.fit(small(), d, None), "a method must be a Method or the name of one, got NoneType"),
+        (lambda d: aalp.fit(small(), d, "raw", recipe={}), "recipe must be a Recipe, got dict"),
+        (lambda d: aalp.fit(small(), d, "raw", progress="yes"), "progress must be True, False or a function"),
+        (lambda d: aalp.fit(small(), d, "raw", resume=True), "no run to resume without `out`"),
         (lambda d: aalp.fit(small(), d, "raw", epochs=0), "epochs must be a whole number of at least 1, got 0"),
         (lambda d: aalp.fit(small(), d, "raw", seed=-1), "seed must be .* at least 0, got -1"),
         (lambda d: aalp.fit(torch.nn.Linear(784, 10), d, "raw"), r"use models\.wrap"),
