@@ -217,10 +217,11 @@ class Attack:
         if not len(x):
             return x.detach().clone()
         attack = self.toward(target).fitting(x)
-        with engine.prepared(model, x) as forward:
+        with engine.prepared(model, x, look=False) as forward:
+            # for one step of few images, the pass of one image alone would take long
+            logits = forward.look(x[:LOOKED_AT], company=self.steps * self.restarts * len(x) > engine.PART // 4)
             _checks.labels(y, len(x), forward.classes)
             sought = _checks.target(target, y, forward.classes)
-            logits = forward(x[:LOOKED_AT])
             _checks.no_nan(logits)
             _checks.warn_of_probabilities(logits)
             engine.warn_of_company(forward)

@@ -406,7 +406,7 @@ class _Run:
         if self.attack is None:
             return None
         attack = scaled(self.attack, self.recipe.eps_fraction(progress))
-        with engine.prepared(self.model, x, self.format) as forward:
+        with engine.prepared(self.model, x, self.format, look=len(x) > engine.PART) as forward:
             return attack.perturb(attacked_view(self.method, self.model, forward, x, y), x, y, shard=shard)
 
     def _finish_epoch(self, progress: float) -> None:

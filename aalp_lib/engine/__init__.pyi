@@ -9,6 +9,7 @@ from . import (
 from .copies import private as private
 from .graphs import stepper as stepper, wanted as wanted
 from .network import (
+    PART as PART,
     Forward as Forward,
     Prepared as Prepared,
     device_of as device_of,

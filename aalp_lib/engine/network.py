@@ -1,8 +1,11 @@
 """The door of the engine: a network as an attack sees it, in evaluation mode and as fast as it computes the same."""
 
 import contextlib
+import enum
 import functools
 import itertools
+import logging
+import types
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,13 +25,16 @@ CANNOT = (RuntimeError, IndexError, ValueError, TypeError, AssertionError, Attri
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a first look at a network has found; it holds as long as the network's structure and flags, `key`, do."""
+    """What a first look at a network has found.
+
+    How it is fastest, `layout` and `pairs`, holds as long as the network's structure and flags, `key`, do. The rest may
+    change with what no key can hold, a global say, and is taken again where it matters, by `Prepared.look`.
+    """
 
     key: tuple[Any, ...]
     classes: int
     layout: torch.memory_format
     pairs: folding.Pairs
-    in_place: bool  # it writes into its images
     together: bool  # what it says of an image depends on the others in the batch, or on chance
 
 
@@ -52,7 +58,7 @@ class Prepared:
 
     def __init__(self, network: nn.Module, copy: nn.Module, seen: _Seen, lean: bool) -> None:
         self.original = weakref.ref(network)  # weak, for recorded steps hold this and are found by the network
-        self.network, self.key, self.in_place = copy, seen.key, seen.in_place
+        self.network, self.key = copy, seen.key
         self.classes, self.layout, self.together = seen.classes, seen.layout, seen.together
         _lay_out(copy, seen.layout)
         self._fold = folding.Fold(copy, seen.pairs) if lean else None
@@ -65,9 +71,18 @@ class Prepared:
         logits = self._logits(x)
         return self._logits(x) if self._fold.failed() else logits
 
+    def look(self, images: Tensor, company: bool = True) -> Tensor:
+        """Logits of some images, checked; `classes` and, with `company`, `together` become what they are now."""
+        with torch.no_grad():
+            logits = _logits(self, usual(images))
+            self.classes = logits.shape[1]
+            if company:
+                self.together = _together(self, usual(images), logits)
+        return logits
+
     def _logits(self, x: Tensor) -> Tensor:
-        x = self.laid_out(x)
-        logits: Tensor = self.network(x.clone() if self.in_place else x)
+        own = self.laid_out(x)
+        logits: Tensor = self.network(x.clone() if own is x else own)  # it may write into its images
         return logits
 
     def laid_out(self, x: Tensor) -> Tensor:
@@ -77,7 +92,7 @@ class Prepared:
 
 @contextlib.contextmanager
 def prepared(
-    network: nn.Module, images: Tensor, layout: torch.memory_format = torch.channels_last
+    network: nn.Module, images: Tensor, layout: torch.memory_format = torch.channels_last, *, look: bool = True
 ) -> Iterator[Prepared]:
     """Inside, a function from images to logits that computes what `network` does in evaluation mode, up to rounding.
 
@@ -92,6 +107,8 @@ def prepared(
         Some like those to come.
     layout : memory format
         To be used where the network can take it.
+    look : bool
+        Whether to look at the network anew, two small passes, also where it looks like the one seen before.
 
     Raises
     ------
@@ -106,7 +123,11 @@ def prepared(
         seen = _seen.get(network)
         if seen is None or seen.key != key:
             _seen[network] = seen = _looked_at(network, usual(images[:2]), layout, lean, key)
-        yield Prepared(network, copy, seen, lean)
+            look = False
+        forward = Prepared(network, copy, seen, lean)
+        if look:
+            forward.look(images[:2])
+        yield forward
 
 
 def parts(forward: Forward, rows: Tensor) -> Sequence[Tensor]:
@@ -155,22 +176,26 @@ def _looked_at(
     """Run copies on two images: first one as it stands, then the fastest that computes the same."""
     plain = torch.contiguous_format
     with torch.no_grad():
-        x = images.clone(memory_format=plain)
-        version = x._version
-        logits = _logits(copies.private(network, frozen=True), x)
-        in_place = x._version != version
-        alone = _tried(lambda: copies.private(network, frozen=True)(images[:1].clone(memory_format=plain)))
-        together = len(images) > 1 and (alone is None or not _close(alone, logits[:1]))
+        logits = _logits(copies.private(network, frozen=True), images.clone(memory_format=plain))
+        together = _together(copies.private(network, frozen=True), images.clone(memory_format=plain), logits)
         pairs = _tried(lambda: folding.pairs(copies.private(network, frozen=True), images.clone())) if lean else None
         for tried in dict.fromkeys([(layout, pairs or ()), (layout, ()), (plain, pairs or ())]):
-            seen = _Seen(key, logits.shape[1], *tried, in_place, together)
+            seen = _Seen(key, logits.shape[1], *tried, together)
             found = _tried(functools.partial(_first_logits, network, images, seen, lean))
             if found is not None and _close(found, logits):
                 return seen
-    return _Seen(key, logits.shape[1], plain, (), in_place, together)
+    return _Seen(key, logits.shape[1], plain, (), together)
 
 
-def _logits(network: nn.Module, x: Tensor) -> Tensor:
+def _together(forward: Forward, images: Tensor, logits: Tensor) -> bool:
+    """Whether the logits of the first of these images alone are others than beside the rest."""
+    if len(images) < 2:
+        return False
+    alone = _tried(lambda: forward(images[:1]))
+    return alone is None or not _close(alone, logits[:1])
+
+
+def _logits(network: Forward, x: Tensor) -> Tensor:
     shape = tuple(x.shape[1:])
     try:
         logits = network(x)
@@ -221,6 +246,7 @@ def _lay_out(copy: nn.Module, layout: torch.memory_format) -> None:
 
 
 INTERNAL = frozenset(vars(nn.Module()))
+NOT_FLAGS = (nn.Module, Tensor, type, types.ModuleType, types.FunctionType, logging.Logger)
 
 
 def _key(copy: nn.Module, images: Tensor, layout: torch.memory_format) -> tuple[Any, ...]:
@@ -236,11 +262,15 @@ def _key(copy: nn.Module, images: Tensor, layout: torch.memory_format) -> tuple[
     return tuple(found)
 
 
-def _flag(value: Any) -> Any:
-    """What can be compared of an attribute."""
+def _flag(value: Any, inside: int = 0) -> Any:
+    """What can be compared of an attribute; `inside` counts the plain objects around it, such as configurations."""
     kind = type(value)
-    if kind in copies.PLAIN:
+    if kind in copies.PLAIN or isinstance(value, enum.Enum):
         return value
     if kind in (list, tuple):
-        return tuple([_flag(item) for item in value])
-    return tuple([(key, _flag(item)) for key, item in value.items()]) if kind is dict else kind
+        return tuple([_flag(item, inside) for item in value])
+    if kind is dict:
+        return tuple([(key, _flag(item, inside)) for key, item in value.items()])
+    if inside < 2 and hasattr(value, "__dict__") and not isinstance(value, NOT_FLAGS):
+        return kind, tuple([(name, _flag(item, inside + 1)) for name, item in vars(value).items()])
+    return kind

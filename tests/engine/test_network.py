@@ -2,6 +2,7 @@
 
 import functools
 import threading
+import types
 import warnings
 import weakref
 
@@ -398,3 +399,47 @@ def test_a_network_whose_logits_depend_on_the_batch_is_named():
         free = x.clone().requires_grad_()
         (gradient,) = torch.autograd.grad(nn.functional.cross_entropy(together(free), y, reduction="sum"), free)
     assert torch.equal(found, (x + 0.1 * gradient.sign()).clamp(0, 1))
+
+
+# --- what changes where no key can see it
+
+SWITCH = {"k": 4, "center": False, "writes": False}
+
+
+class Switched(nn.Module):
+    """Reads flags from an object, or from a global."""
+
+    def __init__(self, where):
+        super().__init__()
+        self.l = nn.Linear(5, 4)
+        if where == "object":
+            self.cfg = types.SimpleNamespace(k=4, center=False, writes=False)
+
+    def forward(self, x):
+        cfg = getattr(self, "cfg", None) or types.SimpleNamespace(**SWITCH)
+        x = x.flatten(1) if not cfg.writes else x.mul_(0.5).flatten(1)
+        return self.l(x - x.mean(0) if cfg.center else x)[:, : cfg.k]
+
+
+@pytest.mark.parametrize("where", ["object", "global"])
+def test_what_a_configuration_changes_after_an_attack_is_seen(where, monkeypatch):
+    x, y, attack = torch.rand(40, 1, 1, 5), torch.arange(40) % 4, aalp.FGSM(0.1)
+
+    def used(**flags):
+        """A network that was attacked before these flags were set."""
+        for name, value in {"k": 4, "center": False, "writes": False}.items():
+            monkeypatch.setitem(SWITCH, name, value)
+        model = Switched(where)
+        attack(model, x, y)
+        for name, value in flags.items():
+            monkeypatch.setitem(SWITCH, name, value) if where == "global" else setattr(model.cfg, name, value)
+        return model
+
+    for use in (attack, lambda model, x, y: aalp.evaluate(model, (x, y), {})):
+        with pytest.raises(aalp.InputError, match=r"labels must lie in \[0, 2\]"):
+            use(used(k=3), x, y)
+        with pytest.warns(UserWarning, match="depends on the other images in the batch"):
+            use(used(center=True), x, y)
+    kept = x.clone()
+    attack(used(writes=True), x, y)
+    assert torch.equal(x, kept)
