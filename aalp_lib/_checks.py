@@ -118,6 +118,22 @@ def images(x: Tensor) -> Tensor:
     return x.clamp(0, 1)
 
 
+def start(start: Tensor, x: Tensor) -> Tensor:
+    """Return where an attack on `x` begins, as `x` is stored; InputError unless it is of its shape and of numbers."""
+    tensor("the start", start)
+    if start.shape != x.shape:
+        raise InputError(f"the start must have the images' shape {tuple(x.shape)}, got {tuple(start.shape)}")
+    if not torch.is_floating_point(start) or not bool(start.isfinite().all()):
+        raise InputError(f"the start must be finite and floating point, as images are, got {start.dtype}")
+    return start.to(x)
+
+
+def generator(value: object) -> None:
+    """Raise unless `value` is a generator of torch, or None."""
+    if value is not None and not isinstance(value, torch.Generator):
+        raise InputError(f"the generator must be a torch.Generator, got {type(value).__name__}")
+
+
 def no_nan(logits: Tensor) -> None:
     """Raise if a logit is not a number."""
     if bool(logits.isnan().any()):

@@ -210,10 +210,8 @@ class Attack:
         (True, True)
         """
         x = _checks.images(x)
-        if start is not None:
-            _checks.tensor("the start", start)
-        if start is not None and start.shape != x.shape:
-            raise InputError(f"the start must have the images' shape {tuple(x.shape)}, got {tuple(start.shape)}")
+        start = None if start is None else _checks.start(start, x)
+        _checks.generator(generator)
         if not len(x):
             return x.detach().clone()
         attack = self.toward(target).fitting(x)

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, Task, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from aalp_lib._checks import InputError
+
 T = TypeVar("T")
 Tell = Callable[[int, int, str], None]  # done, in all, and a word on what is going on
 EVERY = 300.0  # seconds between lines of a log
@@ -85,6 +87,8 @@ def bars(console: Console, **more: Any) -> Progress:
 def shown(wanted: bool | Tell | None, title: str, console: Console | None = None) -> Iterator[Tell | None]:
     """What to call with progress: the caller's own function, or that of a bar with True, or with None where somebody
     watches, once the work has taken a second and if no larger work tells of its own; else nothing."""
+    if wanted is not None and not isinstance(wanted, bool) and not callable(wanted):
+        raise InputError(f"progress must be True, False or a function, got {wanted!r}")
     console = console or Console()
     unasked = wanted is None and not _inside.get() and watched(console)
     token = _inside.set(True)

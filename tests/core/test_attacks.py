@@ -448,10 +448,20 @@ def test_images_that_leave_the_range_by_rounding_are_clamped(model, digits):
         attack(model, x - 1e-5, y)
 
 
-def test_a_start_must_have_the_images_shape(model, digits):
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (lambda x: {"start": x[0]}, r"start must have the images' shape \(\d+, 1, 28, 28\), got \(1, 28"),
+        (lambda x: {"start": x.where(x > 0, torch.nan)}, "the start must be finite"),
+        (lambda x: {"start": x.long()}, "the start must be finite and floating point, .* got torch.int64"),
+        (lambda x: {"generator": 0}, "the generator must be a torch.Generator, got int"),
+    ],
+)
+def test_bad_starts_and_generators(model, digits, given, said):
     x, y = digits
-    with pytest.raises(aalp.InputError, match=r"start must have the images' shape \(\d+, 1, 28, 28\), got \(1, 28"):
-        ATTACKS["pgd"](model, x, y, start=x[0])
+    with pytest.raises(aalp.InputError, match=said):
+        ATTACKS["pgd"](model, x, y, **given(x))
+    assert torch.equal(ATTACKS["pgd"](model, x, y, start=x.double()), ATTACKS["pgd"](model, x, y, start=x))
 
 
 def test_whatever_a_model_says_of_images_that_it_cannot_take_is_bad_input(digits):
