@@ -218,7 +218,7 @@ def count(name: str, value: int, least: int = 1, most: int = 2**31 - 1) -> int:
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise InputError(f"{name} must be a whole number of at least {least}, got {value}")
     if value > most:
-        raise InputError(f"{name} must be a whole number of at most {most}, got {value}")
+        raise InputError(f"{name} must be at most {most}, got {value}")
     return int(value)
 
 

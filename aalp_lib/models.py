@@ -4,6 +4,7 @@ import difflib
 import functools
 import inspect
 import itertools
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -46,8 +47,9 @@ class Classifier(nn.Module):
         super().__init__()
         self.body = body
         self.head = head
-        self.register_buffer("mean", torch.tensor([float(v) for v in mean]).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor([float(v) for v in std]).view(1, -1, 1, 1), persistent=False)
+        mean, std = _normalisation(mean, std)
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
         self.config = config or {}
 
     def features(self, x: Tensor) -> Tensor:
@@ -59,7 +61,7 @@ class Classifier(nn.Module):
         """What the body is given; InputError for images that are not floating point, or of other channels."""
         if not x.is_floating_point():
             raise InputError(f"images must be floating point in [0, 1], got {x.dtype}; divide uint8 images by 255")
-        channels = self.mean.shape[1]
+        channels = max(self.mean.shape[1], self.std.shape[1])
         if channels > 1 and x.shape[1] != channels:
             raise InputError(f"the model needs images of {channels} channels, got shape {tuple(x.shape)}")
         return (x - self.mean) / self.std
@@ -68,6 +70,24 @@ class Classifier(nn.Module):
         """Map images (N, C, H, W) in [0, 1] to logits (N, K)."""
         logits: Tensor = self.head(self.features(x))
         return logits
+
+
+def _normalisation(mean: Any, std: Any) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Both in Python's numbers; InputError unless they are finite, those of `std` above 0, and as many or one."""
+    found = []
+    for name, values in (("mean", mean), ("std", std)):
+        plain = values.tolist() if isinstance(values, Tensor | np.ndarray) else values
+        if not isinstance(plain, Sequence) or isinstance(plain, str | bytes) or not plain:
+            raise InputError(f"{name} must be a sequence of numbers, one for each channel, got {values!r}")
+        for value in plain:
+            (_checks.positive if name == "std" else _checks.number)(name, value)
+            if not math.isfinite(value):
+                raise InputError(f"{name} must be finite, got {value}")
+        found.append(tuple(map(float, plain)))
+    lengths = [len(values) for values in found]
+    if 1 not in lengths and lengths[0] != lengths[1]:
+        raise InputError(f"mean and std must be of as many channels, got {lengths[0]} and {lengths[1]} values")
+    return found[0], found[1]
 
 
 def require_classifier(model: nn.Module) -> None:
@@ -318,9 +338,7 @@ def _config(name: str, **arguments: Any) -> dict[str, Any]:
 
 
 def _size(name: str, value: int) -> int:
-    if (found := _checks.count(name, value)) > LARGEST:
-        raise InputError(f"{name} must be at most {LARGEST}, got {value}")
-    return found
+    return _checks.count(name, value, most=LARGEST)
 
 
 def _conv_norm_relu(fan_in: int, fan_out: int, stride: int = 1) -> nn.Sequential:
@@ -370,6 +388,16 @@ class _Wrapped(Classifier):
 
     def __getattr__(self, name: str) -> Any:
         return self.body.get_submodule(self._last) if name == "head" else super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A new head takes the place of the Linear inside the network, which is what computes."""
+        if name != "head" or "_last" not in vars(self):
+            super().__setattr__(name, value)
+            return
+        if not isinstance(value, nn.Module):
+            raise InputError(f"a head must be an nn.Module, nn.Linear(features, classes) say, got {value!r}")
+        path, _, last = self._last.rpartition(".")
+        setattr(self.body.get_submodule(path) if last else self, last or "body", value)
 
     def features(self, x: Tensor) -> Tensor:
         seen: list[tuple[Tensor, Tensor, int]] = []
@@ -444,7 +472,8 @@ def wrap(
     Raises
     ------
     InputError
-        If the module does not end in a Linear. Where its code cannot be traced, `features` finds out at the first call.
+        If the module is none or does not end in a Linear, or the normalisation is not of finite numbers, std above 0.
+        Where its code cannot be traced, `features` finds out at the first call.
 
     Examples
     --------
@@ -452,6 +481,12 @@ def wrap(
     >>> model.features(torch.rand(5, 1, 2, 2)).shape
     torch.Size([5, 3])
     """
+    mean, std = _normalisation(mean, std)
+    if isinstance(module, type):
+        raise InputError(f"the model must be an nn.Module, got the class {module.__name__}: call it to make one")
+    _checks.network(module)
+    if logits is not None and not callable(logits):
+        raise InputError(f"logits must be a function of what the module returns, got {logits!r}")
     if isinstance(module, Classifier):
         if (mean, std, logits) != ((0.0,), (1.0,), None):
             raise InputError("this is a Classifier already, with a normalisation and logits of its own")

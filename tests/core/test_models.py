@@ -158,6 +158,46 @@ def test_wrapped_copy_is_independent():
     assert other.features(torch.rand(2, 1, 2, 2)).shape == (2, 5)
 
 
+@pytest.mark.parametrize(
+    "module",
+    [nn.Sequential(nn.Flatten(), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)), LateHead(), nn.Linear(4, 2)],
+    ids=["in a sequence", "by a name", "alone"],
+)
+def test_a_new_head_of_a_wrapped_network_is_the_one_that_computes(module):
+    wrapped = aalp.models.wrap(module)
+    head = nn.Linear(wrapped.head.in_features, 3)
+    wrapped.head = head
+    assert wrapped.head is head
+    if not isinstance(module, nn.Linear):
+        x = torch.rand(2, 1, 2, 2)
+        assert torch.equal(wrapped(x), head(wrapped.features(x)))
+    assert sum(parameter is head.weight for parameter in wrapped.parameters()) == 1
+    with pytest.raises(aalp.InputError, match="a head must be"):
+        wrapped.head = None
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"module": None}, "must be an nn.Module, got NoneType"),
+        ({"module": lambda x: x}, "must be an nn.Module, got function"),
+        ({"module": nn.Linear}, "got the class Linear"),
+        ({"logits": "logits"}, "logits must be a function"),
+        ({"mean": 0.5}, "mean must be a sequence of numbers"),
+        ({"mean": ()}, "mean must be a sequence of numbers"),
+        ({"mean": "0.5"}, "mean must be a sequence of numbers"),
+        ({"mean": (None,)}, "mean must be a number"),
+        ({"mean": (float("nan"),)}, "mean must be finite"),
+        ({"mean": (0.5,) * 2, "std": (0.5,) * 3}, "as many channels, got 2 and 3"),
+        ({"std": (0,)}, "std must be above 0"),
+        ({"std": (float("nan"),)}, "std must be above 0"),
+    ],
+)
+def test_wrap_refuses_what_is_no_network_or_no_normalisation(given, said):
+    with pytest.raises(aalp.InputError, match=said):
+        aalp.models.wrap(**{"module": nn.Sequential(nn.Flatten(), nn.Linear(4, 2))} | given)
+
+
 def test_wrap_with_normalisation():
     module = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
     x = torch.rand(3, 1, 2, 2)
