@@ -10,7 +10,7 @@ import functools
 import itertools
 import operator
 import types
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -23,7 +23,8 @@ Network = TypeVar("Network", bound=nn.Module)
 # what these wrap computes the same without what they are there for: faster kernels, gradients shared by processes
 WRAPPERS = {"OptimizedModule": "_orig_mod", "DistributedDataParallel": "module"}
 PLAIN = {type(None), bool, int, float, complex, str, bytes, torch.dtype, torch.device, type}
-CONTAINERS = {dict, OrderedDict, list, tuple}
+CONTAINERS = {dict, OrderedDict, list, tuple, deque, set, frozenset}
+DEPTH = 4  # plain objects inside one another that are looked into
 
 
 def private(network: Network, *, frozen: bool = False) -> Network:
@@ -32,8 +33,8 @@ def private(network: Network, *, frozen: bool = False) -> Network:
     Parameters
     ----------
     network : nn.Module
-        Read only. Modules, methods and functions that it refers to, in lists too, are copied along and refer to the
-        copy. Buffers are copied, unless recorded steps read them where they are.
+        Read only. Modules, methods and functions that it refers to, in lists, sets and plain objects too, are copied
+        along and refer to the copy. Buffers are copied, unless recorded steps read them where they are.
     frozen : bool
         Whether the copy's weights, which share the memory of the network's, ask for no gradient.
 
@@ -56,7 +57,7 @@ class _Copier:
     def of(self, value: Any, inside: int = 0) -> Any:
         """A copy of what is or holds a module or a weight; anything else as it is. `inside` counts plain objects."""
         kind = type(value)
-        if kind in PLAIN or (kind in CONTAINERS and PLAIN.issuperset(map(type, value)) and kind is not dict):
+        if kind in PLAIN or (kind in CONTAINERS and PLAIN.issuperset(map(type, value)) and not issubclass(kind, dict)):
             return value
         if id(value) in self.made:
             return self.made[id(value)]
@@ -72,7 +73,7 @@ class _Copier:
             return lambda: self._module(value)
         if isinstance(value, Tensor):
             return (lambda: self._weight(value)) if isinstance(value, nn.Parameter) else None
-        if isinstance(value, list | tuple | dict):
+        if isinstance(value, list | tuple | dict | deque | set | frozenset):
             return lambda: self._container(value, inside)
         if kind is types.MethodType:
             return lambda: self._changed(value, [value.__self__], lambda own: types.MethodType(value.__func__, own))
@@ -82,7 +83,8 @@ class _Copier:
         if kind is types.FunctionType:
             return lambda: self._function(value)
         ours = not kind.__module__.startswith("torch.") and not isinstance(value, type | types.ModuleType)
-        return (lambda: self._object(value)) if ours and not inside and hasattr(value, "__dict__") else None
+        deep = ours and inside < DEPTH and (hasattr(value, "__dict__") or _slots(kind))
+        return (lambda: self._object(value, inside + 1)) if deep else None
 
     def _module(self, module: nn.Module) -> nn.Module:
         if isinstance(module, torch.jit.ScriptModule):
@@ -98,7 +100,7 @@ class _Copier:
         for name, value in vars(module).items():
             holds = type(value) in CONTAINERS
             new = value if holds and not value else self.of(value)
-            state[name] = type(value)(value) if holds and new is value else new  # the copy may write into it
+            state[name] = _again(value) if holds and new is value else new  # the copy may write into it
         state["training"] = False
         state.pop("_compiled_call_impl", None)
         return found
@@ -116,10 +118,16 @@ class _Copier:
 
     def _container(self, value: Any, inside: int) -> Any:
         def build(*items: Any) -> Any:
+            found: Any
             if isinstance(value, dict | list):
                 found = copy.copy(value)
                 for place, item in zip(value if isinstance(value, dict) else itertools.count(), items, strict=False):
                     found[place] = item
+                return found
+            if isinstance(value, deque | set):
+                found = copy.copy(value)  # with its longest length
+                found.clear()
+                (found.extend if isinstance(found, deque) else found.update)(items)
                 return found
             return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
 
@@ -138,12 +146,44 @@ class _Copier:
             found.__kwdefaults__ = function.__kwdefaults__
             return found
 
-        return self._changed(function, [function.__defaults__, *contents], build, inside=1)
+        return self._changed(function, [function.__defaults__, *contents], build, inside=DEPTH)
 
-    def _object(self, value: Any) -> Any:
+    def _object(self, value: Any, inside: int) -> Any:
+        own = getattr(value, "__dict__", {})
+        slots = [slot for slot in _slots(type(value)) if _filled(slot, value)]
+
         def build(*attributes: Any) -> Any:
-            found = object.__new__(type(value))
-            vars(found).update(zip(vars(value), attributes, strict=True))
+            try:
+                found = object.__new__(type(value))
+            except TypeError:  # of a built-in class
+                try:
+                    found = copy.copy(value)
+                except Exception:
+                    return value
+            if own:
+                vars(found).update(zip(own, attributes, strict=False))
+            for slot, attribute in zip(slots, attributes[len(own) :], strict=True):
+                slot.__set__(found, attribute)
             return found
 
-        return self._changed(value, list(vars(value).values()), build, inside=1)
+        return self._changed(value, [*own.values(), *(slot.__get__(value) for slot in slots)], build, inside)
+
+
+def _again(held: Any) -> Any:
+    """A container of the same."""
+    kind = type(held)
+    return held.copy() if kind is deque else kind(held)
+
+
+def _slots(kind: type) -> list[Any]:
+    """Descriptors of the `__slots__` of a class and those it derives from."""
+    with_slots = [vars(one) for one in kind.__mro__ if "__slots__" in vars(one)]
+    return [slot for own in with_slots for slot in own.values() if isinstance(slot, types.MemberDescriptorType)]
+
+
+def _filled(slot: Any, value: Any) -> bool:
+    try:
+        slot.__get__(value)
+    except AttributeError:
+        return False
+    return True

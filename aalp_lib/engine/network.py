@@ -176,7 +176,9 @@ def _looked_at(
     """Run copies on two images: first one as it stands, then the fastest that computes the same."""
     plain = torch.contiguous_format
     with torch.no_grad():
-        logits = _logits(copies.private(network, frozen=True), images.clone(memory_format=plain))
+        copy = copies.private(network, frozen=True)
+        with _untouched(network, copy):
+            logits = _logits(copy, images.clone(memory_format=plain))
         together = _together(copies.private(network, frozen=True), images.clone(memory_format=plain), logits)
         pairs = _tried(lambda: folding.pairs(copies.private(network, frozen=True), images.clone())) if lean else None
         for tried in dict.fromkeys([(layout, pairs or ()), (layout, ()), (plain, pairs or ())]):
@@ -185,6 +187,31 @@ def _looked_at(
             if found is not None and _close(found, logits):
                 return seen
     return _Seen(key, logits.shape[1], plain, (), together)
+
+
+@contextlib.contextmanager
+def _untouched(network: nn.Module, copy: nn.Module) -> Iterator[None]:
+    """Refuse a network some original layer of which runs inside: its copy refers to that in a way that we cannot see.
+
+    What changed of its buffers is set back.
+    """
+    shared = {id(buffer) for buffer in copy.buffers()}
+    named = {name: b for name, b in network.named_buffers() if id(b) not in shared and not b.is_inference()}
+    before = {name: buffer.detach().clone() for name, buffer in named.items()}
+    changed: list[str] = []
+    try:
+        yield
+    finally:
+        for name, values in before.items():
+            now = named[name].detach()  # its version does not tell: batch norm writes past it
+            if bool(((now != values) & ~((now != now) & (values != values))).any()):
+                now.copy_(values)
+                changed.append(name)
+    if changed:
+        raise InputError(
+            f"the model's {changed[0]} changes when a copy of the model in evaluation mode runs: the model reaches "
+            "that layer in a way that cannot be copied; keep it as an attribute or in an nn.ModuleList"
+        )
 
 
 def _together(forward: Forward, images: Tensor, logits: Tensor) -> bool:

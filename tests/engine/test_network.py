@@ -1,5 +1,6 @@
 """Networks as attacks see them, private copies: the user's network is only read, whatever it is, whoever uses it."""
 
+import collections
 import functools
 import threading
 import types
@@ -443,3 +444,68 @@ def test_what_a_configuration_changes_after_an_attack_is_seen(where, monkeypatch
     kept = x.clone()
     attack(used(writes=True), x, y)
     assert torch.equal(x, kept)
+
+
+# --- where a network may keep its layers
+
+
+class Slotted:
+    __slots__ = ("held", "unset")
+
+    def __init__(self, held):
+        self.held = held
+
+
+def boxed(value):
+    return types.SimpleNamespace(value=value)
+
+
+HOLDERS = {  # how layers are kept, and got again
+    "deque": (lambda bn: collections.deque([bn], maxlen=3), lambda q: q[0]),
+    "set": (lambda bn: {bn}, lambda q: next(iter(q))),
+    "frozenset": (lambda bn: frozenset([bn]), lambda q: next(iter(q))),
+    "ordered": (lambda bn: collections.OrderedDict(a=bn), lambda q: q["a"]),
+    "object in an object": (lambda bn: boxed(boxed(bn)), lambda q: q.value.value),
+    "objects and containers": (lambda bn: boxed([boxed({"a": bn})]), lambda q: q.value[0].value["a"]),
+    "slots": (Slotted, lambda q: q.held),
+}
+
+
+class Holding(Base):
+    def __init__(self, hold, get):
+        super().__init__()
+        self.q, self.get = hold(self.norm), get
+
+    def layers(self, x):
+        return self.get(self.q)(self.conv(x)).relu().flatten(1)
+
+
+@pytest.mark.parametrize(("hold", "get"), HOLDERS.values(), ids=HOLDERS)
+def test_layers_kept_in_containers_and_objects_are_copied(hold, get):
+    found, (x, y) = [], images()
+    for model in (Base, functools.partial(Holding, hold, get)):
+        torch.manual_seed(0)
+        model = model().train()
+        before = state(model)
+        with engine.prepared(model, x) as forward:
+            found.append(aalp.PGD(0.1, 0.05, 3).perturb(forward, x, y, start=x))
+        assert_untouched(model, before)
+    assert torch.equal(*found)
+
+
+class Lookup:
+    """Finds a layer where no copy looks: in its class."""
+
+    layer = None
+
+    def __call__(self, q):
+        return Lookup.layer
+
+
+def test_a_layer_out_of_reach_is_named_and_set_back(monkeypatch):
+    model = Holding(lambda norm: None, Lookup()).train()
+    monkeypatch.setattr(Lookup, "layer", model.norm)
+    before = [b.clone() for b in model.buffers()]
+    with pytest.raises(aalp.InputError, match=r"the model's norm\.(running_mean|num_batches_tracked) changes"):
+        aalp.FGSM(0.1)(model, *images())
+    assert all(map(torch.equal, model.buffers(), before))
