@@ -291,8 +291,6 @@ def fit(
             raise InputError(f"{name} must be {article} {kind.__name__}, got {type(value).__name__}")
     if not (progress is None or isinstance(progress, bool) or callable(progress)):
         raise InputError(f"progress must be True, False or a function, got {progress!r}")
-    if resume and out is None:
-        raise InputError("there is no run to resume without `out`, the folder that it is in")
     recipe = Recipe() if recipe is None else recipe
     if epochs is not None:
         recipe = dataclasses.replace(recipe, epochs=epochs)
@@ -642,7 +640,9 @@ class _Run:
 
     def open(self, resume: bool) -> None:
         """Take possession of the folder, and take up the state of the run in it, if there is one."""
-        out = self.out
+        out = self.out  # rank 0's, on all
+        if resume and out is None:
+            raise InputError("there is no run to resume without `out`, the folder that it is in")
         saved = distributed.once(lambda: folders.begun(out, self.settings(), resume)) if out is not None else None
         if saved is not None:
             self._take_up(saved)
