@@ -107,6 +107,8 @@ def images(x: Tensor) -> Tensor:
     What leaves [0, 1] by rounding, as after a normalisation that was undone, is clamped in a copy.
     """
     tensor("images", x)
+    if x.is_meta or x.layout != torch.strided:
+        raise InputError("images must be a dense tensor with values, got one on 'meta' or sparse")
     if not torch.is_floating_point(x):
         raise InputError(f"images must be floating point in [0, 1], got {x.dtype}; divide uint8 images by 255")
     if x.ndim < 2:
@@ -200,10 +202,20 @@ def number(name: str, value: object) -> None:
 
 
 def positive(name: str, value: float) -> None:
-    """Raise unless `value` is a finite number above 0."""
+    """Raise unless `value` is a number above 0 that float32 can compute with."""
     number(name, value)
     if not 0 < value < float("inf"):
         raise InputError(f"{name} must be above 0, got {value}")
+    if not 1e-30 < value < 1e30:
+        raise InputError(f"{name} must lie between 1e-30 and 1e30, got {value}")
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder; a name that no file can have is that of none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
 
 
 def radius(eps: float) -> None:
@@ -248,7 +260,9 @@ def device(name: str | torch.device) -> torch.device:
     try:
         found = torch.device(name)
         torch.empty(0, device=found)
-    except (RuntimeError, AssertionError) as error:
+        if found.type == "meta":
+            raise RuntimeError("it holds no values")
+    except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"device '{name}' cannot be used here ({reason}); 'cpu' and 'auto' always can") from error
     return found

@@ -26,7 +26,7 @@ try:
 except ImportError:  # not POSIX
     fcntl = None  # type: ignore[assignment]
 
-from aalp_lib import _checks, models
+from aalp_lib import _checks, models, seeds
 from aalp_lib._checks import InputError
 from aalp_lib.models import Classifier
 
@@ -296,6 +296,7 @@ def load_model(path: str | Path, which: str = "last", *, model: Classifier | Non
         raise InputError(
             f"{checkpoint.path} holds a wrapped network: build it yourself, and pass load_model(..., model=wrap(it))"
         )
-    model = model or _built(checkpoint, config)
+    with seeds.restored():  # new weights are drawn, and replaced
+        model = model or _built(checkpoint, config)
     load_weights(model, checkpoint)
     return model.eval()

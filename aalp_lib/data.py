@@ -242,7 +242,7 @@ def load(
             raise InputError(f"image_size is for a folder of images, not for '{name}'")
         return SOURCES[str(name)](_checks.path(root) if root is not None else None).to(target)
     folder = _checks.path(name)
-    if not folder.is_dir():
+    if not _checks.is_folder(folder):
         _checks.known(
             "data set", str(name), SOURCES, "A folder with train/CLASS/*.png and test/CLASS/*.png will do too."
         )

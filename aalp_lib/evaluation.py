@@ -144,7 +144,7 @@ def table2_suite(name: str) -> dict[str, Attack]:
     >>> table2_suite("cifar10")["cw20"].steps
     20
     """
-    return suite_in_ball(*BALLS[_checks.known("data set", paper_name(name), BALLS)])
+    return suite_in_ball(*BALLS[_checks.known("data set", paper_name(str(name)), BALLS)])
 
 
 def paper_name(data: str) -> str:
@@ -200,7 +200,7 @@ def strong_suite(ball: str | Attack, restarts: int = 20) -> dict[str, Attack]:
 
 def in_ball(ball: str | Attack) -> Attack:
     """The attack whose radius, step and steps stand for a ball: PGD-100 of Table 2 for the name of a data set."""
-    return table2_suite(ball)["pgd100"] if isinstance(ball, str) else ball
+    return ball if isinstance(ball, Attack) else table2_suite(ball)["pgd100"]
 
 
 @_checks.hinted

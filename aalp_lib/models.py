@@ -300,6 +300,8 @@ def build(config: dict[str, Any]) -> Classifier:
     >>> build({"name": "lenet", "width": (8, 16, 64)}).head
     Linear(in_features=64, out_features=10, bias=True)
     """
+    if not isinstance(config, dict):
+        raise InputError(f"a network is described by a dict, got {type(config).__name__}")
     arguments: dict[str, Any] = {
         key: tuple(v) if isinstance(v, list) else v for key, v in config.items() if key != "name"
     }

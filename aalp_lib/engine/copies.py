@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from aalp_lib._checks import InputError
 from aalp_lib.engine import graphs
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -106,6 +107,8 @@ class _Copier:
         return found
 
     def _weight(self, weight: nn.Parameter) -> nn.Parameter:
+        if nn.parameter.is_lazy(weight):
+            raise InputError("the model has lazy layers without a size yet: call it once on a batch of images")
         if not self.frozen:
             return weight
         values = weight.detach()

@@ -408,6 +408,17 @@ def test_other_libraries_names_lead_to_ours(call, said):
         aalp.PGD(0.3, 0.1, 10, colour=1)
 
 
+def test_numbers_that_float32_cannot_hold_and_layers_without_a_size(digits):
+    for make in (lambda: aalp.PGD(0.1, 1e39, 3), lambda: aalp.PGD(1e-46, 1.0, 3, norm="l2")):
+        with pytest.raises(aalp.InputError, match="must lie between 1e-30 and 1e30"):
+            make()
+    lazy = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.LazyLinear(10))
+    with pytest.raises(aalp.InputError, match="call it once on a batch"):
+        ATTACKS["pgd"](lazy, *digits)
+    lazy(digits[0])
+    assert ATTACKS["pgd"](lazy, *digits).shape == digits[0].shape
+
+
 def test_unknown_loss_or_start_suggests_the_nearest():
     with pytest.raises(aalp.InputError, match="Did you mean 'margin'"):
         Attack(0.1, 0.1, 1, loss="margins")
@@ -422,6 +433,8 @@ def test_unknown_loss_or_start_suggests_the_nearest():
         (lambda x, y: (x - 0.1, y), r"got values in \[-0.1"),
         (lambda x, y: (x.where(x > 0, torch.nan), y), "nan"),
         (lambda x, y: ((x * 255).byte(), y), "floating point"),
+        (lambda x, y: (x.to_sparse(), y), "images must be a dense tensor"),
+        (lambda x, y: (x.to("meta"), y), "images must be a dense tensor"),
         (lambda x, y: (x, y + 10), r"labels must lie in \[0, 9\]"),
         (lambda x, y: (x, y[:-1]), r"labels must be int64 of shape \(32,\)"),
         (lambda x, y: (x, y.float()), "labels must be int64"),

@@ -128,3 +128,9 @@ def test_weights_are_packed_into_the_folder_alone_and_as_numbers(packed, tmp_pat
     checkpoints.write(tmp_path / "run" / checkpoints.LAST, large)
     with pytest.raises(aalp.InputError, match=r"model\.head\.weight would not be finite"):
         pack(tmp_path / "run", "mine/raw", tmp_path)
+
+
+def test_loading_leaves_torchs_generator_where_it_was():
+    before = torch.get_rng_state()
+    aalp.pretrained("mnist/raw")
+    assert torch.equal(torch.get_rng_state(), before)
