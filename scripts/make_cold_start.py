@@ -9,7 +9,6 @@ one CPU core; a run that the record has is not made again. The package reads it 
 import itertools
 import json
 import platform
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -39,7 +38,7 @@ def main() -> None:
     data = aalp.load("mnist-sample", device="cpu")
     made = {"aalp_lib": aalp.__version__, "torch": torch.__version__.partition("+")[0], "device": platform.machine()}
     settings = {"data": "mnist-sample", "digits": len(data.train), "method": "adv", "seed": SEED, "epochs": EPOCHS,
-                "attack": asdict(ATTACK), "batch_size": BATCH, "schedule": "constant"}  # fmt: skip
+                "attack": ATTACK.described(), "batch_size": BATCH, "schedule": "constant"}  # fmt: skip
     runs = json.loads(TARGET.read_text())["runs"] if TARGET.exists() else []
     for width, ramp, rate in itertools.product(WIDTHS, RAMPS, RATES):
         if not any((of["rate"], tuple(of["width"]), of["ramp"]) == (rate, width, ramp) for of in runs):
